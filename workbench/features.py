@@ -1,0 +1,127 @@
+"""Picture -> named VGG activations ("relu4_2")."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from workbench.errors import InputError
+from workbench.weights import BACKBONES, Weights
+
+# Average and L2 pooling give smaller activations than the max pooling that the network was
+# trained with; these factors bring the mean activation back, measured with the true VGG-16
+# weights on photographs and paintings.
+POOLING_SCALE = {"max": 1.0, "average": 1.0, "l2": 1.0}
+
+
+@dataclass(frozen=True)
+class Network:
+    """A frozen VGG, cut behind the deepest layer asked for. Call it with a picture.
+
+    Attributes
+    ----------
+    convolutions
+        `(layer, weight, bias)` from the first to the deepest, e.g. ("relu1_1", ...).
+    mean
+        `(1, 3, 1, 1)`, float32, RGB in 0..255; subtracted from the picture.
+    pooling
+        How a 2x2 block becomes one value between the blocks of convolutions. "max" is what
+        the network was trained with; "average" and "l2" (root of the mean square) give
+        smoother pictures (Gatys et al. 2015, section 2) and are rescaled so that the
+        activations keep the size they have with "max", and the weights their meaning.
+    """
+
+    convolutions: tuple[tuple[str, Tensor, Tensor], ...]
+    mean: Tensor
+    pooling: str = "max"
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the activations."""
+        return self.convolutions[0][1].dtype
+
+    @property
+    def smallest_side(self) -> int:
+        """Pixels that the shorter side of a picture needs for the deepest layer to see one."""
+        poolings = int(self.convolutions[-1][0].removeprefix("relu").split("_")[0]) - 1
+        return int(2**poolings)
+
+    def __call__(self, picture: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
+        """Activations of the named layers.
+
+        Parameters
+        ----------
+        picture
+            `(1, 3, H, W)`, float32, sRGB in 0..255.
+        layers
+            Names such as "relu4_2", none deeper than the network was cut.
+
+        Returns
+        -------
+        dict of str to Tensor
+            `(1, C, H / 2**(block - 1), W / 2**(block - 1))`, in the network's dtype.
+        """
+        activations = {}
+        x = (picture - self.mean).to(self.dtype).contiguous(memory_format=torch.channels_last)
+        for layer, weight, bias in self.convolutions:
+            if layer.endswith("_1") and layer != "relu1_1":
+                x = self._pool(x)
+            x = F.relu_(F.conv2d(x, weight, bias, padding=1))
+            if layer in layers:
+                activations[layer] = x
+        return activations
+
+    def _pool(self, x: Tensor) -> Tensor:
+        if self.pooling == "max":
+            return F.max_pool2d(x, 2)
+        if self.pooling == "average":
+            return F.avg_pool2d(x, 2) * POOLING_SCALE["average"]
+        # The small constant keeps the gradient of the root finite where all four are zero.
+        return (F.avg_pool2d(x * x, 2) + 1e-8).sqrt() * POOLING_SCALE["l2"]
+
+
+def build_network(
+    weights: Weights,
+    layers: Sequence[str],
+    *,
+    pooling: str = "max",
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> Network:
+    """Set up the part of a backbone that the named layers need.
+
+    Parameters
+    ----------
+    weights
+        From `weights.load_weights`.
+    layers
+        Names of the activations that will be asked for; nothing behind the deepest is kept.
+    pooling
+        "max", "average" or "l2"; see `Network`.
+    device, dtype
+        Where and in which precision the convolutions run.
+
+    Raises
+    ------
+    InputError
+        If a layer or the pooling is unknown.
+    """
+    known = BACKBONES[weights.name].layers
+    for layer in layers:
+        if layer not in known:
+            raise InputError(f"no layer {layer!r} in {weights.name}; there are {', '.join(known)}.")
+    if pooling not in POOLING_SCALE:
+        raise InputError(f"pooling {pooling!r}: use one of {', '.join(POOLING_SCALE)}.")
+    deepest = max(known.index(layer) for layer in layers)
+    convolutions = []
+    for layer in known[: deepest + 1]:
+        name = layer.replace("relu", "conv")
+        weight = weights.tensors[f"{name}.weight"].to(device, dtype)
+        bias = weights.tensors[f"{name}.bias"].to(device, dtype)
+        convolutions.append((layer, weight.contiguous(memory_format=torch.channels_last), bias))
+    mean = weights.tensors["mean"].to(device, torch.float32).view(1, 3, 1, 1)
+    return Network(tuple(convolutions), mean, pooling)

@@ -1,0 +1,255 @@
+"""Picture file <-> tensor (1, 3, H, W), float32, sRGB in [0, 1]; resizing, crops, colour."""
+
+from __future__ import annotations
+
+import io
+import os
+import warnings
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from workbench.errors import InputError
+from workbench.files import write_bytes
+
+# Named, so that no decoder that runs a program (EPS) is ever reached from a picture file.
+_FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
+_WRITERS: dict[str, tuple[str, dict[str, object]]] = {
+    ".png": ("PNG", {"compress_level": 6}),
+    ".jpg": ("JPEG", {"quality": 95, "subsampling": 0}),
+    ".jpeg": ("JPEG", {"quality": 95, "subsampling": 0}),
+    ".webp": ("WEBP", {"quality": 95}),
+    ".tif": ("TIFF", {"compression": "tiff_deflate"}),
+    ".tiff": ("TIFF", {"compression": "tiff_deflate"}),
+    ".bmp": ("BMP", {}),
+}
+Box = tuple[float, float, float, float]
+
+
+def load_image(
+    path: str | os.PathLike[str], size: int | None = None, *, crop: Box | None = None
+) -> Tensor:
+    """Read a picture file as sRGB.
+
+    JPEG, PNG, WebP, TIFF, BMP and GIF (its first frame) are read. The picture is turned
+    upright by its EXIF orientation, converted from its embedded ICC profile to sRGB and
+    laid over white where it is transparent; greyscale, CMYK and 16-bit pictures become RGB.
+
+    Parameters
+    ----------
+    path
+        The picture file.
+    size
+        Length of the longest side in pixels that the picture is resized to, up or down;
+        None keeps it as it is.
+    crop
+        `(left, top, right, bottom)` as fractions of width and height, cut out before
+        resizing. A tight crop spends the pixels on the subject.
+
+    Returns
+    -------
+    Tensor
+        `(1, 3, H, W)`, float32, sRGB in [0, 1].
+
+    Raises
+    ------
+    InputError
+        If there is no such file, or it is not a picture that can be read whole.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise InputError(f"{path}: there is no such file.")
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; name a picture file.")
+    try:
+        if path.stat().st_size == 0:
+            raise InputError(f"{path} is empty (0 bytes); copy or download it again.")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path, formats=_FORMATS) as picture:
+                picture.load()
+                image = from_array(np.asarray(_to_srgb(picture)))
+    except UnidentifiedImageError:
+        raise InputError(
+            f"{path} is not a picture that can be read (JPEG, PNG, WebP, TIFF, BMP or GIF)."
+        ) from None
+    except Image.DecompressionBombError:
+        raise InputError(
+            f"{path} would unpack to more than {2 * (Image.MAX_IMAGE_PIXELS or 0) // 10**6} million"
+            " pixels; shrink it first."
+        ) from None
+    except PermissionError:
+        raise InputError(f"{path} may not be read; check its permissions.") from None
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        # Pillow reports damage inside a file as any of these.
+        raise InputError(
+            f"{path} is damaged or cut short and cannot be read whole ({error}); get it again."
+        ) from None
+    if crop is not None:
+        image = crop_image(image, crop)
+    if size is not None:
+        image = resize(image, size)
+    return image
+
+
+def save_image(image: Tensor, path: str | os.PathLike[str]) -> None:
+    """Write a picture as an 8-bit file; the suffix of `path` says the format.
+
+    Parameters
+    ----------
+    image
+        `(1, 3, H, W)`, sRGB; values outside [0, 1] are clipped.
+    path
+        Ends in .png, .jpg, .webp, .tif or .bmp. Appears under its name only when finished.
+
+    Raises
+    ------
+    InputError
+        If the suffix is unknown.
+    OutputError
+        If the file cannot be written.
+    """
+    check_picture_suffix(path)
+    kind, options = _WRITERS[Path(path).suffix.lower()]
+    buffer = io.BytesIO()
+    Image.fromarray(to_array(image)).save(buffer, kind, **options)
+    write_bytes(path, buffer.getvalue())
+
+
+def check_picture_suffix(path: str | os.PathLike[str]) -> None:
+    """Raise `InputError` if `save_image` could not tell a format from the name of `path`."""
+    suffix = Path(path).suffix.lower()
+    if suffix not in _WRITERS:
+        raise InputError(
+            f"{path}: cannot write a picture as {suffix or 'a file without suffix'};"
+            f" use one of {', '.join(_WRITERS)}."
+        )
+
+
+def from_array(array: npt.NDArray[np.uint8]) -> Tensor:
+    """8-bit picture `(H, W, 3)` in 0..255 -> tensor `(1, 3, H, W)`, float32 in [0, 1]."""
+    if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8:
+        raise InputError(f"expected a (H, W, 3) uint8 array, got {array.shape} {array.dtype}.")
+    return torch.from_numpy(array.copy()).permute(2, 0, 1)[None].to(torch.float32) / 255
+
+
+def to_array(image: Tensor) -> npt.NDArray[np.uint8]:
+    """Tensor `(1, 3, H, W)` in [0, 1] -> 8-bit picture `(H, W, 3)`, clipped and rounded."""
+    check_image(image, "image")
+    pixels = (image.detach()[0].float().clamp(0, 1) * 255).round().to(torch.uint8)
+    return np.ascontiguousarray(pixels.permute(1, 2, 0).cpu().numpy())
+
+
+def check_image(image: Tensor, name: str) -> None:
+    """Raise `InputError` unless `image` is a floating-point `(1, 3, H, W)`; `name` is for the text."""
+    if (
+        not isinstance(image, Tensor)
+        or image.dim() != 4
+        or image.shape[:2] != (1, 3)
+        or not image.is_floating_point()
+    ):
+        what = tuple(image.shape) if isinstance(image, Tensor) else type(image).__name__
+        raise InputError(
+            f"{name}: expected a floating-point tensor (1, 3, H, W) in [0, 1], got {what};"
+            " load_image makes one."
+        )
+
+
+def crop_image(image: Tensor, crop: Box) -> Tensor:
+    """Cut out a part of a picture.
+
+    Parameters
+    ----------
+    image
+        `(1, 3, H, W)`.
+    crop
+        `(left, top, right, bottom)` as fractions of width and height: (0, 0, 1, 1) keeps
+        everything, (0.25, 0, 0.75, 1) the middle half.
+
+    Raises
+    ------
+    InputError
+        Unless 0 <= left < right <= 1 and 0 <= top < bottom <= 1.
+    """
+    try:
+        left, top, right, bottom = (float(edge) for edge in crop)
+    except (TypeError, ValueError):
+        left = top = right = bottom = -1.0
+    if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
+        raise InputError(
+            f"crop {crop!r}: give left, top, right, bottom as fractions with"
+            " 0 <= left < right <= 1 and 0 <= top < bottom <= 1."
+        )
+    height, width = image.shape[-2:]
+    x0, y0 = round(left * width), round(top * height)
+    x1, y1 = max(round(right * width), x0 + 1), max(round(bottom * height), y0 + 1)
+    return image[..., y0:y1, x0:x1]
+
+
+def fit(shape: tuple[int, int], size: int) -> tuple[int, int]:
+    """`(H, W)` scaled so that the longest side is `size` pixels."""
+    height, width = shape
+    scale = size / max(height, width)
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def resize(image: Tensor, size: int | tuple[int, int]) -> Tensor:
+    """Resize with a bicubic filter, antialiased when shrinking.
+
+    Parameters
+    ----------
+    image
+        `(1, 3, H, W)`, sRGB in [0, 1].
+    size
+        Length of the longest side in pixels, or exactly `(H, W)`.
+    """
+    shape = (int(image.shape[-2]), int(image.shape[-1]))
+    target = fit(shape, size) if isinstance(size, int) else size
+    if target == shape:
+        return image
+    return F.interpolate(image, target, mode="bicubic", antialias=True).clamp(0, 1)
+
+
+def _to_srgb(picture: Image.Image) -> Image.Image:
+    """Upright 8-bit sRGB over white."""
+    picture = ImageOps.exif_transpose(picture)
+    profile = picture.info.get("icc_profile")
+    if picture.mode in ("I", "I;16", "I;16B", "I;16L", "I;16N"):
+        grey = np.asarray(picture).astype(np.float64) * (255 / 65535)
+        picture = Image.fromarray(np.clip(np.rint(grey), 0, 255).astype(np.uint8))
+    elif picture.mode == "F":
+        raise ValueError("floating-point pixels; save it with 8 or 16 bits a channel")
+    alpha = None
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        alpha = picture.getchannel("A")
+        picture = picture.convert("RGB")
+    elif picture.mode not in ("RGB", "CMYK", "L"):
+        picture = picture.convert("RGB")
+    picture = _from_profile(picture, profile).convert("RGB")
+    if alpha is not None:
+        white = Image.new("RGB", picture.size, "white")
+        white.paste(picture, mask=alpha)
+        picture = white
+    return picture
+
+
+def _from_profile(picture: Image.Image, profile: bytes | None) -> Image.Image:
+    """Convert by the embedded ICC profile; a profile that is broken or does not fit is left out."""
+    if not profile:
+        return picture
+    try:
+        converted = ImageCms.profileToProfile(
+            picture,
+            ImageCms.ImageCmsProfile(io.BytesIO(profile)),
+            ImageCms.createProfile("sRGB"),
+            outputMode="RGB",
+        )
+    except (ImageCms.PyCMSError, OSError, ValueError):
+        return picture
+    return converted or picture

@@ -1,0 +1,218 @@
+"""Activations -> content, style and total-variation losses, in neural_style.lua's units.
+
+Every loss is computed and returned in float32, whatever the activations are in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.autograd.function import FunctionCtx, once_differentiable
+
+
+def content_loss(activation: Tensor, target: Tensor) -> Tensor:
+    """Mean squared difference of two activations `(1, C, H, W)`.
+
+    Gatys, Ecker and Bethge 2015 (arXiv 1508.06576), equation 1, with a mean where the paper
+    has half the sum: that is `nn.MSECriterion` in neural_style.lua.
+    """
+    return (activation.float() - target.float()).square().mean()
+
+
+def gram_matrix(activation: Tensor) -> Tensor:
+    """Correlations between channels: which features occur together, wherever that is.
+
+    Gatys, Ecker and Bethge 2015 (arXiv 1508.06576), equation 3, divided by the number of
+    elements as neural_style.lua does, so that it does not depend on the picture's size.
+
+    Parameters
+    ----------
+    activation
+        `(1, C, H, W)`.
+
+    Returns
+    -------
+    Tensor
+        `(C, C)`, float32: F F^T / (C H W), where F is the activation as `(C, H W)`.
+    """
+    # channels_last memory is the (H W, C) matrix as it stands: no copy is made.
+    _, channels, height, width = activation.shape
+    columns = activation.permute(0, 2, 3, 1).reshape(height * width, channels)
+    gram: Tensor = _Gram.apply(columns) / activation.numel()
+    return gram
+
+
+class _Gram(torch.autograd.Function):
+    """F^T F of a matrix F `(N, C)`, accumulated in float32.
+
+    A Gram matrix is symmetric, and so is the gradient that the style loss sends back:
+    d/dF <S, F^T F> = F (S + S^T) = 2 F S takes one product, where autograd takes two.
+    """
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, columns: Tensor) -> Tensor:
+        ctx.save_for_backward(columns)
+        wide = columns.float()
+        return wide.T @ wide
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, grad: Tensor) -> Tensor:
+        (columns,) = ctx.saved_tensors  # type: ignore[attr-defined]
+        symmetric = (grad + grad.T).to(columns.dtype)
+        return columns @ symmetric
+
+
+def style_loss(gram: Tensor, target: Tensor) -> Tensor:
+    """Mean squared difference of two Gram matrices `(C, C)`.
+
+    Gatys, Ecker and Bethge 2015 (arXiv 1508.06576), equation 4. Theirs is the sum over
+    (2 C H W)^2; neural_style.lua, and with it this, takes the mean over C^2 of matrices
+    that are already divided by C H W.
+    """
+    return (gram - target).square().mean()
+
+
+def tv_loss(picture: Tensor) -> Tensor:
+    """Total variation: half the sum of squared differences between neighbouring pixels.
+
+    Of this, exactly, neural_style.lua adds the gradient: the last row and the last column
+    start no difference. (It leaves the value itself out of the loss that it prints, and
+    works on pictures times 256. neural-style-pt sums absolute differences instead, so its
+    `-tv_weight` is another number.)
+
+    Parameters
+    ----------
+    picture
+        `(1, 3, H, W)`, float32, sRGB in 0..255.
+    """
+    corner = picture[..., :-1, :-1]
+    down = picture[..., 1:, :-1] - corner
+    right = picture[..., :-1, 1:] - corner
+    return 0.5 * (down.square().sum() + right.square().sum())
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What a picture is drawn towards.
+
+    Attributes
+    ----------
+    content
+        Layer -> activation of the content picture, `(1, C, H, W)`.
+    style
+        Layer -> Gram matrix of the style picture, or the blend of several, `(C, C)`, float32.
+    """
+
+    content: Mapping[str, Tensor]
+    style: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """How much each loss counts.
+
+    Attributes
+    ----------
+    content
+        Weight of the content loss at every content layer.
+    style
+        Layer -> weight of its style loss.
+    tv
+        Weight of the total variation.
+    """
+
+    content: float
+    style: Mapping[str, float]
+    tv: float
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Weighted losses of one picture; all of them add up to `total`.
+
+    Attributes
+    ----------
+    total
+        What is minimised.
+    content, style
+        By layer.
+    tv
+        Total variation.
+    """
+
+    total: float
+    content: Mapping[str, float]
+    style: Mapping[str, float]
+    tv: float
+
+    @property
+    def content_total(self) -> float:
+        """Sum over the content layers."""
+        return sum(self.content.values())
+
+    @property
+    def style_total(self) -> float:
+        """Sum over the style layers."""
+        return sum(self.style.values())
+
+
+def blend(grams: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+    """Mix the Gram matrices of several styles, as neural_style.lua's -style_blend_weights does.
+
+    Parameters
+    ----------
+    grams
+        `(C, C)` each.
+    weights
+        One for each; only their proportions matter.
+    """
+    total = sum(weights)
+    mixed = torch.zeros_like(grams[0])
+    for gram, weight in zip(grams, weights, strict=True):
+        mixed += (weight / total) * gram
+    return mixed
+
+
+def weighted_losses(
+    picture: Tensor, activations: Mapping[str, Tensor], targets: Targets, weights: LossWeights
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """All losses of a picture.
+
+    Parameters
+    ----------
+    picture
+        `(1, 3, H, W)`, float32, sRGB in 0..255.
+    activations
+        Of that picture, at every layer that `targets` names.
+
+    Returns
+    -------
+    total : Tensor
+        Scalar, float32; differentiable.
+    terms : dict of str to Tensor
+        The weighted terms it is the sum of: "content relu4_2", "style relu1_1", ..., "tv".
+    """
+    terms = {}
+    for layer, activation in targets.content.items():
+        loss = content_loss(activations[layer], activation)
+        terms[f"content {layer}"] = weights.content * loss
+    for layer, gram in targets.style.items():
+        loss = style_loss(gram_matrix(activations[layer]), gram)
+        terms[f"style {layer}"] = weights.style[layer] * loss
+    terms["tv"] = weights.tv * tv_loss(picture)
+    return torch.stack(list(terms.values())).sum(), terms
+
+
+def to_losses(terms: Mapping[str, Tensor]) -> Losses:
+    """The terms of `weighted_losses` as numbers (one transfer from the device)."""
+    values = dict(zip(terms, torch.stack(list(terms.values())).tolist(), strict=True))
+    return Losses(
+        total=sum(values.values()),
+        content={k.split()[1]: v for k, v in values.items() if k.startswith("content ")},
+        style={k.split()[1]: v for k, v in values.items() if k.startswith("style ")},
+        tv=values["tv"],
+    )

@@ -1,0 +1,318 @@
+"""Settings + targets -> a stream of Iterates, coarse to fine."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from workbench.devices import choose_device, choose_precision
+from workbench.errors import InputError, OptimizationError
+from workbench.features import Network, build_network
+from workbench.images import check_image, fit, load_image, resize
+from workbench.losses import (
+    Losses,
+    LossWeights,
+    Targets,
+    blend,
+    gram_matrix,
+    to_losses,
+    weighted_losses,
+)
+from workbench.settings import Settings
+from workbench.weights import load_weights
+
+SMALLEST_COARSE_SIDE = 64  # pixels; a coarse scale with a shorter side is left out
+WARM_UP_STEPS = 20  # of Adam before L-BFGS, which explodes from a standing start
+HISTORY = 20  # pairs that L-BFGS remembers; more gains nothing
+EXPLODED = 4.0  # times the lowest loss so far at this scale
+MAX_RESCUES = 8  # at one scale, each with half the step of the one before
+
+
+@dataclass(frozen=True, eq=False)
+class Iterate:
+    """A picture on its way, and what it measures.
+
+    Attributes
+    ----------
+    step
+        Steps taken so far over all scales; 0 is the start picture.
+    steps
+        Steps that the whole run will take.
+    size
+        Longest side of this picture in pixels; grows from scale to scale.
+    image
+        `(1, 3, H, W)`, float32, sRGB in [0, 1]; a copy that may be kept.
+    losses
+        Of exactly this picture, at the precision of the run.
+    """
+
+    step: int
+    steps: int
+    size: int
+    image: Tensor
+    losses: Losses
+
+
+def optimize(
+    content: Tensor, styles: Sequence[Tensor], settings: Settings, *, start: Tensor | None = None
+) -> Iterator[Iterate]:
+    """Paint a content picture in the style of others, step by step.
+
+    Gatys, Ecker and Bethge 2015 (arXiv 1508.06576), minimised coarse to fine. Differs from
+    the paper in that the gamut is part of the problem: the network sees the pixels clipped
+    to 0..255 while the gradient passes straight through, so the picture that is saved is
+    the picture that was optimised.
+
+    Parameters
+    ----------
+    content
+        Photograph, `(1, 3, H, W)`, sRGB in [0, 1]; resized to `settings.size`.
+    styles
+        One or more style pictures, likewise, of any shape.
+    settings
+        See `Settings`.
+    start
+        Picture to start from, likewise; None: as `settings.init` says.
+
+    Yields
+    ------
+    Iterate
+        The start picture as step 0, then one after every step. Leave the loop to stop;
+        closing the generator frees its memory.
+
+    Raises
+    ------
+    InputError
+        If a picture is too small or not a picture, or a setting names an unknown thing.
+    OptimizationError
+        If the loss keeps exploding; the last good iterate comes with it.
+    """
+    problem = _Problem.of(content, styles, settings)
+    scales = problem.scales()
+    image = start if start is not None else problem.start()
+    check_image(image, "start")
+    total_steps = sum(steps for _, steps in scales)
+    done = 0
+    for shape, steps in scales:
+        image = resize(image.to(problem.device, torch.float32), shape)
+        for iterate in _descend(problem.at(shape), image, settings, steps, fresh=done == 0):
+            image = iterate.image
+            if iterate.step > 0 or done == 0:
+                yield replace(iterate, step=done + iterate.step, steps=total_steps)
+        done += steps
+
+
+def stylize(content: Tensor, styles: Sequence[Tensor], settings: Settings) -> Tensor:
+    """Run `optimize` to its end.
+
+    Returns
+    -------
+    Tensor
+        The last picture, `(1, 3, H, W)`, float32, sRGB in [0, 1].
+    """
+    for iterate in optimize(content, styles, settings):  # noqa: B007
+        pass
+    return iterate.image
+
+
+def measure(image: Tensor, content: Tensor, styles: Sequence[Tensor], settings: Settings) -> Losses:
+    """Losses of any picture under the settings, in float32, with no step taken.
+
+    The referee for every comparison: what `optimize` minimises, whoever made the picture.
+
+    Parameters
+    ----------
+    image
+        `(1, 3, H, W)`, sRGB in [0, 1]; resized to `settings.size` if it has another size.
+    content, styles, settings
+        As for `optimize`.
+    """
+    check_image(image, "image")
+    problem = _Problem.of(content, styles, replace(settings, precision="float32"))
+    shape = problem.scales()[-1][0]
+    evaluate = problem.at(shape)
+    with torch.no_grad():
+        pixels = resize(image.to(problem.device, torch.float32), shape).clamp(0, 1) * 255
+        return to_losses(evaluate(pixels)[1])
+
+
+# A function of pixels (1, 3, H, W), float32, 0..255: the total loss and its weighted terms.
+_Evaluate = Callable[[Tensor], tuple[Tensor, dict[str, Tensor]]]
+
+
+@dataclass(frozen=True, eq=False)
+class _Problem:
+    """Pictures, network and weights of one run, before a scale is chosen."""
+
+    content: Tensor
+    styles: tuple[Tensor, ...]
+    settings: Settings
+    network: Network
+    device: torch.device
+
+    @classmethod
+    def of(cls, content: Tensor, styles: Sequence[Tensor], settings: Settings) -> _Problem:
+        if isinstance(styles, Tensor):
+            raise InputError("styles: give a list of pictures, such as [style].")
+        if not styles:
+            raise InputError("styles is empty; give at least one style picture.")
+        blends = settings.style_blend_weights
+        if blends and len(blends) != len(styles):
+            raise InputError(
+                f"style_blend_weights has {len(blends)} numbers for {len(styles)} style"
+                " pictures; give one for each, or none."
+            )
+        check_image(content, "content")
+        for number, style in enumerate(styles, start=1):
+            check_image(style, f"style {number}")
+        device = choose_device(settings.device)
+        network = build_network(
+            load_weights(settings.backbone),
+            settings.layers,
+            pooling=settings.pooling,
+            device=device,
+            dtype=choose_precision(settings.precision, device),
+        )
+        pictures = [picture.to(device, torch.float32) for picture in (content, *styles)]
+        problem = cls(pictures[0], tuple(pictures[1:]), settings, network, device)
+        problem._check_sizes()
+        return problem
+
+    def _check_sizes(self) -> None:
+        smallest = self.network.smallest_side
+        style_size = self._style_size(self.settings.size)
+        pictures = [("the content picture", self.content, self.settings.size)]
+        pictures += [("a style picture", style, style_size) for style in self.styles]
+        for name, picture, size in pictures:
+            height, width = picture.shape[-2:]
+            if min(height, width) < smallest:
+                raise InputError(
+                    f"{name} is {width}x{height} pixels; its shorter side needs at least"
+                    f" {smallest} for the layers asked for."
+                )
+            fitted = fit((height, width), size)
+            if min(fitted) < smallest:
+                raise InputError(
+                    f"{name} becomes {fitted[1]}x{fitted[0]} pixels at size {size}; its shorter"
+                    f" side needs at least {smallest}: crop it or raise size."
+                )
+
+    def _style_size(self, size: int) -> int:
+        return max(1, math.ceil(self.settings.style_scale * size))
+
+    def scales(self) -> list[tuple[tuple[int, int], int]]:
+        """`((H, W), steps)` from coarse to fine."""
+        height, width = self.content.shape[-2:]
+        scales = []
+        for halvings, steps in enumerate(reversed(self.settings.steps)):
+            shape = fit((height, width), round(self.settings.size / 2**halvings))
+            if halvings == 0 or min(shape) >= SMALLEST_COARSE_SIDE:
+                scales.append((shape, steps))
+        return scales[::-1]
+
+    def start(self) -> Tensor:
+        """The picture that `settings.init` asks for, `(1, 3, H, W)` in [0, 1]."""
+        if self.settings.init == "content":
+            return self.content
+        if self.settings.init == "random":
+            # On the CPU, so that a seed means the same noise on every device.
+            generator = torch.Generator().manual_seed(self.settings.seed)
+            shape = self.scales()[0][0]
+            return (0.5 + 0.1 * torch.randn(1, 3, *shape, generator=generator)).clamp(0, 1)
+        return load_image(self.settings.init)
+
+    def at(self, shape: tuple[int, int]) -> _Evaluate:
+        """The loss at one scale, for content pictures of `shape`."""
+        settings, network = self.settings, self.network
+        weights = LossWeights(
+            settings.content_weight, settings.style_weight_of(), settings.tv_weight
+        )
+        with torch.no_grad():
+            content = network(resize(self.content, shape) * 255, settings.content_layers)
+            size = self._style_size(max(shape))
+            grams = []
+            for style in self.styles:
+                picture = resize(style, max(size, network.smallest_side)) * 255
+                activations = network(picture, settings.style_layers)
+                grams.append({layer: gram_matrix(a) for layer, a in activations.items()})
+            blends = settings.style_blend_weights or (1.0,) * len(grams)
+            style_targets = {
+                layer: blend([gram[layer] for gram in grams], blends)
+                for layer in settings.style_layers
+            }
+        targets = Targets(content, style_targets)
+
+        def evaluate(pixels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+            return weighted_losses(pixels, network(pixels, settings.layers), targets, weights)
+
+        return evaluate
+
+
+def _descend(
+    evaluate: _Evaluate, image: Tensor, settings: Settings, steps: int, *, fresh: bool
+) -> Iterator[Iterate]:
+    """Minimise at one scale; yields the start as step 0 and then every step."""
+    pixels = (image * 255).clone().requires_grad_()
+
+    def look() -> Losses:
+        # Straight-through clipping: y = clamp(x), dy/dx = 1, so that a pixel at the edge of
+        # the gamut can come back. Costs nothing.
+        clipped = pixels + (pixels.clamp(0, 255) - pixels).detach()
+        pixels.grad = None
+        total, terms = evaluate(clipped)
+        total.backward()  # type: ignore[no-untyped-call]
+        return to_losses(terms)
+
+    def iterate(step: int) -> Iterate:
+        picture = pixels.detach().clamp(0, 255) / 255
+        return Iterate(step, steps, max(pixels.shape[-2:]), picture, losses)
+
+    losses = look()
+    if not math.isfinite(losses.total):
+        raise OptimizationError(
+            "the loss of the start picture is not a finite number; lower the weights.", iterate(0)
+        )
+    yield iterate(0)
+
+    warm_up = steps if settings.optimizer == "adam" else min(WARM_UP_STEPS, steps)
+    optimizer: torch.optim.Optimizer | None = None
+    rate, lowest, rescues, step = 1.0, losses.total, 0, 0
+    while step < steps:
+        if optimizer is None or step == warm_up:
+            optimizer = _optimizer(pixels, settings, rate, adam=step < warm_up)
+        good_pixels, good_grad, good = pixels.detach().clone(), pixels.grad, losses
+        # Loss and gradient at `pixels` are known; the optimiser only has to take its step.
+        optimizer.step(lambda loss=losses.total: loss)  # type: ignore[misc]
+        losses = look()
+        if _exploded(losses.total, lowest, adam=step < warm_up):
+            with torch.no_grad():
+                pixels.copy_(good_pixels)
+            pixels.grad, losses, optimizer = good_grad, good, None
+            rate, rescues = rate / 2, rescues + 1
+            if rescues > MAX_RESCUES:
+                raise OptimizationError(
+                    f"the loss exploded {rescues} times at {max(pixels.shape[-2:])} px, the last"
+                    f" time at step {step + 1}; lower style_weight, or use optimizer adam.",
+                    iterate(step),
+                )
+            continue
+        lowest = min(lowest, losses.total)
+        step += 1
+        yield iterate(step)
+
+
+def _optimizer(
+    pixels: Tensor, settings: Settings, rate: float, *, adam: bool
+) -> torch.optim.Optimizer:
+    if adam:
+        return torch.optim.Adam([pixels], lr=rate * settings.learning_rate)
+    return torch.optim.LBFGS([pixels], lr=rate, max_iter=1, history_size=HISTORY)
+
+
+def _exploded(loss: float, lowest: float, *, adam: bool) -> bool:
+    """Whether a step must be taken back. Adam climbs out of a perfect start and may do so."""
+    return not math.isfinite(loss) or (not adam and loss > EXPLODED * lowest)

@@ -1,0 +1,240 @@
+"""Settings, a frozen dataclass: every knob, its default, unit and effect.
+
+Loads neither torch nor a network, so that a command line can show the defaults at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from workbench.errors import InputError
+from workbench.weights import BACKBONES
+
+OPTIMIZERS = ("lbfgs", "adam")
+POOLINGS = ("max", "average", "l2")
+PRECISIONS = ("auto", "float32", "bfloat16")
+MIN_SIZE, MAX_SIZE = 32, 8192
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Every knob of a style transfer.
+
+    The weights mean what they mean in neural_style.lua; see `losses`.
+
+    Attributes
+    ----------
+    content_weight
+        Weight of the content loss, at least 0. Larger keeps more of the photograph.
+    style_weight
+        Weight of the style loss, at least 0. Larger gives more brushwork; beyond a
+        thousand times `content_weight` the photograph dissolves.
+    tv_weight
+        Weight of the total variation, at least 0. Larger smooths away grain and, in the
+        end, brush strokes.
+    content_layers
+        Layers whose activations are kept. Shallow ones (relu2_2) hold on to edges and
+        pixels, deep ones (relu4_2, relu5_1) only to the arrangement of things.
+    style_layers
+        Layers whose Gram matrices are matched. Shallow ones give colours and grain, deep
+        ones shapes and whole strokes.
+    style_layer_weights
+        One factor for each style layer, at least 0; none given: 1 for each.
+    style_blend_weights
+        One for each style picture, at least 0; only their proportions matter; none given:
+        all the same.
+    style_scale
+        Size of the style picture relative to `size`, above 0. Larger gives larger strokes.
+    size
+        Longest side of the result in pixels, 32 to 8192.
+    steps
+        Optimisation steps at each scale, coarse to fine: the last number is for `size`,
+        each one before it for half of the size behind it. A single number works at `size`
+        alone. Steps at coarse scales are cheap and lay down large strokes. Scales whose
+        shorter side would be under 64 pixels are left out.
+    optimizer
+        "lbfgs" (20 steps of Adam first) gets further in the same steps; "adam" takes less
+        memory and is calmer.
+    learning_rate
+        Step of Adam in grey levels (0..255), above 0.
+    init
+        Where to start: "content", "random" (noise; takes more steps and is freer in its
+        composition), or the path of a picture.
+    seed
+        Of the noise. Same seed, same machine: same picture.
+    backbone
+        "vgg16" or "vgg19"; whose activations are compared. Losses of the two are on
+        different scales.
+    pooling
+        "max", "average" or "l2"; the latter two give smoother pictures.
+    device
+        "auto" (a CUDA GPU, else Apple's, else the CPU) or a torch device such as "cuda:1".
+    precision
+        Of the network's activations: "float32", "bfloat16", or "auto", which times both
+        once and takes the faster. Losses are in float32 always.
+
+    Raises
+    ------
+    InputError
+        If a value makes no sense; the message names the setting.
+    """
+
+    content_weight: float = 5.0
+    style_weight: float = 100.0
+    tv_weight: float = 1e-3
+    content_layers: tuple[str, ...] = ("relu4_2",)
+    style_layers: tuple[str, ...] = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
+    style_layer_weights: tuple[float, ...] = ()
+    style_blend_weights: tuple[float, ...] = ()
+    style_scale: float = 1.0
+    size: int = 512
+    steps: tuple[int, ...] = (100, 100)
+    optimizer: str = "lbfgs"
+    learning_rate: float = 10.0
+    init: str = "content"
+    seed: int = 0
+    backbone: str = "vgg16"
+    pooling: str = "max"
+    device: str = "auto"
+    precision: str = "auto"
+
+    def __post_init__(self) -> None:
+        for name in ("content_layers", "style_layers"):
+            self._set(name, _tuple(name, getattr(self, name), str))
+        for name in ("style_layer_weights", "style_blend_weights"):
+            self._set(name, tuple(map(float, _tuple(name, getattr(self, name), (int, float)))))
+        steps = (self.steps,) if _is(self.steps, int) else self.steps
+        self._set("steps", _tuple("steps", steps, int))
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(field.default, float):
+                if not _is(value, (int, float)):
+                    raise InputError(f"{field.name} = {value!r}: give a number.")
+                self._set(field.name, float(value))
+            elif isinstance(field.default, int) and not _is(value, int):
+                raise InputError(f"{field.name} = {value!r}: give a whole number.")
+            elif isinstance(field.default, str) and not isinstance(value, str):
+                raise InputError(f"{field.name} = {value!r}: give a text.")
+        self._check()
+
+    def _check(self) -> None:
+        for name in ("content_weight", "style_weight", "tv_weight"):
+            _check_weight(name, getattr(self, name))
+        if self.content_weight == 0 and self.style_weight == 0:
+            raise InputError("content_weight and style_weight are both 0: nothing to paint.")
+        for name in ("style_layer_weights", "style_blend_weights"):
+            weights = getattr(self, name)
+            for weight in weights:
+                _check_weight(name, weight)
+            if weights and sum(weights) == 0:
+                raise InputError(f"{name} = {weights}: at least one must be above 0.")
+        for name in ("style_scale", "learning_rate"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value > 0):
+                raise InputError(f"{name} = {value}: give a number above 0.")
+        if self.style_layer_weights and len(self.style_layer_weights) != len(self.style_layers):
+            raise InputError(
+                f"style_layer_weights has {len(self.style_layer_weights)} numbers for"
+                f" {len(self.style_layers)} style_layers; give one for each, or none."
+            )
+        if not MIN_SIZE <= self.size <= MAX_SIZE:
+            raise InputError(f"size = {self.size}: give {MIN_SIZE} to {MAX_SIZE} pixels.")
+        if not self.steps or min(self.steps) < 1:
+            raise InputError(f"steps = {self.steps}: give one whole number above 0 a scale.")
+        if not 0 <= self.seed < 2**63:
+            raise InputError(f"seed = {self.seed}: give a whole number from 0 on.")
+        _check_choice("optimizer", self.optimizer, OPTIMIZERS)
+        _check_choice("pooling", self.pooling, POOLINGS)
+        _check_choice("precision", self.precision, PRECISIONS)
+        _check_choice("backbone", self.backbone, tuple(BACKBONES))
+        known = BACKBONES[self.backbone].layers
+        for name in ("content_layers", "style_layers"):
+            layers = getattr(self, name)
+            if not layers:
+                raise InputError(f"{name} is empty; name at least one layer.")
+            for layer in layers:
+                if layer not in known:
+                    raise InputError(
+                        f"{name}: there is no layer {layer!r} in {self.backbone};"
+                        f" there are {', '.join(known)}."
+                    )
+            if len(set(layers)) != len(layers):
+                raise InputError(f"{name} = {layers}: a layer is named twice.")
+
+    def _set(self, name: str, value: object) -> None:
+        object.__setattr__(self, name, value)
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """All layers that are looked at, without repeats."""
+        return tuple(dict.fromkeys(self.content_layers + self.style_layers))
+
+    def style_weight_of(self) -> dict[str, float]:
+        """Style layer -> its whole weight, `style_weight` times the layer's own factor."""
+        factors = self.style_layer_weights or (1.0,) * len(self.style_layers)
+        pairs = zip(self.style_layers, factors, strict=True)
+        return {layer: self.style_weight * factor for layer, factor in pairs}
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain numbers, texts and lists, as JSON and YAML have them."""
+        values = dataclasses.asdict(self)
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+
+    @classmethod
+    def from_preset(cls, preset: str, **changes: Any) -> Settings:
+        """A preset with single settings changed.
+
+        Parameters
+        ----------
+        preset
+            "draft" (256 px, seconds), "normal" (512 px) or "fine" (768 px, more steps).
+        changes
+            Settings by name, which win over the preset's.
+
+        Raises
+        ------
+        InputError
+            If the preset or a setting is unknown, or a value makes no sense.
+        """
+        _check_choice("preset", preset, tuple(PRESETS))
+        known = [field.name for field in dataclasses.fields(cls)]
+        for name in changes:
+            if name not in known:
+                raise InputError(f"no setting {name!r}; there are {', '.join(known)}.")
+        return cls(**{**PRESETS[preset], **changes})
+
+
+PRESETS: Mapping[str, Mapping[str, Any]] = {
+    "draft": {"size": 256, "steps": (80,)},
+    "normal": {"size": 512, "steps": (100, 100)},
+    "fine": {"size": 768, "steps": (100, 100, 150)},
+}
+
+
+def _is(value: object, kind: type | tuple[type, ...]) -> bool:
+    """`isinstance`, without taking True for 1."""
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
+def _tuple(name: str, value: object, kind: type | tuple[type, ...]) -> tuple[Any, ...]:
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise InputError(f"{name} = {value!r}: give a list.")
+    for item in value:
+        if not _is(item, kind):
+            what = "texts" if kind is str else "whole numbers" if kind is int else "numbers"
+            raise InputError(f"{name} = {list(value)!r}: give a list of {what}.")
+    return tuple(value)
+
+
+def _check_weight(name: str, value: float) -> None:
+    if not (math.isfinite(value) and value >= 0):
+        raise InputError(f"{name} = {value}: give a number from 0 on.")
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise InputError(f"{name} = {value!r}: use one of {', '.join(choices)}.")
