@@ -1,0 +1,66 @@
+"""A Jupyter workbench for neural style transfer.
+
+>>> import workbench
+>>> photo, style = workbench.load_image("photo.jpg"), workbench.load_image("style.jpg")
+>>> for iterate in workbench.optimize(photo, [style], workbench.Settings(size=384)):
+...     print(iterate.step, iterate.losses.total)
+>>> workbench.save_image(iterate.image, "painted.png")
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from workbench.errors import WorkbenchError
+    from workbench.images import load_image, save_image
+    from workbench.optimize import Iterate, measure, optimize, stylize
+    from workbench.progress import Recorder
+    from workbench.settings import Settings
+
+# Loaded when first asked for: torch takes seconds, and `workbench --help` does not need it.
+_HOMES = {
+    "WorkbenchError": "errors",
+    "load_image": "images",
+    "save_image": "images",
+    "Settings": "settings",
+    "Iterate": "optimize",
+    "measure": "optimize",
+    "optimize": "optimize",
+    "stylize": "optimize",
+    "Recorder": "progress",
+}
+
+__all__ = [
+    "Iterate",
+    "Recorder",
+    "Settings",
+    "WorkbenchError",
+    "load_image",
+    "measure",
+    "optimize",
+    "save_image",
+    "stylize",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"workbench.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'workbench' has no attribute {name!r}")
+
+
+class _Package(ModuleType):
+    """Keeps `workbench.optimize` the function when the submodule of that name is imported."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not (name in _HOMES and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

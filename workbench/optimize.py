@@ -26,7 +26,7 @@ from workbench.settings import Settings
 from workbench.weights import load_weights
 
 SMALLEST_COARSE_SIDE = 64  # pixels; a coarse scale with a shorter side is left out
-WARM_UP_STEPS = 20  # of Adam before L-BFGS, which explodes from a standing start
+WARM_UP_STEPS = 20  # of Adam before L-BFGS at the first scale, where it would explode at once
 HISTORY = 20  # pairs that L-BFGS remembers; more gains nothing
 EXPLODED = 4.0  # times the lowest loss so far at this scale
 MAX_RESCUES = 8  # at one scale, each with half the step of the one before
@@ -101,7 +101,7 @@ def optimize(
         image = resize(image.to(problem.device, torch.float32), shape)
         for iterate in _descend(problem.at(shape), image, settings, steps, fresh=done == 0):
             image = iterate.image
-            if iterate.step > 0 or done == 0:
+            if iterate.step > 0 or done == 0:  # a later scale starts with the last one's end
                 yield replace(iterate, step=done + iterate.step, steps=total_steps)
         done += steps
 
@@ -255,7 +255,10 @@ class _Problem:
 def _descend(
     evaluate: _Evaluate, image: Tensor, settings: Settings, steps: int, *, fresh: bool
 ) -> Iterator[Iterate]:
-    """Minimise at one scale; yields the start as step 0 and then every step."""
+    """Minimise at one scale; yields the start as step 0 and then every step.
+
+    `fresh` says that the start picture has not been through a coarser scale.
+    """
     pixels = (image * 255).clone().requires_grad_()
 
     def look() -> Losses:
@@ -278,7 +281,8 @@ def _descend(
         )
     yield iterate(0)
 
-    warm_up = steps if settings.optimizer == "adam" else min(WARM_UP_STEPS, steps)
+    # A picture that comes from a coarser scale is near enough for L-BFGS to start at once.
+    warm_up = steps if settings.optimizer == "adam" else WARM_UP_STEPS if fresh else 0
     optimizer: torch.optim.Optimizer | None = None
     rate, lowest, rescues, step = 1.0, losses.total, 0, 0
     while step < steps:

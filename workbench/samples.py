@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from workbench.errors import InputError
-from workbench.images import Box, cut, from_array, load_image, resize
+from workbench.images import Box, crop_image, from_array, load_image, resize
 
 if TYPE_CHECKING:
     import torch
@@ -86,7 +86,7 @@ def load_picture(
     size : int, optional
         Longest side in pixels; by default the picture keeps its own.
     crop : tuple of float, optional
-        Box to cut out before resizing, as `workbench.images.cut` takes it.
+        Box to cut out before resizing, as `workbench.images.crop_image` takes it.
 
     Returns
     -------
@@ -106,7 +106,7 @@ def load_picture(
         raise InputError(f"no sample picture {name!r}; there are: {known}")
     image = photograph() if sample == PHOTOGRAPH else style(sample)
     if crop is not None:
-        image = cut(image, crop)
+        image = crop_image(image, crop)
     return image if size is None else resize(image, size)
 
 

@@ -1,0 +1,426 @@
+"""A stream of Iterates -> snapshots, GIF, MP4, progress strip, loss curves."""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib import colormaps
+from matplotlib.figure import Figure
+from PIL import Image, ImageDraw, ImageFont
+from tqdm import tqdm
+
+from workbench.errors import InputError, OutputError
+from workbench.files import atomic, write_bytes
+from workbench.images import fit, from_array, resize, save_image, to_array
+from workbench.losses import Losses
+from workbench.optimize import Iterate
+
+Frame = npt.NDArray[np.uint8]
+"""A picture `(H, W, 3)`, sRGB in 0..255."""
+
+_THUMBNAIL = 96  # px; change that cannot be seen at this size does not count as visible
+_GIF_COLOURS = (256, 128, 64, 32)
+_GIF_SCALES = (1.0, 0.8, 0.65, 0.5, 0.4, 0.3, 0.2)
+
+
+# --- streams of iterates -----------------------------------------------------------------
+
+
+def show_progress(iterates: Iterable[Iterate], title: str = "painting") -> Iterator[Iterate]:
+    """Pass iterates on and draw a progress bar with the size and the loss.
+
+    The bar is text everywhere, because a notebook that was run headless and saved keeps
+    text, where a widget would show up empty.
+    """
+    with tqdm(desc=title, unit="step", file=sys.stdout, ncols=88, mininterval=0.2) as bar:
+        for iterate in iterates:
+            bar.total = iterate.steps
+            bar.set_postfix_str(f"{iterate.size} px, loss {iterate.losses.total:.3g}", refresh=False)
+            bar.update(iterate.step - bar.n)
+            yield iterate
+
+
+def keep_latest(
+    iterates: Iterable[Iterate], path: str | os.PathLike[str], seconds: float = 5.0
+) -> Iterator[Iterate]:
+    """Pass iterates on and keep the newest picture in a file until the stream ends well.
+
+    Killed, interrupted or failed, the picture so far lies at `path`, at most `seconds` old.
+    """
+    latest: Iterate | None = None
+    saved = time.monotonic()
+    try:
+        for iterate in iterates:
+            latest = iterate
+            if time.monotonic() - saved >= seconds:
+                save_image(iterate.image, path)
+                saved = time.monotonic()
+            yield iterate
+    except BaseException:
+        if latest is not None and latest.step > 0:
+            save_image(latest.image, path)
+        raise
+    Path(path).unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A picture of the run as it was after `step` steps; `frame` is `(H, W, 3)` in 0..255."""
+
+    step: int
+    frame: Frame
+
+
+@dataclass
+class Recorder:
+    """Keeps the losses of every iterate it is handed, and chosen pictures.
+
+    However long the run, at most eight times `frames` pictures of at most `max_side` pixels
+    are held; when there are more, every other one goes.
+
+    Attributes
+    ----------
+    frames
+        How many pictures `snapshots` gives.
+    every
+        Choose by steps: a picture every so many. None: choose evenly in visible change, so
+        that every frame of a GIF shows something new.
+    max_side
+        Longest side in pixels of what is kept.
+    steps, losses
+        Of all iterates so far, in parallel lists.
+    scale_changes
+        Steps after which the picture grew.
+    """
+
+    frames: int = 40
+    every: int | None = None
+    max_side: int = 640
+    steps: list[int] = field(default_factory=list)
+    losses: list[Losses] = field(default_factory=list)
+    scale_changes: list[int] = field(default_factory=list)
+    _kept: list[_Kept] = field(default_factory=list, repr=False)
+    _spacing: float = field(default=0.0, repr=False)
+    _latest: Iterate | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.frames < 2:
+            raise InputError(f"frames = {self.frames}: a progress needs at least 2.")
+        if self.every is not None and self.every < 1:
+            raise InputError(f"every = {self.every}: give a number of steps from 1 on.")
+        self._spacing = float(self.every or 0)
+
+    def add(self, iterate: Iterate) -> None:
+        """Take note of one iterate."""
+        if self._latest is not None and iterate.size != self._latest.size:
+            self.scale_changes.append(self._latest.step)
+        self._latest = iterate
+        self.steps.append(iterate.step)
+        self.losses.append(iterate.losses)
+        thumbnail = to_array(resize(iterate.image, _THUMBNAIL)).astype(np.int16)
+        position = self._position(iterate.step, thumbnail)
+        if not self._kept or position - self._kept[-1].position >= self._spacing:
+            snapshot = Snapshot(iterate.step, self._frame(iterate))
+            self._kept.append(_Kept(position, snapshot, thumbnail))
+        if len(self._kept) > 8 * self.frames:
+            self._thin_out()
+
+    def snapshots(self, count: int | None = None) -> list[Snapshot]:
+        """Choose `count` pictures (default: `frames`, or all there are), first and last included."""
+        if self._latest is None:
+            raise InputError("nothing was recorded: hand the recorder at least one iterate.")
+        count = min(count or self.frames, len(self.steps))
+        last = Snapshot(self._latest.step, self._frame(self._latest))
+        earlier = [kept for kept in self._kept if kept.snapshot.step < last.step]
+        if not earlier or count == 1:
+            return [last]
+        end = self._position(last.step, to_array(resize(self._latest.image, _THUMBNAIL)))
+        chosen: dict[int, Snapshot] = {}
+        for wanted in np.linspace(earlier[0].position, max(end, earlier[-1].position), count)[:-1]:
+            nearest = min(earlier, key=lambda kept: abs(kept.position - wanted))
+            chosen[nearest.snapshot.step] = nearest.snapshot
+        return [*chosen.values(), last]
+
+    def _position(self, step: int, thumbnail: npt.NDArray[np.integer]) -> float:
+        """How far along the run is: in steps, or in visible change since the start."""
+        if self.every is not None:
+            return float(step)
+        if not self._kept:
+            return 0.0
+        before = self._kept[-1]
+        return before.position + _visible_change(before.thumbnail, thumbnail)
+
+    def _thin_out(self) -> None:
+        length = self._kept[-1].position - self._kept[0].position
+        self._spacing = max(2 * self._spacing, length / (4 * self.frames))
+        kept = self._kept[:1]
+        for candidate in self._kept[1:]:
+            if candidate.position - kept[-1].position >= self._spacing:
+                kept.append(candidate)
+        self._kept = kept
+
+    def _frame(self, iterate: Iterate) -> Frame:
+        return to_array(resize(iterate.image, min(iterate.size, self.max_side)))
+
+
+@dataclass(frozen=True)
+class _Kept:
+    position: float
+    snapshot: Snapshot
+    thumbnail: npt.NDArray[np.integer]
+
+
+def _visible_change(a: npt.NDArray[np.integer], b: npt.NDArray[np.integer]) -> float:
+    """Mean absolute difference in grey levels; thumbnails of two scales may differ by a pixel."""
+    height, width = min(a.shape[0], b.shape[0]), min(a.shape[1], b.shape[1])
+    difference = a[:height, :width].astype(np.int16) - b[:height, :width].astype(np.int16)
+    return float(np.abs(difference).mean())
+
+
+# --- films and GIFs ----------------------------------------------------------------------
+
+
+def save_gif(
+    frames: Sequence[Frame],
+    path: str | os.PathLike[str],
+    *,
+    fps: float = 5.0,
+    hold: float = 2.0,
+    max_megabytes: float | None = None,
+) -> None:
+    """Write frames as a GIF that loops for ever.
+
+    All frames share one palette (median cut over frames of the whole run, refined by
+    k-means, no dither): half the bytes of a palette a frame, and nothing shimmers.
+
+    Parameters
+    ----------
+    frames
+        `(H, W, 3)` each; all are brought to the size of the last.
+    path
+        Ends in .gif.
+    fps
+        Frames a second, above 0 and at most 50.
+    hold
+        Seconds that the last frame stays.
+    max_megabytes
+        The largest size and palette that fit into this many megabytes (10^6 bytes) are
+        chosen; None: full size, 256 colours.
+
+    Raises
+    ------
+    InputError
+        If there are no frames, a number makes no sense or nothing fits `max_megabytes`.
+    OutputError
+        If the file cannot be written.
+    """
+    check_gif(path, max_megabytes=max_megabytes)
+    _check_film(frames, fps, hold)
+    frames = _same_size(frames)
+    if max_megabytes is None:
+        write_bytes(path, _encode_gif(frames, fps, hold, 256))
+        return
+    for scale in _GIF_SCALES:
+        size = max(16, round(max(frames[0].shape[:2]) * scale))
+        shape = fit((frames[0].shape[0], frames[0].shape[1]), size)
+        small = [_resize_frame(frame, shape) for frame in frames]
+        for colours in _GIF_COLOURS:
+            data = _encode_gif(small, fps, hold, colours)
+            if len(data) <= max_megabytes * 1e6:
+                write_bytes(path, data)
+                return
+            if len(data) > 4 * max_megabytes * 1e6:
+                break  # fewer colours will not save that much
+    raise InputError(
+        f"max_megabytes = {max_megabytes}: {len(frames)} frames do not fit even at"
+        f" {size} px; take fewer frames or allow more."
+    )
+
+
+def save_mp4(
+    frames: Sequence[Frame], path: str | os.PathLike[str], *, fps: float = 5.0, hold: float = 2.0
+) -> None:
+    """Write frames as H.264 that every browser plays (yuv420p, index at the front).
+
+    Parameters
+    ----------
+    frames
+        `(H, W, 3)` each; all are brought to the size of the last, and that is cut to even
+        numbers of pixels.
+    path
+        Ends in .mp4.
+    fps
+        Frames a second, above 0 and at most 50.
+    hold
+        Seconds that the last frame stays.
+    """
+    from moviepy import ImageSequenceClip  # slow to import
+
+    check_mp4(path)
+    _check_film(frames, fps, hold)
+    frames = _same_size(frames)
+    even = [frame[: frame.shape[0] // 2 * 2, : frame.shape[1] // 2 * 2] for frame in frames]
+    even += [even[-1]] * (max(1, round(hold * fps)) - 1)
+    options = ["-crf", "20", "-pix_fmt", "yuv420p", "-movflags", "+faststart"]
+    with atomic(path) as beside:
+        try:
+            ImageSequenceClip(even, fps=fps).write_videofile(
+                str(beside), codec="libx264", audio=False, ffmpeg_params=options, logger=None
+            )
+        except OSError as error:
+            reason = "No space left" if "No space left" in str(error) else "ffmpeg failed"
+            raise OutputError(f"{path} cannot be written: {reason}.") from error
+
+
+def check_gif(path: str | os.PathLike[str], *, max_megabytes: float | None = None) -> None:
+    """Raise `InputError` if `save_gif` could not write to a file of that name or size."""
+    if Path(path).suffix.lower() != ".gif":
+        raise InputError(f"{path}: the name of a GIF ends in .gif.")
+    if max_megabytes is not None and not (math.isfinite(max_megabytes) and max_megabytes > 0):
+        raise InputError(f"max_megabytes = {max_megabytes}: give a number above 0.")
+
+
+def check_mp4(path: str | os.PathLike[str]) -> None:
+    """Raise `InputError` if `save_mp4` could not write to a file of that name."""
+    if Path(path).suffix.lower() != ".mp4":
+        raise InputError(f"{path}: the name of an MP4 ends in .mp4.")
+
+
+def _check_film(frames: Sequence[Frame], fps: float, hold: float) -> None:
+    if not frames:
+        raise InputError("a film needs at least one frame.")
+    if not 0 < fps <= 50:
+        raise InputError(f"fps = {fps}: give a number above 0, at most 50.")
+    if not 0 <= hold <= 600:
+        raise InputError(f"hold = {hold}: give 0 to 600 seconds.")
+
+
+def _same_size(frames: Sequence[Frame]) -> list[Frame]:
+    height, width = frames[-1].shape[:2]
+    return [_resize_frame(frame, (height, width)) for frame in frames]
+
+
+def _resize_frame(frame: Frame, shape: tuple[int, int]) -> Frame:
+    if frame.shape[:2] == shape:
+        return frame
+    height, width = shape
+    picture = Image.fromarray(frame).resize((width, height), Image.Resampling.LANCZOS)
+    return np.asarray(picture)
+
+
+def _encode_gif(frames: Sequence[Frame], fps: float, hold: float, colours: int) -> bytes:
+    sampled = [frames[i] for i in np.linspace(0, len(frames) - 1, min(len(frames), 8)).astype(int)]
+    mosaic = Image.fromarray(np.concatenate(sampled)).reduce(2)
+    palette = mosaic.quantize(colours, Image.Quantize.MEDIANCUT, kmeans=3)
+    pictures = [
+        Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.NONE)
+        for frame in frames
+    ]
+    duration = round(1000 / fps)
+    buffer = io.BytesIO()
+    pictures[0].save(
+        buffer,
+        "GIF",
+        save_all=True,
+        append_images=pictures[1:],
+        duration=[duration] * (len(frames) - 1) + [max(duration, round(1000 * hold))],
+        loop=0,
+        optimize=False,
+    )
+    return buffer.getvalue()
+
+
+# --- sheets and plots --------------------------------------------------------------------
+
+
+def save_strip(
+    frames: Sequence[Frame],
+    captions: Sequence[str],
+    path: str | os.PathLike[str],
+    *,
+    height: int = 200,
+) -> None:
+    """Write pictures side by side, each with its caption below.
+
+    Parameters
+    ----------
+    frames
+        `(H, W, 3)` each, of any shape.
+    captions
+        One for each.
+    path
+        A picture file.
+    height
+        That all pictures are brought to, in pixels.
+    """
+    gap, caption_height = 8, 26
+    pictures = []
+    for frame in frames:
+        width = max(1, round(frame.shape[1] * height / frame.shape[0]))
+        pictures.append(Image.fromarray(_resize_frame(frame, (height, width))))
+    whole = sum(picture.width + gap for picture in pictures) + gap
+    sheet = Image.new("RGB", (whole, height + gap + caption_height), "white")
+    draw = ImageDraw.Draw(sheet)
+    font = ImageFont.load_default(14)
+    left = gap
+    for picture, caption in zip(pictures, captions, strict=True):
+        sheet.paste(picture, (left, gap))
+        middle = (left + picture.width / 2, gap + height + caption_height / 2)
+        draw.text(middle, caption, fill="black", font=font, anchor="mm")
+        left += picture.width + gap
+    save_image(from_array(np.asarray(sheet)), path)
+
+
+def save_progress_strip(
+    recorder: Recorder, path: str | os.PathLike[str], *, count: int = 6, height: int = 200
+) -> None:
+    """Write `count` snapshots of a run side by side, each with its step below."""
+    snapshots = recorder.snapshots(count)
+    captions = ["start" if shot.step == 0 else f"step {shot.step}" for shot in snapshots]
+    save_strip([shot.frame for shot in snapshots], captions, path, height=height)
+
+
+def plot_losses(recorder: Recorder) -> Figure:
+    """Draw the weighted losses over the steps, style and content by layer, on a log scale."""
+    figure = Figure(figsize=(9, 4.5), layout="constrained", dpi=110)
+    axes = figure.subplots()
+    steps, losses = recorder.steps, recorder.losses
+    axes.plot(steps, [loss.total for loss in losses], color="black", lw=2.2, label="total")
+    content = [layer for layer in losses[0].content if losses[-1].content[layer] > 0]
+    for i, layer in enumerate(content):
+        values = [loss.content[layer] for loss in losses]
+        axes.plot(steps, values, color=f"C{i + 1}", lw=1.8, ls="--", label=f"content {layer}")
+    style = [layer for layer in losses[0].style if losses[-1].style[layer] > 0]
+    shades = np.linspace(0.35, 0.95, max(1, len(style)))
+    for shade, layer in zip(shades, style, strict=False):
+        values = [loss.style[layer] for loss in losses]
+        axes.plot(steps, values, color=colormaps["Blues"](shade), lw=1.5, label=f"style {layer}")
+    if losses[-1].tv > 0:
+        tv = [loss.tv for loss in losses]
+        axes.plot(steps, tv, color="tab:green", lw=1.5, ls=":", label="total variation")
+    for step in recorder.scale_changes:
+        axes.axvline(step, color="0.8", lw=1, zorder=0)
+    axes.set(yscale="log", xlabel="step", ylabel="weighted loss", title="What is being minimised")
+    positive = [loss.total for loss in losses if loss.total > 0]
+    if positive:
+        axes.set_ylim(bottom=min(positive) * 1e-4)
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=9)
+    return figure
+
+
+def save_plot(figure: Figure, path: str | os.PathLike[str]) -> None:
+    """Write a figure as PNG."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    write_bytes(path, buffer.getvalue())
