@@ -91,7 +91,8 @@ def demo(
     start = time.monotonic()
     print("Painting the sample photograph in the style of a sample painting.", flush=True)
     notebook = find_notebook("stylize_image")
-    parameters = {"output_dir": str(output_dir), "size": 400}
+    # A tight crop spends the pixels on the face; 400 px keeps this under a minute.
+    parameters = {"output_dir": str(output_dir), "size": 400, "crop": [0.08, 0.0, 0.88, 0.8]}
     try:
         run_notebook(notebook, output_dir / notebook.name, parameters)
     except KeyboardInterrupt:

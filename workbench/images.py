@@ -135,7 +135,8 @@ def from_array(array: npt.NDArray[np.uint8]) -> Tensor:
     """8-bit picture `(H, W, 3)` in 0..255 -> tensor `(1, 3, H, W)`, float32 in [0, 1]."""
     if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8:
         raise InputError(f"expected a (H, W, 3) uint8 array, got {array.shape} {array.dtype}.")
-    return torch.from_numpy(array.copy()).permute(2, 0, 1)[None].to(torch.float32) / 255
+    channels_first = array.transpose(2, 0, 1).copy(order="C")
+    return torch.from_numpy(channels_first)[None].to(torch.float32) / 255
 
 
 def to_array(image: Tensor) -> npt.NDArray[np.uint8]:

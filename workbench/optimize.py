@@ -259,7 +259,8 @@ def _descend(
 
     `fresh` says that the start picture has not been through a coarser scale.
     """
-    pixels = (image * 255).clone().requires_grad_()
+    # L-BFGS flattens its parameters, so they must lie in memory as they are indexed.
+    pixels = (image * 255).contiguous().requires_grad_()
 
     def look() -> Losses:
         # Straight-through clipping: y = clamp(x), dy/dx = 1, so that a pixel at the edge of

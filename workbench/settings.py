@@ -92,7 +92,7 @@ class Settings:
     style_blend_weights: tuple[float, ...] = ()
     style_scale: float = 1.0
     size: int = 512
-    steps: tuple[int, ...] = (100, 100)
+    steps: tuple[int, ...] = (60, 120)
     optimizer: str = "lbfgs"
     learning_rate: float = 10.0
     init: str = "content"
@@ -210,8 +210,8 @@ class Settings:
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "draft": {"size": 256, "steps": (80,)},
-    "normal": {"size": 512, "steps": (100, 100)},
-    "fine": {"size": 768, "steps": (100, 100, 150)},
+    "normal": {"size": 512, "steps": (60, 120)},
+    "fine": {"size": 768, "steps": (60, 90, 150)},
 }
 
 
