@@ -26,11 +26,11 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
         If the folder cannot be made or written to, or the disk is full.
     """
     path = Path(path)
-    beside = _beside(path)
     with _output_errors(path):
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "it is a folder; name a file")
+        beside = _beside(path)
         try:
-            if path.is_dir():
-                raise IsADirectoryError(errno.EISDIR, "it is a folder; name a file")
             path.parent.mkdir(parents=True, exist_ok=True)
             yield beside
             beside.replace(path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import struct
 import warnings
 from pathlib import Path
 
@@ -11,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 from torch import Tensor
 
-from workbench.errors import InputError
+from workbench.errors import InputError, OutputError
 from workbench.files import write_bytes
 
 # Named, so that no decoder that runs a program (EPS) is ever reached from a picture file.
@@ -27,6 +28,16 @@ _WRITERS: dict[str, tuple[str, dict[str, object]]] = {
     ".tif": ("TIFF", {"compression": "tiff_deflate"}),
     ".tiff": ("TIFF", {"compression": "tiff_deflate"}),
     ".bmp": ("BMP", {}),
+}
+# EXIF orientation -> what turns the picture upright.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
 }
 Box = tuple[float, float, float, float]
 
@@ -62,11 +73,11 @@ def load_image(
         If there is no such file, or it is not a picture that can be read whole.
     """
     path = Path(path)
-    if not path.exists():
-        raise InputError(f"{path}: there is no such file.")
-    if path.is_dir():
-        raise InputError(f"{path} is a folder; name a picture file.")
     try:
+        if not path.exists():
+            raise InputError(f"{path}: there is no such file.")
+        if path.is_dir():
+            raise InputError(f"{path} is a folder; name a picture file.")
         if path.stat().st_size == 0:
             raise InputError(f"{path} is empty (0 bytes); copy or download it again.")
         with warnings.catch_warnings():
@@ -85,7 +96,9 @@ def load_image(
         ) from None
     except PermissionError:
         raise InputError(f"{path} may not be read; check its permissions.") from None
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:
+        if isinstance(error, OSError) and error.strerror:
+            raise InputError(f"{path} cannot be read: {error.strerror.lower()}.") from None
         # Pillow reports damage inside a file as any of these.
         raise InputError(
             f"{path} is damaged or cut short and cannot be read whole ({error}); get it again."
@@ -117,7 +130,15 @@ def save_image(image: Tensor, path: str | os.PathLike[str]) -> None:
     check_picture_suffix(path)
     kind, options = _WRITERS[Path(path).suffix.lower()]
     buffer = io.BytesIO()
-    Image.fromarray(to_array(image)).save(buffer, kind, **options)
+    picture = Image.fromarray(to_array(image))
+    try:
+        picture.save(buffer, kind, **options)
+    except (OSError, ValueError) as error:
+        # Formats have their largest sizes.
+        raise OutputError(
+            f"{path}: a picture of {picture.width} x {picture.height} pixels cannot be written as"
+            f" {kind} ({error})."
+        ) from error
     write_bytes(path, buffer.getvalue())
 
 
@@ -187,7 +208,7 @@ def crop_image(image: Tensor, crop: Box) -> Tensor:
             " 0 <= left < right <= 1 and 0 <= top < bottom <= 1."
         )
     height, width = image.shape[-2:]
-    x0, y0 = round(left * width), round(top * height)
+    x0, y0 = min(round(left * width), width - 1), min(round(top * height), height - 1)
     x1, y1 = max(round(right * width), x0 + 1), max(round(bottom * height), y0 + 1)
     return image[..., y0:y1, x0:x1]
 
@@ -218,7 +239,7 @@ def resize(image: Tensor, size: int | tuple[int, int]) -> Tensor:
 
 def _to_srgb(picture: Image.Image) -> Image.Image:
     """Upright 8-bit sRGB over white."""
-    picture = ImageOps.exif_transpose(picture)
+    picture = _upright(picture)
     profile = picture.info.get("icc_profile")
     if picture.mode in ("I", "I;16", "I;16B", "I;16L", "I;16N"):
         grey = np.asarray(picture).astype(np.float64) * (255 / 65535)
@@ -227,9 +248,9 @@ def _to_srgb(picture: Image.Image) -> Image.Image:
         raise ValueError("floating-point pixels; save it with 8 or 16 bits a channel")
     alpha = None
     if picture.has_transparency_data:
-        picture = picture.convert("RGBA")
-        alpha = picture.getchannel("A")
-        picture = picture.convert("RGB")
+        transparent = picture.convert("RGBA")
+        alpha = transparent.getchannel("A")
+        picture = transparent.convert("L" if picture.mode in ("L", "LA") else "RGB")
     elif picture.mode not in ("RGB", "CMYK", "L"):
         picture = picture.convert("RGB")
     picture = _from_profile(picture, profile).convert("RGB")
@@ -238,6 +259,16 @@ def _to_srgb(picture: Image.Image) -> Image.Image:
         white.paste(picture, mask=alpha)
         picture = white
     return picture
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    """Turn by the EXIF orientation; broken EXIF data is left out."""
+    # Unlike ImageOps.exif_transpose, which also writes the EXIF data anew and fails on odd ones.
+    try:
+        turn = _TURNS.get(picture.getexif().get(ExifTags.Base.Orientation, 1))
+    except (OSError, SyntaxError, ValueError, struct.error):
+        return picture
+    return picture if turn is None else picture.transpose(turn)
 
 
 def _from_profile(picture: Image.Image, profile: bytes | None) -> Image.Image:

@@ -7,6 +7,7 @@ import dataclasses
 import difflib
 import logging
 import os
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -119,6 +120,7 @@ def run_notebook(
             progress_bar=False,
             stdout_file=sys.stdout,
             stderr_file=sys.stderr,
+            kernel_manager_class=_quiet_kernel_manager(),
             coalesce_streams=True,  # of a progress bar, only its last state is saved
         )
     except PapermillExecutionError as error:
@@ -137,3 +139,18 @@ def run_notebook(
             running.unlink(missing_ok=True)
     running.replace(output)
     failed.unlink(missing_ok=True)
+
+
+def _quiet_kernel_manager() -> type:
+    """A kernel that talks over files and keeps its own log to itself."""
+    from jupyter_client.manager import AsyncKernelManager
+
+    class QuietKernelManager(AsyncKernelManager):
+        # Nobody else can listen in on files, and they never collide as ports do.
+        transport = "tcp" if os.name == "nt" else "ipc"
+
+        async def start_kernel(self, **options: Any) -> None:
+            # An interrupted kernel would print a stack trace over the one clear sentence.
+            await super().start_kernel(**{**options, "stderr": subprocess.DEVNULL})
+
+    return QuietKernelManager

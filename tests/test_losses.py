@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from workbench import losses
+
+
+def random(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def test_content_loss_is_the_mean_squared_difference() -> None:
+    a = torch.tensor([[[[1.0, 2.0]], [[3.0, 4.0]]]])
+    b = torch.tensor([[[[1.0, 4.0]], [[0.0, 4.0]]]])
+    assert losses.content_loss(a, b).item() == pytest.approx((0 + 4 + 9 + 0) / 4)
+
+
+def test_gram_matrix_by_hand() -> None:
+    activation = torch.tensor([[[[1.0, 2.0]], [[3.0, 4.0]]]])  # F = [[1, 2], [3, 4]], 4 elements
+    expected = torch.tensor([[5.0, 11.0], [11.0, 25.0]]) / 4
+    assert torch.equal(losses.gram_matrix(activation), expected)
+
+
+@given(seed=st.integers(0, 10**6), channels=st.integers(1, 9), side=st.integers(1, 7))
+def test_gram_matrix_equals_float64_and_forgets_where(seed: int, channels: int, side: int) -> None:
+    activation = random(1, channels, side, side + 1, seed=seed)
+    flat = activation.double().numpy().reshape(channels, -1)
+    expected = flat @ flat.T / flat.size
+    np.testing.assert_allclose(losses.gram_matrix(activation), expected, rtol=1e-4, atol=1e-6)
+    shuffled = torch.tensor(np.random.default_rng(seed).permutation(flat, axis=1)).float()
+    moved = shuffled.reshape(activation.shape)
+    np.testing.assert_allclose(losses.gram_matrix(moved), expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last])
+def test_gradient_of_the_style_loss_equals_autograd(memory: torch.memory_format) -> None:
+    target = losses.gram_matrix(random(1, 5, 6, 7, seed=1))
+    ours = random(1, 5, 6, 7).contiguous(memory_format=memory).requires_grad_()
+    losses.style_loss(losses.gram_matrix(ours), target).backward()
+    plain = random(1, 5, 6, 7).double().requires_grad_()
+    rows = plain.flatten(2)[0]
+    (rows @ rows.T / plain.numel() - target.double()).square().mean().backward()
+    torch.testing.assert_close(ours.grad.double(), plain.grad, rtol=1e-4, atol=1e-7)
+
+
+def test_style_loss_is_the_mean_over_the_matrix() -> None:
+    a, b = torch.zeros(2, 2), torch.tensor([[1.0, 2.0], [2.0, 5.0]])
+    assert losses.style_loss(a, b).item() == pytest.approx((1 + 4 + 4 + 25) / 4)
+
+
+def test_tv_loss_by_hand() -> None:
+    picture = torch.tensor([[0.0, 1.0, 9.0], [2.0, 5.0, 9.0], [9.0, 9.0, 9.0]]).expand(1, 3, 3, 3)
+    # Only pixels that are in neither the last row nor the last column start a difference.
+    down = [2 - 0, 5 - 1, 9 - 2, 9 - 5]
+    right = [1 - 0, 9 - 1, 5 - 2, 9 - 5]
+    expected = 3 * 0.5 * sum(d * d for d in down + right)
+    assert losses.tv_loss(picture).item() == pytest.approx(expected)
+
+
+def test_tv_gradient_is_what_neural_style_lua_adds() -> None:
+    picture = (random(1, 3, 6, 5) * 50).requires_grad_()
+    losses.tv_loss(picture).backward()
+    p = picture.detach().double().numpy()[0]
+    x_diff = p[:, :-1, :-1] - p[:, :-1, 1:]
+    y_diff = p[:, :-1, :-1] - p[:, 1:, :-1]
+    expected = np.zeros_like(p)
+    expected[:, :-1, :-1] += x_diff + y_diff
+    expected[:, :-1, 1:] -= x_diff
+    expected[:, 1:, :-1] -= y_diff
+    np.testing.assert_allclose(picture.grad[0], expected, rtol=1e-5, atol=1e-4)
+
+
+def test_blend_counts_proportions_only() -> None:
+    a, b = torch.eye(2), torch.ones(2, 2)
+    assert torch.allclose(losses.blend([a, b], [1, 3]), 0.25 * a + 0.75 * b)
+    assert torch.allclose(losses.blend([a, b], [2, 6]), losses.blend([a, b], [1, 3]))
+
+
+def test_losses_of_bfloat16_activations_are_float32_and_near() -> None:
+    activation = random(1, 8, 20, 20)
+    half = activation.bfloat16()
+    gram = losses.gram_matrix(half)
+    assert gram.dtype == torch.float32
+    torch.testing.assert_close(gram, losses.gram_matrix(half.float()), rtol=1e-5, atol=1e-6)
+    assert losses.content_loss(half, activation).dtype == torch.float32
+
+
+def test_weighted_terms_add_up_to_the_total() -> None:
+    activations = {"relu1_1": random(1, 4, 5, 5), "relu2_1": random(1, 6, 3, 3)}
+    targets = losses.Targets(
+        content={"relu2_1": random(1, 6, 3, 3, seed=5)},
+        style={name: torch.zeros(a.shape[1], a.shape[1]) for name, a in activations.items()},
+    )
+    weights = losses.LossWeights(content=2.0, style={"relu1_1": 3.0, "relu2_1": 0.5}, tv=0.1)
+    picture = random(1, 3, 5, 5) * 40
+    total, terms = losses.weighted_losses(picture, activations, targets, weights)
+    summary = losses.to_losses(terms)
+    assert summary.total == pytest.approx(total.item(), rel=1e-6)
+    parts = summary.content_total + summary.style_total + summary.tv
+    assert summary.total == pytest.approx(parts)
+    gram = losses.gram_matrix(activations["relu1_1"])
+    assert summary.style["relu1_1"] == pytest.approx(3 * gram.square().mean().item())
+    assert summary.tv == pytest.approx(0.1 * losses.tv_loss(picture).item())

@@ -1,0 +1,259 @@
+from __future__ import annotations
+
+import gc
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+import workbench
+from workbench.errors import InputError, OptimizationError
+from workbench.features import build_network
+from workbench.images import from_array, resize, save_image, to_array
+from workbench.losses import content_loss, gram_matrix, style_loss, tv_loss
+from workbench.optimize import HISTORY, WARM_UP_STEPS, measure, optimize, stylize
+from workbench.settings import Settings
+from workbench.weights import load_weights
+
+
+def test_the_first_iterate_is_the_start_and_then_comes_every_step(
+    tiny: Settings, photo: Tensor, painting: Tensor
+) -> None:
+    iterates = list(optimize(photo, [painting], tiny))
+    assert [iterate.step for iterate in iterates] == list(range(13))
+    assert {iterate.steps for iterate in iterates} == {12}
+    assert torch.allclose(iterates[0].image, resize(photo, 64), atol=1e-6)
+    assert iterates[-1].losses.total < 0.5 * iterates[0].losses.total
+
+
+def test_scales_go_from_coarse_to_fine(tiny: Settings, photo: Tensor, painting: Tensor) -> None:
+    settings = replace(tiny, size=256, steps=(2, 3, 4))
+    iterates = list(optimize(photo, [painting], settings))
+    # A quarter of 256x192 would be under 64 pixels on its shorter side and is left out.
+    assert [iterate.size for iterate in iterates] == [128] * 4 + [256] * 4
+    assert [iterate.step for iterate in iterates] == list(range(8))
+    assert iterates[-1].image.shape == (1, 3, 192, 256)
+
+
+def test_losses_belong_to_the_picture_they_come_with(
+    tiny: Settings, photo: Tensor, painting: Tensor
+) -> None:
+    for iterate in optimize(photo, [painting], tiny):
+        referee = measure(iterate.image, photo, [painting], tiny)
+        assert iterate.losses.total == pytest.approx(referee.total, rel=1e-4)
+        assert iterate.losses.style == pytest.approx(dict(referee.style), rel=1e-4)
+        assert iterate.losses.content == pytest.approx(dict(referee.content), rel=1e-4, abs=1e-3)
+
+
+def plain_loop(photo: Tensor, painting: Tensor, settings: Settings) -> list[float]:
+    """Adam, then L-BFGS, on straight-through clipped pixels, with everything written out."""
+    network = build_network(load_weights(settings.backbone), settings.layers)
+    content_picture = resize(photo, settings.size) * 255
+    with torch.no_grad():
+        content = network(content_picture, settings.content_layers)
+        styles = network(resize(painting, settings.size) * 255, settings.style_layers)
+        grams = {layer: gram_matrix(a) for layer, a in styles.items()}
+    x = content_picture.clone().requires_grad_()
+    adam = torch.optim.Adam([x], lr=settings.learning_rate)
+    lbfgs = torch.optim.LBFGS([x], max_iter=1, history_size=HISTORY)
+    totals = []
+
+    def closure() -> Tensor:
+        x.grad = None
+        y = x + (x.clamp(0, 255) - x).detach()
+        activations = network(y, settings.layers)
+        total = settings.tv_weight * tv_loss(y)
+        for layer, target in content.items():
+            total = total + settings.content_weight * content_loss(activations[layer], target)
+        for layer, gram in grams.items():
+            total = total + settings.style_weight * style_loss(
+                gram_matrix(activations[layer]), gram
+            )
+        total.backward()
+        totals.append(total.item())
+        return total
+
+    for step in range(settings.steps[0]):
+        (adam if step < WARM_UP_STEPS else lbfgs).step(closure)
+    closure()
+    return totals
+
+
+@pytest.mark.parametrize("tv_weight", [0.0, 1e-3])
+def test_equals_a_plain_loop(
+    tiny: Settings, photo: Tensor, painting: Tensor, tv_weight: float
+) -> None:
+    settings = replace(tiny, steps=(WARM_UP_STEPS + 6,), tv_weight=tv_weight)
+    ours = [iterate.losses.total for iterate in optimize(photo, [painting], settings)]
+    assert ours == pytest.approx(plain_loop(photo, painting, settings), rel=1e-3)
+
+
+def test_same_seed_same_bytes(tiny: Settings, photo: Tensor, painting: Tensor) -> None:
+    settings = replace(tiny, init="random", seed=5)
+    first, again = (stylize(photo, [painting], settings) for _ in range(2))
+    assert torch.equal(first, again)
+    other = stylize(photo, [painting], replace(settings, seed=6))
+    assert not torch.equal(first, other)
+
+
+def test_the_saved_picture_is_the_optimised_one(
+    tiny: Settings, photo: Tensor, painting: Tensor
+) -> None:
+    # Black and white stripes pull many pixels beyond the gamut.
+    hard = (painting > 0.4).float()
+    iterate = list(optimize(photo, [hard], replace(tiny, steps=(40,))))[-1]
+    assert 0 <= iterate.image.min() <= iterate.image.max() <= 1
+    assert ((iterate.image == 0) | (iterate.image == 1)).float().mean() > 0.05
+    saved = from_array(to_array(iterate.image))
+    referee = measure(saved, photo, [hard], tiny)
+    assert referee.total == pytest.approx(iterate.losses.total, rel=0.02)
+
+
+def test_start_and_init(tiny: Settings, photo: Tensor, painting: Tensor, tmp_path: Path) -> None:
+    given = next(optimize(photo, [painting], tiny, start=painting))
+    assert torch.allclose(given.image, resize(painting, (48, 64)), atol=1e-6)
+    path = tmp_path / "start.png"
+    save_image(painting, path)
+    from_file = next(optimize(photo, [painting], replace(tiny, init=str(path))))
+    assert torch.allclose(from_file.image, given.image, atol=0.02)
+    noise = next(optimize(photo, [painting], replace(tiny, init="random"))).image
+    assert 0.05 < noise.std() < 0.15
+    with pytest.raises(InputError, match=r"nowhere\.png"):
+        next(optimize(photo, [painting], replace(tiny, init="nowhere.png")))
+
+
+def test_styles_blend(tiny: Settings, photo: Tensor, painting: Tensor) -> None:
+    other = painting.flip(1)
+    alone = stylize(photo, [painting], tiny)
+    all_of_one = replace(tiny, style_blend_weights=(1, 0))
+    assert torch.allclose(stylize(photo, [painting, other], all_of_one), alone, atol=1e-3)
+    both = stylize(photo, [painting, other], tiny)
+    assert (both - alone).abs().mean() > 1e-3
+
+
+def test_style_scale_changes_what_is_aimed_at(
+    tiny: Settings, photo: Tensor, painting: Tensor
+) -> None:
+    small = measure(photo, photo, [painting], replace(tiny, style_scale=0.5))
+    large = measure(photo, photo, [painting], replace(tiny, style_scale=2.0))
+    assert small.style_total != pytest.approx(large.style_total, rel=1e-3)
+
+
+def test_adam_alone_calms_down(tiny: Settings, photo: Tensor, painting: Tensor) -> None:
+    settings = replace(tiny, optimizer="adam", steps=(60,), learning_rate=2.0)
+    losses = [iterate.losses.total for iterate in optimize(photo, [painting], settings)]
+    assert losses[-1] < 0.3 * losses[0]
+
+
+def test_a_picture_that_is_perfect_already_is_left_alone(tiny: Settings, photo: Tensor) -> None:
+    settings = replace(tiny, style_weight=0.0, tv_weight=0.0, steps=(30,))
+    *_, last = optimize(photo, [photo], settings)
+    assert (last.image - resize(photo, 64)).abs().max() < 0.1
+
+
+def test_pictures_of_any_memory_layout_are_taken(
+    tiny: Settings, photo: Tensor, painting: Tensor
+) -> None:
+    settings = replace(tiny, size=80, steps=(WARM_UP_STEPS + 3,))
+    turned = photo.contiguous(memory_format=torch.channels_last)
+    assert stylize(turned, [painting], settings).shape == (1, 3, 60, 80)
+
+
+def break_lbfgs(monkeypatch: pytest.MonkeyPatch, times: int, value: float) -> list[float]:
+    """Let L-BFGS ruin the picture so many times; returns the rates it was used with."""
+    rates: list[float] = []
+    real = torch.optim.LBFGS.step
+
+    def step(self: torch.optim.LBFGS, closure: object) -> object:
+        rates.append(self.param_groups[0]["lr"])
+        result = real(self, closure)
+        if len(rates) <= times:
+            with torch.no_grad():
+                pixels = self.param_groups[0]["params"][0]
+                pixels.copy_(value * torch.rand_like(pixels))
+        return result
+
+    monkeypatch.setattr(torch.optim.LBFGS, "step", step)
+    return rates
+
+
+@pytest.mark.parametrize("value", [float("nan"), 1e9])
+def test_a_step_that_explodes_is_taken_back(
+    tiny: Settings,
+    photo: Tensor,
+    painting: Tensor,
+    monkeypatch: pytest.MonkeyPatch,
+    value: float,
+) -> None:
+    settings = replace(tiny, steps=(WARM_UP_STEPS + 6,))
+    rates = break_lbfgs(monkeypatch, 2, value)
+    iterates = list(optimize(photo, [painting], settings))
+    assert [iterate.step for iterate in iterates] == list(range(WARM_UP_STEPS + 7))
+    assert rates[:3] == [1.0, 0.5, 0.25]
+    assert iterates[-1].losses.total < iterates[WARM_UP_STEPS].losses.total
+
+
+def test_explosion_without_end_keeps_the_last_good_picture(
+    tiny: Settings, photo: Tensor, painting: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    break_lbfgs(monkeypatch, 1000, float("nan"))
+    iterates = []
+    with pytest.raises(OptimizationError, match="step 21") as caught:
+        iterates.extend(optimize(photo, [painting], replace(tiny, steps=(30,))))
+    last_good = caught.value.last_good
+    assert last_good.step == WARM_UP_STEPS
+    assert math.isfinite(last_good.losses.total)
+    assert torch.isfinite(last_good.image).all()
+
+
+def test_a_start_beyond_float32_is_an_error(
+    tiny: Settings, photo: Tensor, painting: Tensor
+) -> None:
+    with pytest.raises(OptimizationError, match="start picture"):
+        next(optimize(photo, [painting], replace(tiny, style_weight=1e38)))
+
+
+def test_closing_the_generator_frees_its_memory(
+    tiny: Settings, photo: Tensor, painting: Tensor
+) -> None:
+    def tensors() -> int:
+        gc.collect()
+        return sum(issubclass(type(thing), Tensor) for thing in gc.get_objects())
+
+    stylize(photo, [painting], tiny)
+    before = tensors()
+    iterates = optimize(photo, [painting], replace(tiny, steps=(WARM_UP_STEPS + 10,)))
+    for _ in range(WARM_UP_STEPS + 5):
+        next(iterates)
+    assert tensors() > before
+    iterates.close()
+    assert tensors() <= before
+
+
+def test_bad_pictures_are_named(tiny: Settings, photo: Tensor, painting: Tensor) -> None:
+    def error(content: Tensor, styles: object, **changes: object) -> str:
+        with pytest.raises(InputError) as caught:
+            next(optimize(content, styles, replace(tiny, **changes)))  # type: ignore[arg-type]
+        return str(caught.value)
+
+    assert "content picture is 1x1" in error(torch.rand(1, 3, 1, 1), [painting])
+    assert "style picture is 9x9" in error(photo, [torch.rand(1, 3, 9, 9)])
+    assert "becomes 64x4" in error(torch.rand(1, 3, 20, 320), [painting])
+    assert "styles is empty" in error(photo, [])
+    assert "list of pictures" in error(photo, painting)
+    assert "content: expected" in error(photo[0], [painting])
+    assert "style 2: expected" in error(photo, [painting, painting[0]])
+    assert "2 numbers for 1" in error(photo, [painting], style_blend_weights=(1, 2))
+    assert "no such device" in error(photo, [painting], device="cuda:77")
+
+
+def test_names_of_the_package() -> None:
+    import workbench.optimize  # must not hide the function of the same name
+
+    assert callable(workbench.optimize)
+    assert workbench.Settings is Settings
+    with pytest.raises(AttributeError, match="nonsense"):
+        workbench.nonsense  # noqa: B018

@@ -1,0 +1,232 @@
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import imageio_ffmpeg
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageSequence
+
+from workbench import progress
+from workbench.errors import InputError, OutputError
+from workbench.losses import Losses
+from workbench.optimize import Iterate
+from workbench.progress import Recorder
+
+
+def losses(total: float = 10.0) -> Losses:
+    return Losses(total, {"relu4_2": total / 2}, {"relu1_1": total / 2}, 0.0)
+
+
+def iterate(step: int, image: torch.Tensor, steps: int = 100) -> Iterate:
+    return Iterate(step, steps, max(image.shape[-2:]), image, losses(1000 / (step + 1)))
+
+
+def flat(value: float, side: int = 24) -> torch.Tensor:
+    return torch.full((1, 3, side, side + 8), value)
+
+
+def fading(count: int) -> list[Iterate]:
+    """From black to white, nearly all of it in the first steps."""
+    return [iterate(step, flat(1 - math.exp(-step / 20)), count - 1) for step in range(count)]
+
+
+def film(count: int, height: int = 40, width: int = 60) -> list[np.ndarray]:
+    generator = np.random.default_rng(0)
+    noise = generator.integers(0, 60, (height, width, 3))
+    return [(noise + 15 * i % 190).astype(np.uint8) for i in range(count)]
+
+
+def test_snapshots_begin_with_the_start_and_end_with_the_last() -> None:
+    recorder = Recorder(frames=10)
+    for each in fading(500):
+        recorder.add(each)
+    shots = recorder.snapshots()
+    assert shots[0].step == 0
+    assert shots[-1].step == 499
+    assert len(shots) == 10
+    steps = [shot.step for shot in shots]
+    assert steps == sorted(set(steps))
+
+
+def test_snapshots_are_evenly_spaced_in_visible_change() -> None:
+    recorder = Recorder(frames=10)
+    for each in fading(500):
+        recorder.add(each)
+    levels = [float(shot.frame.mean()) for shot in recorder.snapshots()]
+    jumps = np.diff(levels)
+    assert jumps.max() < 1.7 * 255 / 9
+    assert jumps[:-1].min() > 0.4 * 255 / 9
+
+
+def test_every_chooses_by_steps() -> None:
+    recorder = Recorder(frames=5, every=10)
+    for each in fading(41):
+        recorder.add(each)
+    assert [shot.step for shot in recorder.snapshots()] == [0, 10, 20, 30, 40]
+
+
+@pytest.mark.parametrize("every", [None, 1])
+def test_a_recorder_is_bounded_however_long_the_run(every: int | None) -> None:
+    recorder = Recorder(frames=4, every=every, max_side=16)
+    generator = torch.Generator().manual_seed(0)
+    for step in range(2000):
+        recorder.add(iterate(step, torch.rand(1, 3, 24, 32, generator=generator)))
+        assert len(recorder._kept) <= 8 * 4
+    assert max(kept.snapshot.frame.shape[1] for kept in recorder._kept) == 16
+    assert len(recorder.snapshots()) == 4
+
+
+def test_fewer_iterates_than_frames() -> None:
+    recorder = Recorder(frames=40)
+    for each in fading(3):
+        recorder.add(each)
+    assert [shot.step for shot in recorder.snapshots()] == [0, 1, 2]
+    with pytest.raises(InputError, match="nothing was recorded"):
+        Recorder().snapshots()
+
+
+def test_scales_of_different_size_are_recorded() -> None:
+    recorder = Recorder(frames=4)
+    for step in range(6):
+        recorder.add(iterate(step, flat(step / 6, side=20 if step < 3 else 41)))
+    assert recorder.scale_changes == [2]
+    assert recorder.steps == list(range(6))
+    assert recorder.snapshots()[-1].frame.shape == (41, 49, 3)
+
+
+@pytest.mark.parametrize("options", [{"frames": 1}, {"every": 0}])
+def test_recorder_refuses_nonsense(options: dict[str, int]) -> None:
+    with pytest.raises(InputError, match=next(iter(options))):
+        Recorder(**options)
+
+
+def test_gif_has_its_frames_durations_and_loop(tmp_path: Path) -> None:
+    path = tmp_path / "film.gif"
+    progress.save_gif(film(6), path, fps=5, hold=2)
+    with Image.open(path) as gif:
+        durations = [frame.info["duration"] for frame in ImageSequence.Iterator(gif)]
+        assert gif.info["loop"] == 0
+        assert gif.size == (60, 40)
+    assert durations == [200] * 5 + [2000]
+
+
+def test_gif_colours_are_near(tmp_path: Path) -> None:
+    path = tmp_path / "film.gif"
+    frames = film(6)
+    progress.save_gif(frames, path)
+    with Image.open(path) as gif:
+        for frame, decoded in zip(frames, ImageSequence.Iterator(gif), strict=True):
+            difference = np.asarray(decoded.convert("RGB")).astype(int) - frame
+            assert np.abs(difference).mean() < 12
+
+
+def test_gif_frames_of_coarse_scales_grow_to_the_last(tmp_path: Path) -> None:
+    path = tmp_path / "film.gif"
+    progress.save_gif([*film(2, 20, 30), *film(2)], path)
+    with Image.open(path) as gif:
+        assert gif.size == (60, 40)
+        assert gif.n_frames == 4
+
+
+def test_gif_keeps_to_its_megabytes(tmp_path: Path) -> None:
+    path = tmp_path / "film.gif"
+    frames = film(12, 200, 300)
+    progress.save_gif(frames, path)
+    free = path.stat().st_size
+    progress.save_gif(frames, path, max_megabytes=free / 3e6)
+    assert free / 30 < path.stat().st_size <= free / 3
+    with pytest.raises(InputError, match="do not fit"):
+        progress.save_gif(frames, path, max_megabytes=1e-5)
+
+
+def test_mp4_has_its_frames_and_even_sides(tmp_path: Path) -> None:
+    path = tmp_path / "film.mp4"
+    progress.save_mp4(film(6, 41, 61), path, fps=5, hold=2)
+    reader = imageio_ffmpeg.read_frames(str(path))
+    meta = next(reader)
+    assert meta["size"] == (60, 40)
+    assert meta["codec"] == "h264"
+    assert meta["pix_fmt"].startswith("yuv420p")
+    assert meta["fps"] == 5
+    assert len(list(reader)) == 5 + 10
+    assert [file.name for file in tmp_path.iterdir()] == ["film.mp4"]
+
+
+@pytest.mark.parametrize("save", [progress.save_gif, progress.save_mp4])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("film.png", {}),
+        ("film", {"fps": 0}),
+        ("film", {"fps": float("nan")}),
+        ("film", {"hold": -1}),
+        ("film", {"frames": []}),
+    ],
+)
+def test_films_refuse_nonsense(save, name: str, options: dict, tmp_path: Path) -> None:  # type: ignore[no-untyped-def, type-arg]
+    suffix = ".gif" if save is progress.save_gif else ".mp4"
+    path = tmp_path / (name if "." in name else name + suffix)
+    with pytest.raises(InputError):
+        save(**{"frames": film(2), "path": path, **options})
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_film_that_cannot_be_written(tmp_path: Path) -> None:
+    blocker = tmp_path / "file"
+    blocker.write_text("in the way")
+    for save, name in ((progress.save_gif, "film.gif"), (progress.save_mp4, "film.mp4")):
+        with pytest.raises(OutputError, match=name):
+            save(film(2), blocker / name)
+
+
+def test_strip_and_plot_are_pictures(tmp_path: Path) -> None:
+    recorder = Recorder(frames=8)
+    for each in fading(30):
+        recorder.add(each)
+    progress.save_progress_strip(recorder, tmp_path / "strip.png", count=4, height=50)
+    with Image.open(tmp_path / "strip.png") as strip:
+        width = 4 * round(32 * 50 / 24) + 5 * 8
+        assert strip.size == (width, 50 + 8 + 26)
+    progress.save_plot(progress.plot_losses(recorder), tmp_path / "losses.png")
+    with Image.open(tmp_path / "losses.png") as plot:
+        assert np.asarray(plot.convert("L")).std() > 5
+
+
+def test_plot_draws_every_loss_by_layer() -> None:
+    recorder = Recorder()
+    for each in fading(5):
+        recorder.add(each)
+    (axes,) = progress.plot_losses(recorder).axes
+    lines = {line.get_label(): line for line in axes.get_lines()}
+    assert {"total", "content relu4_2", "style relu1_1"} <= set(lines)
+    assert list(lines["total"].get_ydata()) == [1000, 500, 1000 / 3, 250, 200]
+
+
+def test_progress_bar_passes_iterates_on(capsys: pytest.CaptureFixture[str]) -> None:
+    iterates = fading(5)
+    assert list(progress.show_progress(iterates)) == iterates
+    assert "4/4" in capsys.readouterr().out
+
+
+def test_the_latest_picture_is_kept_when_a_run_breaks(tmp_path: Path) -> None:
+    path = tmp_path / "latest.png"
+
+    def broken() -> object:
+        yield from fading(4)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        list(progress.keep_latest(broken(), path))  # type: ignore[arg-type]
+    with Image.open(path) as picture:
+        expected = round(255 * (1 - math.exp(-3 / 20)))
+        assert np.asarray(picture).mean() == pytest.approx(expected, abs=1)
+
+
+def test_the_latest_picture_goes_when_a_run_ends_well(tmp_path: Path) -> None:
+    path = tmp_path / "latest.png"
+    for each in progress.keep_latest(fading(4), path, seconds=0):
+        assert path.is_file() or each.step == 0
+    assert not path.exists()

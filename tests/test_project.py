@@ -1,0 +1,89 @@
+"""What the project promises outside of its code."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parent.parent
+CONDA_NAMES = {"torch": "pytorch", "opencv-python": "py-opencv", "matplotlib": "matplotlib-base"}
+
+
+def conda_name(requirement: str) -> str:
+    name, bound = re.fullmatch(r"([\w-]+)(>=[\d.]+)", requirement).groups()  # type: ignore[union-attr]
+    return CONDA_NAMES.get(name, name) + bound
+
+
+def test_environment_yml_has_the_dependencies_of_pyproject() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = project["dependencies"] + project["optional-dependencies"]["test"]
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    assert f"python{project['requires-python']}" in environment
+    assert set(environment) - {"pip", f"python{project['requires-python']}"} == {
+        conda_name(requirement) for requirement in wanted
+    }
+
+
+def quick_start() -> list[str]:
+    readme = (ROOT / "README.md").read_text()
+    section = re.search(r"^## Quick start$(.*?)^## ", readme, re.MULTILINE | re.DOTALL)
+    assert section is not None
+    return re.findall(r"^```sh\n(.*?)^```$", section[1], re.MULTILINE | re.DOTALL)
+
+
+def test_quick_start_is_two_command_lines() -> None:
+    run, test = quick_start()
+    assert run.strip().endswith("workbench demo")
+    assert test.strip().endswith("pytest")
+    for command in (run, test):
+        assert "\n" not in command.strip()
+        assert ".venv" in command
+        assert "&&" in command
+
+
+def test_pictures_in_the_readme_exist() -> None:
+    pictures = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", (ROOT / "README.md").read_text())
+    assert pictures
+    for picture in pictures:
+        assert (ROOT / picture).is_file()
+
+
+def test_importing_the_package_loads_neither_torch_nor_jupyter() -> None:
+    script = (
+        "import sys, workbench, workbench.cli, workbench.settings\n"
+        "heavy = {'torch', 'torchvision', 'matplotlib', 'IPython', 'ipywidgets', 'cv2', 'onnx'}\n"
+        "print(*(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == ""
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("ruff", "check", "."), ("ruff", "format", "--check", "."), ("mypy",)],
+    ids=["lint", "format", "types"],
+)
+def test_code_is_clean(command: tuple[str, ...]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_a_wheel_brings_the_notebooks(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", str(tmp_path)]
+    subprocess.run([*command, str(ROOT)], check=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    assert "workbench/_notebooks/stylize_image.ipynb" in names
+    assert "workbench/paintings/swirls.py" in names
+    assert not any(name.startswith("tests/") for name in names)

@@ -1,0 +1,36 @@
+"""With the true weights: the picture must look like the style and keep the content."""
+
+from __future__ import annotations
+
+import pytest
+
+from workbench.images import from_array, resize, to_array
+from workbench.optimize import measure, optimize
+from workbench.samples import STYLES, load_picture
+from workbench.settings import Settings
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_a_painting_has_the_style_and_keeps_the_content(style: str) -> None:
+    photo = load_picture("sample:astronaut", crop=(0.08, 0.0, 0.88, 0.8))
+    painting = load_picture(f"sample:{style}")
+    settings = Settings(size=192, steps=(80,))
+    *_, last = optimize(photo, [painting], settings)
+    painted = measure(from_array(to_array(last.image)), photo, [painting], settings)
+    untouched = measure(resize(photo, 192), photo, [painting], settings)
+    someone_else = measure(load_picture("sample:astronaut").flip(3), photo, [painting], settings)
+    assert painted.style_total < untouched.style_total / 30
+    assert painted.content_total < someone_else.content_total
+    assert painted.total == pytest.approx(last.losses.total, rel=0.05)
+
+
+def test_bfloat16_ends_where_float32_does() -> None:
+    photo, painting = load_picture("sample:astronaut"), load_picture("sample:swirls")
+    totals = {}
+    for precision in ("float32", "bfloat16"):
+        settings = Settings(size=128, steps=(100,), precision=precision)
+        *_, last = optimize(photo, [painting], settings)
+        totals[precision] = measure(last.image, photo, [painting], settings).total
+    assert totals["bfloat16"] == pytest.approx(totals["float32"], rel=0.1)

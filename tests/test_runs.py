@@ -1,0 +1,197 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+import workbench
+from workbench.errors import InputError, OutputError
+from workbench.runs import RESULT, Result, finish_run, read_result, start_run
+from workbench.settings import Settings
+
+DETAILS: dict[str, Any] = {
+    "figures": {"total": 12.5, "steps": 200},
+    "settings": Settings().as_dict(),
+    "weights": {"name": "vgg16", "sha256": "0" * 64},
+    "seconds": 3.25,
+}
+unhurried = hypothesis_settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+names = st.text(min_size=1)
+numbers = st.floats(allow_nan=False, allow_infinity=False) | st.integers(-(2**63), 2**63)
+
+
+def finished(folder: Path) -> Result:
+    """A run with two outputs, one of them in a folder of its own."""
+    start_run(folder)
+    (folder / "frames").mkdir(exist_ok=True)
+    picture, frame = folder / "painted.png", folder / "frames" / "0001.png"
+    picture.write_bytes(b"picture")
+    frame.write_bytes(b"frame")
+    return finish_run(folder, outputs={"picture": picture, "frame": frame}, **DETAILS)
+
+
+def test_run_starts_in_a_new_folder(tmp_path: Path) -> None:
+    folder = start_run(tmp_path / "new" / "run")
+    assert folder == tmp_path / "new" / "run"
+    assert list(folder.iterdir()) == []
+
+
+def test_starting_again_voids_the_earlier_result(tmp_path: Path) -> None:
+    finished(tmp_path)
+    start_run(str(tmp_path))
+    assert not (tmp_path / RESULT).exists()
+    assert read_result(tmp_path) is None
+    assert (tmp_path / "painted.png").exists()
+
+
+def test_file_is_no_folder_for_a_run(tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("old")
+    with pytest.raises(OutputError, match="cannot be written"):
+        start_run(tmp_path / "run")
+    assert (tmp_path / "run").read_text() == "old"
+
+
+def test_result_says_everything(tmp_path: Path) -> None:
+    finished(tmp_path)
+    written = json.loads((tmp_path / "result.json").read_text("utf-8"))
+    assert written.keys() == {*DETAILS, "outputs", "versions"}
+    assert written["outputs"] == {"picture": "painted.png", "frame": "frames/0001.png"}
+    assert {key: written[key] for key in DETAILS} == DETAILS
+    assert written["versions"]["workbench"] == workbench.__version__
+    assert {"python", "torch", "numpy", "pillow"} <= written["versions"].keys()
+
+
+def test_outputs_may_be_named_from_the_working_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    finished(Path("run"))
+    monkeypatch.chdir("run")
+    result = read_result(tmp_path / "run")
+    assert result is not None
+    assert result.outputs["frame"] == "frames/0001.png"
+
+
+def test_finished_run_is_read_as_it_was_written(tmp_path: Path) -> None:
+    assert finished(tmp_path) == read_result(tmp_path)
+
+
+def test_finished_folder_may_be_moved(tmp_path: Path) -> None:
+    written = finished(tmp_path / "here")
+    (tmp_path / "here").rename(tmp_path / "there")
+    assert read_result(tmp_path / "there") == written
+
+
+@unhurried
+@given(
+    st.dictionaries(names, numbers),
+    st.dictionaries(names, st.text() | numbers | st.lists(st.text())),
+    st.integers(0, 10**9).map(lambda milliseconds: milliseconds / 1000),
+)
+def test_any_figures_and_settings_survive(
+    tmp_path_factory: pytest.TempPathFactory,
+    figures: dict[str, float],
+    settings: dict[str, Any],
+    seconds: float,
+) -> None:
+    folder = tmp_path_factory.getbasetemp() / "any-run"
+    written = finish_run(
+        folder, outputs={}, figures=figures, settings=settings, weights={}, seconds=seconds
+    )
+    assert read_result(folder) == written
+    assert (written.figures, written.settings, written.seconds) == (figures, settings, seconds)
+
+
+def test_missing_output_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"'picture'.*painted\.png"):
+        finish_run(tmp_path, outputs={"picture": tmp_path / "painted.png"}, **DETAILS)
+    assert not (tmp_path / RESULT).exists()
+
+
+@pytest.mark.parametrize("way", ["direct", "dots", "link"])
+def test_output_outside_of_the_folder_is_refused(tmp_path: Path, way: str) -> None:
+    folder = start_run(tmp_path / "run")
+    outside = tmp_path / "painted.png"
+    outside.write_bytes(b"picture")
+    path = {
+        "direct": outside,
+        "dots": folder / ".." / "painted.png",
+        "link": folder / "painted.png",
+    }[way]
+    if way == "link":
+        path.symlink_to(outside)
+    with pytest.raises(InputError, match=r"'picture'.*outside"):
+        finish_run(folder, outputs={"picture": path}, **DETAILS)
+    assert not (folder / RESULT).exists()
+
+
+def test_folder_is_no_output(tmp_path: Path) -> None:
+    (tmp_path / "frames").mkdir()
+    with pytest.raises(InputError, match="'frames'"):
+        finish_run(tmp_path, outputs={"frames": tmp_path / "frames"}, **DETAILS)
+
+
+def test_unfinished_run_has_no_result(tmp_path: Path) -> None:
+    assert read_result(tmp_path / "missing") is None
+    assert read_result(start_run(tmp_path)) is None
+    (tmp_path / RESULT).mkdir()
+    assert read_result(tmp_path) is None
+
+
+@pytest.mark.parametrize("name", ["painted.png", "frames/0001.png"])
+def test_run_whose_output_is_gone_has_no_result(tmp_path: Path, name: str) -> None:
+    finished(tmp_path)
+    (tmp_path / name).unlink()
+    assert read_result(tmp_path) is None
+
+
+def test_result_cut_short_anywhere_is_none(tmp_path: Path) -> None:
+    written = finished(tmp_path)
+    content = (tmp_path / RESULT).read_bytes()
+    for length in range(0, len(content), 7):
+        (tmp_path / RESULT).write_bytes(content[:length])
+        assert read_result(tmp_path) is None
+    (tmp_path / RESULT).write_bytes(content)
+    assert read_result(tmp_path) == written
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"no json", b"\xff\xfe\x00", b"[]", b"{}", b"3", b"null", b'{"name": "other"}']
+)
+def test_foreign_result_is_none(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / RESULT).write_bytes(content)
+    assert read_result(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda result: result.pop("seconds"),
+        lambda result: result.update(more=1),
+        lambda result: result.update(outputs=["painted.png"]),
+        lambda result: result.update(outputs={"picture": 3}),
+        lambda result: result.update(outputs={"picture": "a" * 300}),
+        lambda result: result.update(figures=[1.0]),
+        lambda result: result.update(figures={"total": "12"}),
+        lambda result: result.update(figures={"total": float("nan")}),
+        lambda result: result.update(settings=3),
+        lambda result: result.update(weights=None),
+        lambda result: result.update(versions="1.0"),
+        lambda result: result.update(seconds=None),
+        lambda result: result.update(seconds=float("inf")),
+    ],
+)
+def test_result_with_a_wrong_entry_is_none(
+    tmp_path: Path, change: Callable[[dict[str, Any]], object]
+) -> None:
+    finished(tmp_path)
+    result = json.loads((tmp_path / RESULT).read_text("utf-8"))
+    change(result)
+    (tmp_path / RESULT).write_text(json.dumps(result))
+    assert read_result(tmp_path) is None

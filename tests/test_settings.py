@@ -1,0 +1,277 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from workbench.errors import InputError
+from workbench.settings import OPTIMIZERS, POOLINGS, PRECISIONS, PRESETS, Settings
+from workbench.weights import BACKBONES
+
+unhurried = hypothesis_settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+NAN, INF = float("nan"), float("inf")
+weights = st.floats(0, 1e6) | st.integers(0, 1000)
+
+
+@st.composite
+def valid_settings(draw: st.DrawFn) -> Settings:
+    backbone = draw(st.sampled_from(sorted(BACKBONES)))
+    known = st.sampled_from(BACKBONES[backbone].layers)
+    layers = st.lists(known, min_size=1, max_size=5, unique=True)
+    style_layers = draw(layers)
+    factors = st.tuples(*[weights.filter(bool)] * len(style_layers))
+    return Settings(
+        content_weight=draw(weights),
+        style_weight=draw(weights.filter(bool)),
+        tv_weight=draw(weights),
+        content_layers=draw(layers),
+        style_layers=style_layers,
+        style_layer_weights=draw(st.just([]) | factors),
+        style_blend_weights=draw(st.lists(weights.filter(bool), max_size=3)),
+        style_scale=draw(st.floats(0.01, 10)),
+        size=draw(st.integers(32, 8192)),
+        steps=draw(st.integers(1, 999) | st.lists(st.integers(1, 999), min_size=1, max_size=4)),
+        optimizer=draw(st.sampled_from(OPTIMIZERS)),
+        learning_rate=draw(st.floats(1e-9, 1e9)),
+        init=draw(st.text()),
+        seed=draw(st.integers(0, 2**63 - 1)),
+        backbone=backbone,
+        pooling=draw(st.sampled_from(POOLINGS)),
+        device=draw(st.text()),
+        precision=draw(st.sampled_from(PRECISIONS)),
+    )
+
+
+def refusal(**changes: Any) -> str:
+    with pytest.raises(InputError) as caught:
+        Settings(**changes)
+    assert caught.value.exit_code == 2
+    sentence = str(caught.value)
+    assert "\n" not in sentence
+    assert sentence.endswith(".")
+    return sentence
+
+
+def test_defaults_are_the_documented_ones() -> None:
+    settings = Settings()
+    assert (settings.content_weight, settings.style_weight, settings.tv_weight) == (5, 100, 1e-3)
+    assert settings.content_layers == ("relu4_2",)
+    assert settings.style_layers == ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
+    assert settings.size == 512
+    assert (settings.backbone, settings.pooling) == ("vgg16", "max")
+    assert (settings.optimizer, settings.learning_rate) == ("lbfgs", 10)
+    assert (settings.init, settings.seed, settings.style_scale) == ("content", 0, 1)
+    assert (settings.device, settings.precision) == ("auto", "auto")
+
+
+def test_every_setting_is_documented() -> None:
+    documentation = (Settings.__doc__ or "").splitlines()
+    for field in dataclasses.fields(Settings):
+        assert f"    {field.name}" in documentation
+
+
+def test_one_number_of_steps_is_one_scale() -> None:
+    assert Settings(steps=70).steps == (70,)
+
+
+def test_lists_become_tuples() -> None:
+    settings = Settings(
+        content_layers=["relu3_1"],
+        style_layers=["relu1_1", "relu2_1"],
+        style_layer_weights=[1, 2],
+        style_blend_weights=[3],
+        steps=[10, 20],
+    )
+    assert settings.content_layers == ("relu3_1",)
+    assert settings.style_layers == ("relu1_1", "relu2_1")
+    assert settings.style_layer_weights == (1.0, 2.0)
+    assert settings.style_blend_weights == (3.0,)
+    assert settings.steps == (10, 20)
+    assert len({settings, dataclasses.replace(settings)}) == 1
+
+
+def test_whole_numbers_will_do_for_weights() -> None:
+    settings = Settings(content_weight=3, learning_rate=2)
+    assert isinstance(settings.content_weight, float)
+    assert isinstance(settings.learning_rate, float)
+
+
+def test_settings_cannot_be_changed() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Settings().size = 100
+
+
+@pytest.mark.parametrize("name", ["content_weight", "style_weight"])
+def test_one_of_the_main_weights_may_be_zero(name: str) -> None:
+    assert getattr(Settings(**{name: 0}), name) == 0
+
+
+@pytest.mark.parametrize("size", [32, 8192])
+def test_bounds_of_size_belong_to_it(size: int) -> None:
+    assert Settings(size=size).size == size
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *[
+            (name, value)
+            for name in ("content_weight", "style_weight", "tv_weight")
+            for value in (-1, -1e-9, NAN, INF, -INF, True, "5", None, [5])
+        ],
+        *[
+            (name, value)
+            for name in ("style_scale", "learning_rate")
+            for value in (0, -1, NAN, INF, False, "fast")
+        ],
+        *[
+            (name, value)
+            for name in ("content_layers", "style_layers")
+            for value in ([], ["relu9_9"], ["RELU1_1"], "relu1_1", [1], None, ["relu1_1"] * 2)
+        ],
+        ("style_layer_weights", [1, 2]),
+        ("style_layer_weights", [1] * 6),
+        ("style_layer_weights", [1, 1, 1, 1, -1]),
+        ("style_layer_weights", [1, 1, 1, 1, NAN]),
+        ("style_layer_weights", [0] * 5),
+        ("style_layer_weights", [True] * 5),
+        ("style_layer_weights", "11111"),
+        ("style_layer_weights", 1.0),
+        ("style_blend_weights", [0, 0]),
+        ("style_blend_weights", [1, INF]),
+        ("style_blend_weights", ["1"]),
+        ("style_blend_weights", [[1]]),
+        ("size", 31),
+        ("size", 8193),
+        ("size", -512),
+        ("size", 512.0),
+        ("size", "512"),
+        ("size", True),
+        ("steps", []),
+        ("steps", 0),
+        ("steps", -5),
+        ("steps", [100, 0]),
+        ("steps", [100.0]),
+        ("steps", 10.5),
+        ("steps", "100"),
+        ("steps", ["100"]),
+        ("steps", True),
+        ("steps", [True]),
+        ("seed", -1),
+        ("seed", 2**63),
+        ("seed", 1.5),
+        ("seed", False),
+        ("optimizer", "sgd"),
+        ("optimizer", "LBFGS"),
+        ("optimizer", 1),
+        ("pooling", "min"),
+        ("precision", "float16"),
+        ("backbone", "resnet50"),
+        ("backbone", None),
+        ("device", 0),
+        ("init", 7),
+    ],
+)
+def test_senseless_value_is_refused_by_name(name: str, value: object) -> None:
+    assert name in refusal(**{name: value})
+
+
+@pytest.mark.parametrize("name", ["content_layers", "style_layers"])
+def test_text_is_not_taken_for_a_list_of_letters(name: str) -> None:
+    assert "give a list" in refusal(**{name: "relu1_1"})
+
+
+def test_two_zero_weights_leave_nothing_to_paint() -> None:
+    sentence = refusal(content_weight=0, style_weight=0)
+    assert "content_weight" in sentence
+    assert "style_weight" in sentence
+
+
+@pytest.mark.parametrize(
+    ("name", "choices"),
+    [
+        ("optimizer", OPTIMIZERS),
+        ("pooling", POOLINGS),
+        ("precision", PRECISIONS),
+        ("backbone", BACKBONES),
+    ],
+)
+def test_unknown_choice_is_answered_with_the_known_ones(name: str, choices: list[str]) -> None:
+    sentence = refusal(**{name: "other"})
+    assert "'other'" in sentence
+    assert all(choice in sentence for choice in choices)
+
+
+def test_layer_belongs_to_its_backbone() -> None:
+    assert Settings(backbone="vgg19", content_layers=["relu4_4"]).content_layers == ("relu4_4",)
+    sentence = refusal(backbone="vgg16", content_layers=["relu4_4"])
+    assert "relu4_4" in sentence
+    assert "vgg16" in sentence
+
+
+def test_each_style_layer_has_its_own_weight() -> None:
+    layers = ["relu1_1", "relu2_1"]
+    settings = Settings(style_weight=10, style_layers=layers, style_layer_weights=[1, 0.5])
+    assert settings.style_weight_of() == {"relu1_1": 10, "relu2_1": 5}
+    alike = Settings(style_weight=10, style_layers=layers)
+    assert alike.style_weight_of() == {"relu1_1": 10, "relu2_1": 10}
+
+
+def test_layer_of_both_kinds_is_looked_at_once() -> None:
+    settings = Settings(content_layers=["relu2_1"], style_layers=["relu1_1", "relu2_1"])
+    assert settings.layers == ("relu2_1", "relu1_1")
+
+
+@unhurried
+@given(valid_settings())
+def test_settings_survive_json_and_yaml(settings: Settings) -> None:
+    values = settings.as_dict()
+    assert json.loads(json.dumps(values)) == values
+    assert Settings(**json.loads(json.dumps(values))) == settings
+    assert Settings(**yaml.safe_load(yaml.safe_dump(values))) == settings
+
+
+def test_presets_grow_from_draft_to_fine() -> None:
+    sizes = [Settings.from_preset(preset).size for preset in ("draft", "normal", "fine")]
+    assert sizes == [256, 512, 768]
+    assert set(PRESETS) == {"draft", "normal", "fine"}
+
+
+def test_normal_preset_is_the_default() -> None:
+    assert Settings.from_preset("normal") == Settings()
+
+
+def test_single_settings_win_over_the_preset() -> None:
+    settings = Settings.from_preset("draft", size=300, content_weight=7)
+    assert (settings.size, settings.content_weight) == (300, 7)
+    assert settings.steps == Settings.from_preset("draft").steps
+
+
+def test_unknown_preset_is_answered_with_the_known_ones() -> None:
+    with pytest.raises(InputError, match=r"'huge'.*draft, normal, fine"):
+        Settings.from_preset("huge")
+
+
+def test_unknown_setting_is_answered_with_the_known_ones() -> None:
+    with pytest.raises(InputError, match=r"'stile_weight'.*style_weight"):
+        Settings.from_preset("draft", stile_weight=3)
+
+
+def test_preset_does_not_excuse_a_senseless_value() -> None:
+    with pytest.raises(InputError, match="size"):
+        Settings.from_preset("draft", size=1)
+
+
+@pytest.mark.parametrize("module", ["workbench", "workbench.settings"])
+def test_importing_does_not_load_torch(module: str) -> None:
+    code = f"import sys, {module}; print(sorted({{'torch', 'torchvision'}} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
