@@ -171,7 +171,7 @@ def test_a_full_disk_leaves_nothing_half_written(pictures: Path) -> None:
     def small_files_only() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 
-    arguments = "photo.jpg style.png -o out.png --size 256 --steps 2".split()
+    arguments = ["photo.jpg", "style.png", "-o", "out.png", "--size", "256", "--steps", "2"]
     done = workbench("stylize", *arguments, cwd=pictures, preexec_fn=small_files_only)
     assert done.returncode == 1
     assert "cannot be written: file too large; free some space" in done.stderr

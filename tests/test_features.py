@@ -100,7 +100,7 @@ def test_l2_pooling_has_a_finite_gradient_at_zero(weights: Weights) -> None:
 
 
 def test_unknown_names_are_refused(weights: Weights) -> None:
-    with pytest.raises(InputError, match="relu9_1.*relu1_1"):
+    with pytest.raises(InputError, match=r"relu9_1.*relu1_1"):
         build_network(weights, ("relu9_1",))
     with pytest.raises(InputError, match="median"):
         build_network(weights, ("relu1_1",), pooling="median")

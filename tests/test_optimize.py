@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor
 
-import workbench
 from workbench.errors import InputError, OptimizationError
 from workbench.features import build_network
 from workbench.images import from_array, resize, save_image, to_array

@@ -150,9 +150,7 @@ def stylize(
     preset: Annotated[
         str, typer.Option(help=f"Where the other options start from: {', '.join(PRESETS)}.")
     ] = "normal",
-    size: Annotated[
-        int | None, typer.Option(help=_help("Longest side in pixels.", "size"))
-    ] = None,
+    size: Annotated[int | None, typer.Option(help=_help("Longest side in pixels.", "size"))] = None,
     steps: Annotated[
         str | None,
         typer.Option(
@@ -197,9 +195,7 @@ def stylize(
         typer.Option(help=_help("Start from content, random or a picture file.", "init")),
     ] = None,
     seed: Annotated[int | None, typer.Option(help=_help("Of the random start.", "seed"))] = None,
-    backbone: Annotated[
-        str | None, typer.Option(help=_help("vgg16 or vgg19.", "backbone"))
-    ] = None,
+    backbone: Annotated[str | None, typer.Option(help=_help("vgg16 or vgg19.", "backbone"))] = None,
     pooling: Annotated[
         str | None, typer.Option(help=_help("max, average or l2.", "pooling"))
     ] = None,
@@ -290,7 +286,9 @@ def _paint(
         for iterate in progress.keep_latest(iterates, unfinished):
             recorder.add(iterate)
     except KeyboardInterrupt:
-        _stop_with(f"Interrupted after {recorder.steps[-1] if recorder.steps else 0} steps", unfinished)
+        _stop_with(
+            f"Interrupted after {recorder.steps[-1] if recorder.steps else 0} steps", unfinished
+        )
     except OptimizationError as error:
         raise WorkbenchError(f"{error} The last good picture is {unfinished}.") from error
     save_image(iterate.image, output)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import platform
@@ -77,10 +78,8 @@ def _faster_precision(device: str, memory: Path) -> torch.dtype:
             torch.float32, device
         )
         remembered[key] = "bfloat16" if faster else "float32"
-        try:
+        with contextlib.suppress(OutputError):  # then it is timed again next time
             write_bytes(memory, json.dumps(remembered, indent=1).encode())
-        except OutputError:
-            pass  # then it is timed again next time
     return {"float32": torch.float32, "bfloat16": torch.bfloat16}[remembered[key]]
 
 

@@ -168,7 +168,7 @@ def to_array(image: Tensor) -> npt.NDArray[np.uint8]:
 
 
 def check_image(image: Tensor, name: str) -> None:
-    """Raise `InputError` unless `image` is a floating-point `(1, 3, H, W)`; `name` is for the text."""
+    """Raise `InputError`, naming it `name`, unless `image` is floating-point `(1, 3, H, W)`."""
     if (
         not isinstance(image, Tensor)
         or image.dim() != 4

@@ -41,8 +41,8 @@ def gram_matrix(activation: Tensor) -> Tensor:
     # channels_last memory is the (H W, C) matrix as it stands: no copy is made.
     _, channels, height, width = activation.shape
     columns = activation.permute(0, 2, 3, 1).reshape(height * width, channels)
-    gram: Tensor = _Gram.apply(columns) / activation.numel()
-    return gram
+    gram: Tensor = _Gram.apply(columns)  # type: ignore[no-untyped-call]
+    return gram / activation.numel()
 
 
 class _Gram(torch.autograd.Function):

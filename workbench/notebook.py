@@ -149,7 +149,7 @@ def _quiet_kernel_manager() -> type:
         # Nobody else can listen in on files, and they never collide as ports do.
         transport = "tcp" if os.name == "nt" else "ipc"
 
-        async def start_kernel(self, **options: Any) -> None:
+        async def start_kernel(self, **options: Any) -> None:  # type: ignore[override]
             # An interrupted kernel would print a stack trace over the one clear sentence.
             await super().start_kernel(**{**options, "stderr": subprocess.DEVNULL})
 

@@ -268,7 +268,7 @@ def _descend(
         clipped = pixels + (pixels.clamp(0, 255) - pixels).detach()
         pixels.grad = None
         total, terms = evaluate(clipped)
-        total.backward()  # type: ignore[no-untyped-call]
+        total.backward()
         return to_losses(terms)
 
     def iterate(step: int) -> Iterate:

@@ -44,7 +44,9 @@ def show_progress(iterates: Iterable[Iterate], title: str = "painting") -> Itera
     with tqdm(desc=title, unit="step", file=sys.stdout, ncols=88, mininterval=0.2) as bar:
         for iterate in iterates:
             bar.total = iterate.steps
-            bar.set_postfix_str(f"{iterate.size} px, loss {iterate.losses.total:.3g}", refresh=False)
+            bar.set_postfix_str(
+                f"{iterate.size} px, loss {iterate.losses.total:.3g}", refresh=False
+            )
             bar.update(iterate.step - bar.n)
             yield iterate
 
@@ -135,7 +137,7 @@ class Recorder:
             self._thin_out()
 
     def snapshots(self, count: int | None = None) -> list[Snapshot]:
-        """Choose `count` pictures (default: `frames`, or all there are), first and last included."""
+        """Choose `count` pictures (`frames` if not given), the first and the last among them."""
         if self._latest is None:
             raise InputError("nothing was recorded: hand the recorder at least one iterate.")
         count = min(count or self.frames, len(self.steps))

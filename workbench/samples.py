@@ -36,7 +36,7 @@ def photograph() -> torch.Tensor:
     """
     from skimage import data
 
-    pixels: npt.NDArray[np.uint8] = data.astronaut()  # type: ignore[no-untyped-call]
+    pixels: npt.NDArray[np.uint8] = data.astronaut()
     return from_array(pixels)
 
 

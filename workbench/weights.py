@@ -351,7 +351,7 @@ def _socket_timeout(seconds: float) -> Iterator[None]:
 
 
 def _named(state: Tensors, name: str, mean: tuple[float, float, float]) -> Tensors:
-    """torchvision's `features.7.weight` -> `conv2_2.weight`."""
+    """Torchvision's `features.7.weight` -> `conv2_2.weight`."""
     import torch
 
     tensors: Tensors = {"mean": torch.tensor(mean)}

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tokenize
 from dataclasses import fields
+from itertools import pairwise
 from pathlib import Path
 
 import nbformat
@@ -59,7 +60,7 @@ def test_parameters_are_typed_literals_with_a_comment_each(notebook: Path) -> No
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_sentence_stands_before_every_step(notebook: Path) -> None:
     cells = nbformat.read(notebook, 4).cells
-    for before, cell in zip(cells, cells[1:], strict=False):
+    for before, cell in pairwise(cells):
         if cell.cell_type == "code":
             assert before.cell_type == "markdown"
             assert before.source.rstrip().endswith(".")
@@ -74,7 +75,7 @@ def test_defaults_are_those_of_settings() -> None:
 def test_unknown_parameters_are_refused_with_the_nearest() -> None:
     parameters = "style_weight: float = 1.0\nsize: int = 4"
     injected = "# Parameters\nstlye_weight = 3\n"
-    with pytest.raises(InputError, match="unknown parameter 'stlye_weight'.*'style_weight'"):
+    with pytest.raises(InputError, match=r"unknown parameter 'stlye_weight'.*'style_weight'"):
         check_parameters(["", parameters, injected, "check_parameters(In)"])
     check_parameters(["", parameters, "# Parameters\nsize = 3\n", "check_parameters(In)"])
     check_parameters(["", parameters, "check_parameters(In)"])
@@ -100,9 +101,7 @@ def test_runs_headless_and_shows_everything(
 ) -> None:
     output = tmp_path / "run"
     executed = output / "stylize_image.ipynb"
-    run_notebook(
-        find_notebook("stylize_image"), executed, {"output_dir": str(output), **QUICK}
-    )
+    run_notebook(find_notebook("stylize_image"), executed, {"output_dir": str(output), **QUICK})
     result = read_result(output)
     assert result is not None
     assert set(result.outputs) == {"picture", "gif", "mp4", "strip", "comparison", "losses"}
