@@ -607,3 +607,10 @@ def test_file_without_permission_is_named(tmp_path: Path) -> None:
         assert "permissions" in refusal(path)
     finally:
         path.parent.chmod(0o700)
+
+
+def test_floating_point_pixels_are_refused_with_what_to_do(tmp_path: Path) -> None:
+    path = tmp_path / "float.tif"
+    Image.fromarray(np.ones((20, 20), np.float32)).save(path)
+    with pytest.raises(InputError, match=r"float\.tif has floating-point pixels; save it with 8"):
+        load_image(path)

@@ -195,3 +195,10 @@ def test_result_with_a_wrong_entry_is_none(
     change(result)
     (tmp_path / RESULT).write_text(json.dumps(result))
     assert read_result(tmp_path) is None
+
+
+def test_a_figure_that_is_not_finite_is_refused_by_name(tmp_path: Path) -> None:
+    details = {**DETAILS, "figures": {"loss": float("nan")}}
+    with pytest.raises(InputError, match="'loss' is nan"):
+        finish_run(start_run(tmp_path), outputs={}, **details)
+    assert read_result(tmp_path) is None

@@ -275,3 +275,10 @@ def test_importing_does_not_load_torch(module: str) -> None:
     code = f"import sys, {module}; print(sorted({{'torch', 'torchvision'}} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_number_beyond_floating_point_is_refused_by_name() -> None:
+    with pytest.raises(InputError, match="style_weight"):
+        Settings(style_weight=10**400)
+    with pytest.raises(InputError, match="style_layer_weights"):
+        Settings(style_layer_weights=(1, 1, 1, 1, "1"))

@@ -83,6 +83,10 @@ def load_image(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(path, formats=_FORMATS) as picture:
+                if picture.mode == "F":
+                    raise InputError(
+                        f"{path} has floating-point pixels; save it with 8 or 16 bits a channel."
+                    )
                 picture.load()
                 image = from_array(np.asarray(_to_srgb(picture)))
     except UnidentifiedImageError:
@@ -244,8 +248,6 @@ def _to_srgb(picture: Image.Image) -> Image.Image:
     if picture.mode in ("I", "I;16", "I;16B", "I;16L", "I;16N"):
         grey = np.asarray(picture).astype(np.float64) * (255 / 65535)
         picture = Image.fromarray(np.clip(np.rint(grey), 0, 255).astype(np.uint8))
-    elif picture.mode == "F":
-        raise ValueError("floating-point pixels; save it with 8 or 16 bits a channel")
     alpha = None
     if picture.has_transparency_data:
         transparent = picture.convert("RGBA")

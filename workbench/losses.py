@@ -41,7 +41,7 @@ def gram_matrix(activation: Tensor) -> Tensor:
     # channels_last memory is the (H W, C) matrix as it stands: no copy is made.
     _, channels, height, width = activation.shape
     columns = activation.permute(0, 2, 3, 1).reshape(height * width, channels)
-    gram: Tensor = _Gram.apply(columns)  # type: ignore[no-untyped-call]
+    gram: Tensor = _Gram.apply(columns)
     return gram / activation.numel()
 
 
@@ -61,7 +61,7 @@ class _Gram(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: FunctionCtx, grad: Tensor) -> Tensor:
-        (columns,) = ctx.saved_tensors  # type: ignore[attr-defined]
+        columns: Tensor = ctx.saved_tensors[0]  # type: ignore[attr-defined]
         symmetric = (grad + grad.T).to(columns.dtype)
         return columns @ symmetric
 

@@ -28,7 +28,7 @@ from workbench.weights import load_weights
 SMALLEST_COARSE_SIDE = 64  # pixels; a coarse scale with a shorter side is left out
 WARM_UP_STEPS = 20  # of Adam before L-BFGS at the first scale, where it would explode at once
 HISTORY = 20  # pairs that L-BFGS remembers; more gains nothing
-EXPLODED = 4.0  # times the lowest loss so far at this scale
+EXPLODED = 2.0  # times the lowest loss at this scale: L-BFGS takes a step beyond it back
 MAX_RESCUES = 8  # at one scale, each with half the step of the one before
 
 

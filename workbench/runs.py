@@ -83,7 +83,7 @@ def finish_run(
     Raises
     ------
     InputError
-        If an output is missing or lies outside of `folder`.
+        If an output is missing or lies outside of `folder`, or a figure is not finite.
     """
     folder = Path(folder)
     relative = {}
@@ -93,6 +93,9 @@ def finish_run(
         if not Path(path).resolve().is_relative_to(folder.resolve()):
             raise InputError(f"output {name!r}: {path} lies outside of {folder}.")
         relative[name] = Path(path).resolve().relative_to(folder.resolve()).as_posix()
+    for name, value in figures.items():
+        if not math.isfinite(value):
+            raise InputError(f"figure {name!r} is {value}, which is not a finite number.")
     result = Result(relative, figures, settings, weights, _versions(), round(seconds, 3))
     write_bytes(folder / RESULT, json.dumps(asdict(result), indent=2).encode())
     return result

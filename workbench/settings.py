@@ -106,15 +106,14 @@ class Settings:
         for name in ("content_layers", "style_layers"):
             self._set(name, _tuple(name, getattr(self, name), str))
         for name in ("style_layer_weights", "style_blend_weights"):
-            self._set(name, tuple(map(float, _tuple(name, getattr(self, name), (int, float)))))
+            weights = _tuple(name, getattr(self, name), (int, float))
+            self._set(name, tuple(_number(name, weight) for weight in weights))
         steps = (self.steps,) if _is(self.steps, int) else self.steps
         self._set("steps", _tuple("steps", steps, int))
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if isinstance(field.default, float):
-                if not _is(value, (int, float)):
-                    raise InputError(f"{field.name} = {value!r}: give a number.")
-                self._set(field.name, float(value))
+                self._set(field.name, _number(field.name, value))
             elif isinstance(field.default, int) and not _is(value, int):
                 raise InputError(f"{field.name} = {value!r}: give a whole number.")
             elif isinstance(field.default, str) and not isinstance(value, str):
@@ -218,6 +217,15 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 def _is(value: object, kind: type | tuple[type, ...]) -> bool:
     """`isinstance`, without taking True for 1."""
     return isinstance(value, kind) and not isinstance(value, bool)
+
+
+def _number(name: str, value: object) -> float:
+    if not _is(value, (int, float)):
+        raise InputError(f"{name} = {value!r}: give a number.")
+    try:
+        return float(value)  # type: ignore[arg-type]
+    except OverflowError:
+        raise InputError(f"{name}: a number of that size is beyond floating point.") from None
 
 
 def _tuple(name: str, value: object, kind: type | tuple[type, ...]) -> tuple[Any, ...]:
