@@ -195,6 +195,38 @@ def test_a_step_that_explodes_is_taken_back(
     assert iterates[-1].losses.total < iterates[WARM_UP_STEPS].losses.total
 
 
+def test_explosions_now_and_then_do_not_end_a_long_run(
+    tiny: Settings, photo: Tensor, painting: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates = []
+    real = torch.optim.LBFGS.step
+
+    def step(self: torch.optim.LBFGS, closure: object) -> object:
+        rates.append(self.param_groups[0]["lr"])
+        result = real(self, closure)
+        if len(rates) % 15 == 0:
+            with torch.no_grad():
+                self.param_groups[0]["params"][0].fill_(float("nan"))
+        return result
+
+    monkeypatch.setattr(torch.optim.LBFGS, "step", step)
+    settings = replace(tiny, steps=(WARM_UP_STEPS + 180,))
+    *_, last = optimize(photo, [painting], settings)
+    assert last.step == WARM_UP_STEPS + 180
+    assert min(rates) < 1
+    assert 1.0 in rates[rates.index(min(rates)) :]
+
+
+def test_a_start_that_only_gets_worse_at_first_is_no_explosion(
+    tiny: Settings, photo: Tensor, painting: Tensor
+) -> None:
+    # All that can be gained is a little smoothness, and Adam's first steps are clumsy.
+    settings = replace(tiny, style_weight=0.0, tv_weight=1e-9, steps=(WARM_UP_STEPS + 20,))
+    losses = [iterate.losses.total for iterate in optimize(photo, [painting], settings)]
+    assert losses[WARM_UP_STEPS] > 2 * losses[0]
+    assert losses[-1] < losses[WARM_UP_STEPS]
+
+
 def test_explosion_without_end_keeps_the_last_good_picture(
     tiny: Settings, photo: Tensor, painting: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -28,8 +28,9 @@ from workbench.weights import load_weights
 SMALLEST_COARSE_SIDE = 64  # pixels; a coarse scale with a shorter side is left out
 WARM_UP_STEPS = 20  # of Adam before L-BFGS at the first scale, where it would explode at once
 HISTORY = 20  # pairs that L-BFGS remembers; more gains nothing
-EXPLODED = 2.0  # times the lowest loss at this scale: L-BFGS takes a step beyond it back
-MAX_RESCUES = 8  # at one scale, each with half the step of the one before
+EXPLODED = 2.0  # times the lowest loss so far: a step of L-BFGS beyond that is taken back
+MAX_RESCUES = 8  # in a row, each with half the step of the one before
+CALM_STEPS = 10  # without an explosion, after which steps have their full length again
 
 
 @dataclass(frozen=True, eq=False)
@@ -285,10 +286,11 @@ def _descend(
     # A picture that comes from a coarser scale is near enough for L-BFGS to start at once.
     warm_up = steps if settings.optimizer == "adam" else WARM_UP_STEPS if fresh else 0
     optimizer: torch.optim.Optimizer | None = None
-    rate, lowest, rescues, step = 1.0, losses.total, 0, 0
+    rate, lowest, rescues, calm, step = 1.0, losses.total, 0, 0, 0
     while step < steps:
         if optimizer is None or step == warm_up:
             optimizer = _optimizer(pixels, settings, rate, adam=step < warm_up)
+            lowest = losses.total
         good_pixels, good_grad, good = pixels.detach().clone(), pixels.grad, losses
         # Loss and gradient at `pixels` are known; the optimiser only has to take its step.
         optimizer.step(lambda loss=losses.total: loss)  # type: ignore[misc]
@@ -297,7 +299,7 @@ def _descend(
             with torch.no_grad():
                 pixels.copy_(good_pixels)
             pixels.grad, losses, optimizer = good_grad, good, None
-            rate, rescues = rate / 2, rescues + 1
+            rate, rescues, calm = rate / 2, rescues + 1, 0
             if rescues > MAX_RESCUES:
                 raise OptimizationError(
                     f"the loss exploded {rescues} times at {max(pixels.shape[-2:])} px, the last"
@@ -306,7 +308,10 @@ def _descend(
                 )
             continue
         lowest = min(lowest, losses.total)
-        step += 1
+        step, calm = step + 1, calm + 1
+        if rescues and calm == CALM_STEPS:
+            optimizer.param_groups[0]["lr"] /= rate
+            rate, rescues = 1.0, 0
         yield iterate(step)
 
 

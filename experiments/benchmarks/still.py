@@ -14,12 +14,13 @@ from __future__ import annotations
 import argparse
 import datetime
 import math
-import resource
+import re
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import skimage.data
 import torch
@@ -204,7 +205,9 @@ def print_memory_of(who: str) -> None:
             reference.step()
     elif who != "nothing":
         workbench.stylize(content, [style], Settings(size=512, steps=(120,), precision=who))
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    # Not getrusage: its peak is inherited from the process that started this one.
+    status = Path("/proc/self/status").read_text()
+    print(int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1024)  # type: ignore[index]
 
 
 def time_command(*command: str) -> float:
