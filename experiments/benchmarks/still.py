@@ -191,7 +191,7 @@ def race(content: Tensor, style: Tensor) -> tuple[float, float, float]:
 
 
 def peak_megabytes(who: str) -> float:
-    """Peak resident memory of a process of its own that takes 30 steps at 512 px."""
+    """Peak resident memory of a process of its own that takes 120 steps at 512 px."""
     command = [sys.executable, __file__, "--memory-of", who]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
