@@ -87,6 +87,27 @@ def test_bad_input_gets_one_sentence(arguments: str, sentence: str, pictures: Pa
 
 
 @pytest.mark.slow
+def test_a_run_that_explodes_at_once_names_no_picture_that_is_not_there(pictures: Path) -> None:
+    arguments = [
+        "photo.jpg",
+        "style.png",
+        "-o",
+        "out.png",
+        "--size",
+        "64",
+        "--steps",
+        "2",
+        "--style-weight",
+        "1e38",
+    ]
+    done = workbench("stylize", *arguments, cwd=pictures)
+    assert done.returncode == 1
+    assert "the loss of the start picture is not a finite number" in done.stderr
+    assert "unfinished" not in done.stderr
+    assert not list(pictures.glob("out*"))
+
+
+@pytest.mark.slow
 def test_output_that_cannot_be_written_is_found_out_first(pictures: Path) -> None:
     done = workbench("stylize", "photo.jpg", "style.png", "-o", "text.jpg/out.png", cwd=pictures)
     assert done.returncode == 1

@@ -195,6 +195,15 @@ def test_strip_and_plot_are_pictures(tmp_path: Path) -> None:
         assert np.asarray(plot.convert("L")).std() > 5
 
 
+def test_a_plot_is_in_the_format_that_its_name_says(tmp_path: Path) -> None:
+    recorder = Recorder()
+    for each in fading(5):
+        recorder.add(each)
+    progress.save_plot(progress.plot_losses(recorder), tmp_path / "losses.jpg")
+    with Image.open(tmp_path / "losses.jpg") as plot:
+        assert plot.format == "JPEG"
+
+
 def test_plot_draws_every_loss_by_layer() -> None:
     recorder = Recorder()
     for each in fading(5):

@@ -139,7 +139,7 @@ def stylize(
         Path | None, typer.Option(help="Also write six stages side by side to this file.")
     ] = None,
     losses: Annotated[
-        Path | None, typer.Option(help="Also write a plot of the losses to this PNG file.")
+        Path | None, typer.Option(help="Also write a plot of the losses to this picture file.")
     ] = None,
     crop: Annotated[
         str | None,
@@ -290,7 +290,8 @@ def _paint(
             f"Interrupted after {recorder.steps[-1] if recorder.steps else 0} steps", unfinished
         )
     except OptimizationError as error:
-        raise WorkbenchError(f"{error} The last good picture is {unfinished}.") from error
+        kept = f" The last good picture is {unfinished}." if unfinished.is_file() else ""
+        raise WorkbenchError(f"{error}{kept}") from error
     save_image(iterate.image, output)
     frames = [snapshot.frame for snapshot in recorder.snapshots()]
     if gif is not None:

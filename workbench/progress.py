@@ -87,7 +87,7 @@ class Recorder:
     """Keeps the losses of every iterate it is handed, and chosen pictures.
 
     However long the run, at most eight times `frames` pictures of at most `max_side` pixels
-    are held; when there are more, every other one goes.
+    are held; when there are more, those that change least go.
 
     Attributes
     ----------
@@ -128,7 +128,7 @@ class Recorder:
         self._latest = iterate
         self.steps.append(iterate.step)
         self.losses.append(iterate.losses)
-        thumbnail = to_array(resize(iterate.image, _THUMBNAIL)).astype(np.int16)
+        thumbnail = to_array(resize(iterate.image, _THUMBNAIL))
         position = self._position(iterate.step, thumbnail)
         if not self._kept or position - self._kept[-1].position >= self._spacing:
             snapshot = Snapshot(iterate.step, self._frame(iterate))
@@ -152,7 +152,7 @@ class Recorder:
             chosen[nearest.snapshot.step] = nearest.snapshot
         return [*chosen.values(), last]
 
-    def _position(self, step: int, thumbnail: npt.NDArray[np.integer]) -> float:
+    def _position(self, step: int, thumbnail: Frame) -> float:
         """How far along the run is: in steps, or in visible change since the start."""
         if self.every is not None:
             return float(step)
@@ -178,10 +178,10 @@ class Recorder:
 class _Kept:
     position: float
     snapshot: Snapshot
-    thumbnail: npt.NDArray[np.integer]
+    thumbnail: Frame
 
 
-def _visible_change(a: npt.NDArray[np.integer], b: npt.NDArray[np.integer]) -> float:
+def _visible_change(a: Frame, b: Frame) -> float:
     """Mean absolute difference in grey levels; thumbnails of two scales may differ by a pixel."""
     height, width = min(a.shape[0], b.shape[0]), min(a.shape[1], b.shape[1])
     difference = a[:height, :width].astype(np.int16) - b[:height, :width].astype(np.int16)
@@ -422,7 +422,8 @@ def plot_losses(recorder: Recorder) -> Figure:
 
 
 def save_plot(figure: Figure, path: str | os.PathLike[str]) -> None:
-    """Write a figure as PNG."""
+    """Write a figure as a picture file; the suffix of `path` says the format."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
-    write_bytes(path, buffer.getvalue())
+    with Image.open(buffer) as picture:
+        save_image(from_array(np.asarray(picture.convert("RGB"))), path)
