@@ -40,6 +40,8 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 Box = tuple[float, float, float, float]
+Frame = npt.NDArray[np.uint8]
+"""A picture `(H, W, 3)`, sRGB in 0..255."""
 
 
 def load_image(
@@ -156,7 +158,7 @@ def check_picture_suffix(path: str | os.PathLike[str]) -> None:
         )
 
 
-def from_array(array: npt.NDArray[np.uint8]) -> Tensor:
+def from_array(array: Frame) -> Tensor:
     """8-bit picture `(H, W, 3)` in 0..255 -> tensor `(1, 3, H, W)`, float32 in [0, 1]."""
     if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8:
         raise InputError(f"expected a (H, W, 3) uint8 array, got {array.shape} {array.dtype}.")
@@ -164,7 +166,7 @@ def from_array(array: npt.NDArray[np.uint8]) -> Tensor:
     return torch.from_numpy(channels_first)[None].to(torch.float32) / 255
 
 
-def to_array(image: Tensor) -> npt.NDArray[np.uint8]:
+def to_array(image: Tensor) -> Frame:
     """Tensor `(1, 3, H, W)` in [0, 1] -> 8-bit picture `(H, W, 3)`, clipped and rounded."""
     check_image(image, "image")
     pixels = (image.detach()[0].float().clamp(0, 1) * 255).round().to(torch.uint8)

@@ -110,6 +110,9 @@ def run_notebook(
             raise InputError(unknown_parameter(name, known))
     check_writable(output)
     logging.getLogger("papermill").setLevel(logging.ERROR)
+    # After Ctrl-C, the dead kernel would be reported a second time, as a stack trace, whenever
+    # the task that watched it is collected.
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     failed = output.with_suffix(f".failed{output.suffix}")
     running = output.with_name(f".{output.stem}.running{output.suffix}")
     try:

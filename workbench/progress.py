@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
@@ -20,12 +19,9 @@ from tqdm import tqdm
 
 from workbench.errors import InputError, OutputError
 from workbench.files import atomic, write_bytes
-from workbench.images import fit, from_array, resize, save_image, to_array
+from workbench.images import Frame, fit, from_array, resize, save_image, to_array
 from workbench.losses import Losses
 from workbench.optimize import Iterate
-
-Frame = npt.NDArray[np.uint8]
-"""A picture `(H, W, 3)`, sRGB in 0..255."""
 
 _THUMBNAIL = 96  # px; change that cannot be seen at this size does not count as visible
 _GIF_COLOURS = (256, 128, 64, 32)
