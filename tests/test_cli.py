@@ -59,7 +59,7 @@ BAD = [
     ("photo.jpg style.png -o out.xyz", "cannot write a picture as .xyz"),
     ("photo.jpg style.png -o out.png --gif out.mov", "the name of a GIF ends in .gif"),
     ("photo.jpg style.png -o out.png --gif a.gif --gif-megabytes 0", "max_megabytes = 0.0"),
-    ("photo.jpg style.png -o out.png --mp4 out.avi", "the name of an MP4 ends in .mp4"),
+    ("photo.jpg style.png -o out.png --mp4 out.avi", "the name of a film ends in .mp4"),
     ("photo.jpg style.png -o out.png --style-weight -1", "style_weight = -1.0: give a number"),
     ("photo.jpg style.png -o out.png --content-weight nan", "content_weight = nan"),
     ("photo.jpg style.png -o out.png --style-layers relu9_9", "there is no layer 'relu9_9'"),

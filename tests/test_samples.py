@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,8 @@ from PIL import Image
 
 from workbench import samples
 from workbench.errors import InputError
-from workbench.images import load_image
+from workbench.images import from_array, load_image
+from workbench.video.flow import warp
 
 
 @pytest.mark.parametrize("name", samples.STYLES)
@@ -99,3 +102,131 @@ def test_load_picture_reads_a_file(tmp_path: Path, as_text: bool) -> None:
     loaded = samples.load_picture(str(path) if as_text else path, 15)
     assert max(loaded.shape[2:]) == 15
     assert torch.equal(loaded, load_image(path, 15))
+
+
+def test_clip_is_three_seconds_of_pictures_and_sound() -> None:
+    film = samples.clip()
+    assert film is samples.clip()
+    assert film.fps == Fraction(25)
+    assert len(film.frames) == 75
+    assert all(frame.shape == (240, 320, 3) for frame in film.frames)
+    assert all(frame.dtype == np.uint8 for frame in film.frames)
+    assert film.sound.rate == 48000
+    assert film.sound.samples.shape == (2, 3 * 48000)
+    assert film.sound.samples.dtype == np.float32
+    assert 0.5 < np.abs(film.sound.samples).max() <= 1
+
+
+def test_making_the_clip_again_gives_the_same() -> None:
+    again, film = samples.clip.__wrapped__(), samples.clip()
+    assert all(map(np.array_equal, again.frames, film.frames))
+    assert np.array_equal(again.sound.samples, film.sound.samples)
+
+
+def test_frames_of_the_clip_cannot_be_changed() -> None:
+    with pytest.raises(ValueError, match="read-only"):
+        samples.clip().frames[0][:] = 0
+
+
+def test_clip_changes_most_at_the_cut() -> None:
+    film = samples.clip()
+    frames = [frame.astype(float) for frame in film.frames]
+    changes = [np.abs(b - a).mean() for a, b in pairwise(frames)]
+    assert int(np.argmax(changes)) + 1 == film.cut
+    assert max(changes) > 2 * sorted(changes)[-2]
+
+
+def test_sound_changes_at_the_cut() -> None:
+    film = samples.clip()
+    at = round(film.cut / film.fps * film.sound.rate)
+
+    def brightness(sound: np.ndarray) -> float:
+        spectrum = np.abs(np.fft.rfft(sound.mean(axis=0)))
+        pitches = np.fft.rfftfreq(sound.shape[1], 1 / film.sound.rate)
+        return float((pitches * spectrum).sum() / spectrum.sum())
+
+    before, after = film.sound.samples[:, :at], film.sound.samples[:, at:]
+    assert brightness(after) > 1.5 * brightness(before)
+    for silent in (before[:, 0], before[:, -1], after[:, 0], after[:, -1]):
+        assert np.abs(silent).max() < 0.01
+
+
+@pytest.mark.parametrize(("i", "j"), [(0, 1), (20, 19), (10, 16), (37, 30), (38, 39), (70, 62)])
+def test_true_flow_leads_to_the_same_colours(i: int, j: int) -> None:
+    film = samples.clip()
+    here, there = (from_array(film.frames[k]) for k in (i, j))
+    visible = ~film.occluded(i, j).expand_as(here)
+    error = (warp(there, film.flow(i, j)) - here).abs()
+    assert error[visible].mean() < 0.01
+    assert error[visible].quantile(0.99) < 0.06
+    assert (there - here).abs()[visible].mean() > 5 * error[visible].mean()
+    wrong_way = (warp(there, -film.flow(i, j)) - here).abs()
+    assert wrong_way[visible].mean() > 5 * error[visible].mean()
+
+
+def test_what_is_occluded_has_other_colours() -> None:
+    film = samples.clip()
+    for i, j in ((15, 14), (14, 15), (60, 59)):
+        here, there = (from_array(film.frames[k]) for k in (i, j))
+        hidden = film.occluded(i, j).expand_as(here)
+        error = (warp(there, film.flow(i, j)) - here).abs()
+        assert error[hidden].mean() > 20 * error[~hidden].mean()
+
+
+def test_clip_moves_several_pixels_a_frame_and_uncovers_some_of_the_picture() -> None:
+    film = samples.clip()
+    for i in (*range(0, 37, 6), *range(38, 74, 6)):
+        field = film.flow(i, i + 1)
+        lengths = torch.linalg.vector_norm(field, dim=1)
+        assert 1 < lengths.median() < 8
+        assert 4 < lengths.max() < 20
+        assert torch.equal(field, field.round()) is False
+        assert 0.005 < film.occluded(i + 1, i).float().mean() < 0.08
+
+
+def test_figure_moves_on_its_own_with_a_crisp_edge() -> None:
+    film = samples.clip()
+    field = film.flow(20, 21)
+    # One vector changes abruptly to the other, without any in between.
+    sideways = (field[0, 0, :, 1:] - field[0, 0, :, :-1]).abs()
+    assert ((sideways < 0.1) | (sideways > 5)).all()
+    assert (sideways > 5).sum() > 150
+
+
+def test_true_flow_to_itself_is_nothing_and_there_and_back_cancels() -> None:
+    film = samples.clip()
+    assert film.flow(5, 5).abs().max() < 1e-4
+    assert not film.occluded(5, 5).any()
+    there, back = film.flow(3, 12), film.flow(12, 3)
+    home = torch.nn.functional.max_pool2d(film.occluded(3, 12).float(), 5, 1, 2) == 0
+    y, x = torch.meshgrid(torch.arange(240), torch.arange(320), indexing="ij")
+    rows = (y + there[0, 1]).round().long().clamp(0, 239)
+    columns = (x + there[0, 0]).round().long().clamp(0, 319)
+    rest = torch.linalg.vector_norm(there[0] + back[0][:, rows, columns], dim=0)
+    assert rest[home[0, 0]].quantile(0.99) < 0.1
+
+
+def test_no_flow_across_the_cut_or_past_the_end() -> None:
+    film = samples.clip()
+    for i, j in ((film.cut - 1, film.cut), (film.cut, film.cut - 1)):
+        with pytest.raises(InputError, match="across the cut"):
+            film.flow(i, j)
+    for i, j in ((74, 75), (-1, 0)):
+        with pytest.raises(InputError, match="frames 0 to 74"):
+            film.occluded(i, j)
+
+
+def test_find_clip_writes_the_sample_once(tmp_path: Path) -> None:
+    path = samples.find_clip("sample:clip", tmp_path / "new")
+    assert path == tmp_path / "new" / "sample_clip.mp4"
+    assert path.stat().st_size > 50_000
+    path.write_bytes(b"kept")
+    assert samples.find_clip("sample:clip", tmp_path / "new").read_bytes() == b"kept"
+
+
+def test_find_clip_leaves_other_names_alone(tmp_path: Path) -> None:
+    assert samples.find_clip("holiday.mp4", tmp_path) == Path("holiday.mp4")
+    assert samples.find_clip(tmp_path / "a.mov", tmp_path) == tmp_path / "a.mov"
+    with pytest.raises(InputError, match="sample:clip"):
+        samples.find_clip("sample:film", tmp_path)
+    assert list(tmp_path.iterdir()) == []

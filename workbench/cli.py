@@ -265,6 +265,7 @@ def _paint(
     from workbench.images import check_picture_suffix, save_image
     from workbench.optimize import optimize
     from workbench.samples import load_picture
+    from workbench.video import clips
 
     for picture in (output, strip, losses):
         if picture is not None:
@@ -275,7 +276,7 @@ def _paint(
     if gif is not None:
         progress.check_gif(gif, max_megabytes=gif_megabytes)
     if mp4 is not None:
-        progress.check_mp4(mp4)
+        clips.check_film(mp4)
     photo = load_picture(content, crop=crop)
     paintings = [load_picture(style) for style in styles]
     recorder = progress.Recorder()
@@ -297,7 +298,7 @@ def _paint(
     if gif is not None:
         progress.save_gif(frames, gif, max_megabytes=gif_megabytes)
     if mp4 is not None:
-        progress.save_mp4(frames, mp4)
+        clips.save_mp4(frames, mp4)
     if strip is not None:
         progress.save_progress_strip(recorder, strip)
     if losses is not None:

@@ -108,6 +108,37 @@ def time_convolutions(dtype: torch.dtype, device: str) -> float:
     return min(times[3:])
 
 
+def reset_peak_megabytes() -> None:
+    """Start measuring the peak memory of this process anew, where the system can do that."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")  # Linux: VmHWM
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+
+
+def peak_megabytes() -> float:
+    """Peak memory since `reset_peak_megabytes`: of the GPU if there is one, else of the process.
+
+    0 where the system does not tell.
+    """
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        return _peak_since_start()
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
+
+
+def _peak_since_start() -> float:
+    """Where the system has no peak that can be reset: the peak of the whole process."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0.0
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # in bytes on macOS
+
+
 def _processor() -> str:
     """Name of the CPU; Linux hides it in a file."""
     try:

@@ -1,4 +1,4 @@
-"""Activations -> content, style and total-variation losses, in neural_style.lua's units.
+"""Activations -> content, style, total-variation and temporal losses, in neural_style.lua's units.
 
 Every loss is computed and returned in float32, whatever the activations are in.
 """
@@ -95,6 +95,43 @@ def tv_loss(picture: Tensor) -> Tensor:
     return 0.5 * (down.square().sum() + right.square().sum())
 
 
+@dataclass(frozen=True, eq=False)
+class TemporalTarget:
+    """An earlier frame of a film, brought to where things are now.
+
+    Attributes
+    ----------
+    picture
+        `(1, 3, H, W)`, float32, sRGB in [0, 1]; the painted frame, warped.
+    visible
+        `(1, 1, H, W)`, float32 in [0, 1]; 0 where that frame says nothing about this one.
+    weight
+        Of the temporal loss, at least 0. Larger holds the film stiller, at the cost of
+        brushwork that follows the scene.
+    """
+
+    picture: Tensor
+    visible: Tensor
+    weight: float
+
+
+def temporal_loss(picture: Tensor, target: Tensor, visible: Tensor) -> Tensor:
+    """Mean squared difference to an earlier frame, where that can be seen.
+
+    Ruder, Dosovitskiy and Brox 2016 (arXiv 1604.08610), section 4.2: the sum of
+    `visible * (picture - target)^2` over the number of elements, hidden ones among them.
+    (Their program's gradient counts the root of `visible`, which is the same for 0 and 1.)
+
+    Parameters
+    ----------
+    picture, target
+        `(1, 3, H, W)`, float32, sRGB in 0..255.
+    visible
+        `(1, 1, H, W)`, float32 in [0, 1].
+    """
+    return (visible * (picture - target).square()).mean()
+
+
 @dataclass(frozen=True)
 class Targets:
     """What a picture is drawn towards.
@@ -105,10 +142,13 @@ class Targets:
         Layer -> activation of the content picture, `(1, C, H, W)`.
     style
         Layer -> Gram matrix of the style picture, or the blend of several, `(C, C)`, float32.
+    temporal
+        Earlier frames, at the size of the picture; none for a still.
     """
 
     content: Mapping[str, Tensor]
     style: Mapping[str, Tensor]
+    temporal: Sequence[TemporalTarget] = ()
 
 
 @dataclass(frozen=True)
@@ -142,12 +182,15 @@ class Losses:
         By layer.
     tv
         Total variation.
+    temporal
+        Distance to the earlier frames of a film; 0 for a still.
     """
 
     total: float
     content: Mapping[str, float]
     style: Mapping[str, float]
     tv: float
+    temporal: float = 0.0
 
     @property
     def content_total(self) -> float:
@@ -194,7 +237,8 @@ def weighted_losses(
     total : Tensor
         Scalar, float32; differentiable.
     terms : dict of str to Tensor
-        The weighted terms it is the sum of: "content relu4_2", "style relu1_1", ..., "tv".
+        The weighted terms it is the sum of: "content relu4_2", "style relu1_1", ..., "tv",
+        and "temporal" if there are earlier frames.
     """
     terms = {}
     for layer, activation in targets.content.items():
@@ -204,6 +248,12 @@ def weighted_losses(
         loss = style_loss(gram_matrix(activations[layer]), gram)
         terms[f"style {layer}"] = weights.style[layer] * loss
     terms["tv"] = weights.tv * tv_loss(picture)
+    if targets.temporal:
+        distances = [
+            target.weight * temporal_loss(picture, target.picture * 255, target.visible)
+            for target in targets.temporal
+        ]
+        terms["temporal"] = torch.stack(distances).sum()
     return torch.stack(list(terms.values())).sum(), terms
 
 
@@ -215,4 +265,5 @@ def to_losses(terms: Mapping[str, Tensor]) -> Losses:
         content={k.split()[1]: v for k, v in values.items() if k.startswith("content ")},
         style={k.split()[1]: v for k, v in values.items() if k.startswith("style ")},
         tv=values["tv"],
+        temporal=values.get("temporal", 0.0),
     )

@@ -15,7 +15,7 @@ from typing import Any
 
 from workbench.errors import InputError, WorkbenchError
 from workbench.files import check_writable
-from workbench.settings import Settings
+from workbench.settings import ClipSettings, Settings
 
 _INJECTED = "# Parameters"  # papermill's first line in the cell that it adds
 
@@ -59,8 +59,17 @@ def _assigned(source: str) -> list[str]:
 
 def settings_from(parameters: Mapping[str, Any]) -> Settings:
     """Pick the settings out of a notebook's variables, as in `settings_from(globals())`."""
-    names = [field.name for field in dataclasses.fields(Settings)]
-    return Settings(**{name: parameters[name] for name in names if name in parameters})
+    return Settings(**_fields(Settings, parameters))
+
+
+def clip_settings_from(parameters: Mapping[str, Any]) -> ClipSettings:
+    """Likewise, the settings of a film."""
+    return ClipSettings(**_fields(ClipSettings, parameters))
+
+
+def _fields(kind: type, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    names = [field.name for field in dataclasses.fields(kind)]
+    return {name: parameters[name] for name in names if name in parameters}
 
 
 def find_notebook(name: str) -> Path:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from workbench.devices import choose_device, choose_precision
@@ -17,13 +20,14 @@ from workbench.losses import (
     Losses,
     LossWeights,
     Targets,
+    TemporalTarget,
     blend,
     gram_matrix,
     to_losses,
     weighted_losses,
 )
 from workbench.settings import Settings
-from workbench.weights import load_weights
+from workbench.weights import cache_folder, load_weights
 
 SMALLEST_COARSE_SIDE = 64  # pixels; a coarse scale with a shorter side is left out
 WARM_UP_STEPS = 20  # of Adam before L-BFGS at the first scale, where it would explode at once
@@ -59,7 +63,12 @@ class Iterate:
 
 
 def optimize(
-    content: Tensor, styles: Sequence[Tensor], settings: Settings, *, start: Tensor | None = None
+    content: Tensor,
+    styles: Sequence[Tensor],
+    settings: Settings,
+    *,
+    start: Tensor | None = None,
+    temporal: Sequence[TemporalTarget] = (),
 ) -> Iterator[Iterate]:
     """Paint a content picture in the style of others, step by step.
 
@@ -77,7 +86,11 @@ def optimize(
     settings
         See `Settings`.
     start
-        Picture to start from, likewise; None: as `settings.init` says.
+        Picture to start from, likewise; None: as `settings.init` says. It is taken to be
+        near the goal already (an earlier result, the frame before), so that L-BFGS begins
+        without the steps of Adam that would shake it up.
+    temporal
+        Earlier frames of a film that the picture is to agree with; see `TemporalTarget`.
 
     Yields
     ------
@@ -92,7 +105,7 @@ def optimize(
     OptimizationError
         If the loss keeps exploding; the last good iterate comes with it.
     """
-    problem = _Problem.of(content, styles, settings)
+    problem = _Problem.of(content, styles, settings, temporal)
     scales = problem.scales()
     image = start if start is not None else problem.start()
     check_image(image, "start")
@@ -100,7 +113,8 @@ def optimize(
     done = 0
     for shape, steps in scales:
         image = resize(image.to(problem.device, torch.float32), shape)
-        for iterate in _descend(problem.at(shape), image, settings, steps, fresh=done == 0):
+        fresh = done == 0 and start is None
+        for iterate in _descend(problem.at(shape), image, settings, steps, fresh=fresh):
             image = iterate.image
             if iterate.step > 0 or done == 0:  # a later scale starts with the last one's end
                 yield replace(iterate, step=done + iterate.step, steps=total_steps)
@@ -145,6 +159,20 @@ def measure(image: Tensor, content: Tensor, styles: Sequence[Tensor], settings: 
 _Evaluate = Callable[[Tensor], tuple[Tensor, dict[str, Tensor]]]
 
 
+@functools.lru_cache(maxsize=2)
+def _network(
+    backbone: str,
+    layers: tuple[str, ...],
+    pooling: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    cache: Path,
+) -> Network:
+    """Kept from call to call: a film calls `optimize` and `measure` for every frame."""
+    weights = load_weights(backbone)
+    return build_network(weights, layers, pooling=pooling, device=device, dtype=dtype)
+
+
 @dataclass(frozen=True, eq=False)
 class _Problem:
     """Pictures, network and weights of one run, before a scale is chosen."""
@@ -154,9 +182,16 @@ class _Problem:
     settings: Settings
     network: Network
     device: torch.device
+    temporal: tuple[TemporalTarget, ...]
 
     @classmethod
-    def of(cls, content: Tensor, styles: Sequence[Tensor], settings: Settings) -> _Problem:
+    def of(
+        cls,
+        content: Tensor,
+        styles: Sequence[Tensor],
+        settings: Settings,
+        temporal: Sequence[TemporalTarget] = (),
+    ) -> _Problem:
         if isinstance(styles, Tensor):
             raise InputError("styles: give a list of pictures, such as [style].")
         if not styles:
@@ -170,16 +205,15 @@ class _Problem:
         check_image(content, "content")
         for number, style in enumerate(styles, start=1):
             check_image(style, f"style {number}")
+        for number, target in enumerate(temporal, start=1):
+            check_image(target.picture, f"temporal target {number}")
         device = choose_device(settings.device)
-        network = build_network(
-            load_weights(settings.backbone),
-            settings.layers,
-            pooling=settings.pooling,
-            device=device,
-            dtype=choose_precision(settings.precision, device),
+        precision = choose_precision(settings.precision, device)
+        network = _network(
+            settings.backbone, settings.layers, settings.pooling, device, precision, cache_folder()
         )
         pictures = [picture.to(device, torch.float32) for picture in (content, *styles)]
-        problem = cls(pictures[0], tuple(pictures[1:]), settings, network, device)
+        problem = cls(pictures[0], tuple(pictures[1:]), settings, network, device, tuple(temporal))
         problem._check_sizes()
         return problem
 
@@ -245,7 +279,17 @@ class _Problem:
                 layer: blend([gram[layer] for gram in grams], blends)
                 for layer in settings.style_layers
             }
-        targets = Targets(content, style_targets)
+            temporal = [
+                TemporalTarget(
+                    resize(target.picture.to(self.device, torch.float32), shape),
+                    F.interpolate(
+                        target.visible.to(self.device, torch.float32), shape, mode="area"
+                    ),
+                    target.weight,
+                )
+                for target in self.temporal
+            ]
+        targets = Targets(content, style_targets, temporal)
 
         def evaluate(pixels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
             return weighted_losses(pixels, network(pixels, settings.layers), targets, weights)

@@ -1,4 +1,4 @@
-"""A stream of Iterates -> snapshots, GIF, MP4, progress strip, loss curves."""
+"""A stream of Iterates -> snapshots, GIF, progress strip, loss curves."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
-from workbench.errors import InputError, OutputError
-from workbench.files import atomic, write_bytes
+from workbench.errors import InputError
+from workbench.files import write_bytes
 from workbench.images import Frame, fit, from_array, resize, save_image, to_array
 from workbench.losses import Losses
 from workbench.optimize import Iterate
@@ -184,7 +184,7 @@ def _visible_change(a: Frame, b: Frame) -> float:
     return float(np.abs(difference).mean())
 
 
-# --- films and GIFs ----------------------------------------------------------------------
+# --- GIFs --------------------------------------------------------------------------------
 
 
 def save_gif(
@@ -244,53 +244,12 @@ def save_gif(
     )
 
 
-def save_mp4(
-    frames: Sequence[Frame], path: str | os.PathLike[str], *, fps: float = 5.0, hold: float = 2.0
-) -> None:
-    """Write frames as H.264 that every browser plays (yuv420p, index at the front).
-
-    Parameters
-    ----------
-    frames
-        `(H, W, 3)` each; all are brought to the size of the last, and that is cut to even
-        numbers of pixels.
-    path
-        Ends in .mp4.
-    fps
-        Frames a second, above 0 and at most 50.
-    hold
-        Seconds that the last frame stays.
-    """
-    from moviepy import ImageSequenceClip  # slow to import
-
-    check_mp4(path)
-    _check_film(frames, fps, hold)
-    frames = _same_size(frames)
-    even = [frame[: frame.shape[0] // 2 * 2, : frame.shape[1] // 2 * 2] for frame in frames]
-    even += [even[-1]] * (max(1, round(hold * fps)) - 1)
-    options = ["-crf", "20", "-pix_fmt", "yuv420p", "-movflags", "+faststart"]
-    with atomic(path) as beside:
-        try:
-            ImageSequenceClip(even, fps=fps).write_videofile(
-                str(beside), codec="libx264", audio=False, ffmpeg_params=options, logger=None
-            )
-        except OSError as error:
-            reason = "No space left" if "No space left" in str(error) else "ffmpeg failed"
-            raise OutputError(f"{path} cannot be written: {reason}.") from error
-
-
 def check_gif(path: str | os.PathLike[str], *, max_megabytes: float | None = None) -> None:
     """Raise `InputError` if `save_gif` could not write to a file of that name or size."""
     if Path(path).suffix.lower() != ".gif":
         raise InputError(f"{path}: the name of a GIF ends in .gif.")
     if max_megabytes is not None and not (math.isfinite(max_megabytes) and max_megabytes > 0):
         raise InputError(f"max_megabytes = {max_megabytes}: give a number above 0.")
-
-
-def check_mp4(path: str | os.PathLike[str]) -> None:
-    """Raise `InputError` if `save_mp4` could not write to a file of that name."""
-    if Path(path).suffix.lower() != ".mp4":
-        raise InputError(f"{path}: the name of an MP4 ends in .mp4.")
 
 
 def _check_film(frames: Sequence[Frame], fps: float, hold: float) -> None:

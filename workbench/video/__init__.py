@@ -1,1 +1,26 @@
-"""Clips: frames and sound, optical flow, four ways to paint a film, and what tells them apart."""
+"""Clips: frames and sound, optical flow, four ways to paint a film, and what tells them apart.
+
+>>> import workbench
+>>> from workbench import video
+>>> style = workbench.load_image("sketch.jpg")
+>>> result = video.stylize_clip("interview.mp4", [style], "runs/interview", mode="temporal")
+"""
+
+from workbench.video.clips import Clip, open_clip, read_frames, write_film
+from workbench.video.flow import flow, flow_to_color, occlusion, warp
+from workbench.video.metrics import warping_error
+from workbench.video.modes import paint_clip, stylize_clip
+
+__all__ = [
+    "Clip",
+    "flow",
+    "flow_to_color",
+    "occlusion",
+    "open_clip",
+    "paint_clip",
+    "read_frames",
+    "stylize_clip",
+    "warp",
+    "warping_error",
+    "write_film",
+]

@@ -1,0 +1,812 @@
+from __future__ import annotations
+
+import gc
+import resource
+import subprocess
+import tracemalloc
+import weakref
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import imageio_ffmpeg
+import numpy as np
+import pytest
+from av.video.reformatter import ColorRange, Colorspace
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from workbench.errors import InputError, OutputError
+from workbench.images import Frame
+from workbench.video import clips
+from workbench.video.clips import Clip, Sound, open_clip, read_frames, write_film
+
+NTSC = Fraction(24000, 1001)
+BITS = 8
+CLICK = 1.0  # s; where every sound of these tests has its click
+
+
+# --- clips whose frames carry their number and whose sound clicks ------------------------
+
+
+def numbered(index: int, shape: tuple[int, int] = (48, 64)) -> Frame:
+    """Eight stripes, the bits of `index` in black and white."""
+    bits = [(index >> bit) & 1 for bit in range(BITS)]
+    row = np.repeat(np.array(bits, np.uint8) * 255, shape[1] // BITS)
+    row = np.pad(row, (0, shape[1] - len(row)), mode="edge")
+    return np.repeat(np.repeat(row[None, :, None], shape[0], 0), 3, 2)
+
+
+def number(frame: Frame) -> int:
+    middle = frame[frame.shape[0] // 2]
+    wide = frame.shape[1] // BITS
+    values = [middle[bit * wide + wide // 2].mean() > 127 for bit in range(BITS)]
+    return sum(int(value) << bit for bit, value in enumerate(values))
+
+
+def numbers(source: Clip | Path, first: int = 0) -> list[int]:
+    clip = source if isinstance(source, Clip) else open_clip(source)
+    return [number(frame) for frame in read_frames(clip, first)]
+
+
+def click(seconds: float, rate: int = 48000, at: float = CLICK) -> np.ndarray[Any, Any]:
+    """Silence but for 10 ms of 1 kHz."""
+    time = np.arange(round(seconds * rate)) / rate
+    return np.where((time >= at) & (time < at + 0.01), 0.8 * np.sin(2000 * np.pi * time), 0)
+
+
+def make(
+    path: Path,
+    fps: Fraction | int,
+    pictures: int | Sequence[Frame],
+    *,
+    sound: str | None = None,
+    seconds: float | None = None,
+    stamps: Sequence[int] | None = None,
+    time_base: Fraction | None = None,
+    turn: int = 0,
+    aspect: Fraction | None = None,
+    matrix: Colorspace = Colorspace.ITU601,
+    tag: int | None = None,
+    full: bool = False,
+    options: dict[str, str] | None = None,
+) -> Path:
+    """Write a source clip without the code that is tested."""
+    frames = [numbered(i) for i in range(pictures)] if isinstance(pictures, int) else pictures
+    codec = {".webm": "libvpx-vp9", ".gif": "gif", ".avi": "mpeg4"}.get(path.suffix, "libx264")
+    pixels = "rgb8" if codec == "gif" else "yuv420p"
+    fast = {"libx264": {"preset": "veryfast", "crf": "12", "g": "10"}}
+    fast["libvpx-vp9"] = {"deadline": "realtime", "cpu-used": "8", "g": "10"}
+    with av.open(str(path), "w") as film:
+        video = film.add_stream(codec, rate=fps, options=(options or fast.get(codec)))
+        video.height, video.width = frames[0].shape[:2]
+        video.pix_fmt = pixels
+        video.codec_context.time_base = time_base or 1 / Fraction(fps)
+        if codec == "mpeg4":
+            video.bit_rate = 4_000_000
+        if aspect:
+            video.codec_context.sample_aspect_ratio = aspect
+        if tag is not None:
+            video.codec_context.colorspace = tag
+        if full:
+            video.codec_context.color_range = ColorRange.JPEG
+        if turn:
+            video.set_display_rotation(turn)
+        if sound:
+            track = film.add_stream(sound, rate=48000, options={"strict": "experimental"})
+            track.layout = "stereo"
+        for index, array in enumerate(frames):
+            frame = av.VideoFrame.from_ndarray(array, format="rgb24").reformat(
+                format=pixels,
+                dst_colorspace=matrix,
+                src_color_range=ColorRange.JPEG,
+                dst_color_range=ColorRange.JPEG if full or codec == "gif" else ColorRange.MPEG,
+            )
+            frame.pts = stamps[index] if stamps else index
+            frame.time_base = video.codec_context.time_base
+            film.mux(video.encode(frame))
+        film.mux(video.encode())
+        if sound:
+            mono = click(seconds or float(len(frames) / fps)).astype(np.float32)
+            both = np.stack([mono, mono])
+            if sound.startswith("pcm"):
+                both = (both.T.reshape(1, -1) * 32767).astype(np.int16)
+            kind = "s16" if sound.startswith("pcm") else "flt" if sound == "libopus" else "fltp"
+            if kind == "flt":
+                both = np.ascontiguousarray(both.T.reshape(1, -1))
+            played = av.AudioFrame.from_ndarray(both, format=kind, layout="stereo")
+            played.rate, played.pts, played.time_base = 48000, 0, Fraction(1, 48000)
+            film.mux(track.encode(played))
+            film.mux(track.encode())
+    return path
+
+
+def heard(path: Path) -> tuple[np.ndarray[Any, Any], float]:
+    """Decoded samples of one channel from the first picture on, and when they begin."""
+    with av.open(str(path)) as source:
+        first = next(source.decode(source.streams.video[0]))
+        origin = first.pts * source.streams.video[0].time_base
+    with av.open(str(path)) as source:
+        stream = source.streams.audio[0]
+        rate = stream.rate
+        begins: Fraction | None = None
+        pieces: list[np.ndarray[Any, Any]] = []
+        for frame in source.decode(stream):
+            if begins is None:
+                begins = frame.pts * frame.time_base - origin
+            samples = frame.to_ndarray().astype(np.float64)
+            if samples.shape[0] == 1:  # packed
+                samples = samples.reshape(-1, len(frame.layout.channels)).T
+            pieces.append(samples[0] / (32768 if frame.format.name.startswith("s16") else 1))
+        assert begins is not None
+        together = np.concatenate(pieces)
+        skip = max(0, round(-float(begins) * rate))
+        return together[skip:], max(0.0, float(begins))
+
+
+def click_time(path: Path) -> float:
+    samples, begins = heard(path)
+    return begins + int(np.argmax(np.abs(samples) > 0.2)) / 48000
+
+
+def sound_end(path: Path) -> float:
+    samples, begins = heard(path)
+    return begins + len(samples) / 48000
+
+
+def packets(path: Path) -> list[bytes]:
+    with av.open(str(path)) as source:
+        return [bytes(packet) for packet in source.demux(audio=0) if packet.size]
+
+
+def video_stream(path: Path) -> dict[str, Any]:
+    with av.open(str(path)) as source:
+        stream = source.streams.video[0]
+        frame = next(source.decode(stream))
+        return {
+            "codec": stream.codec_context.name,
+            "pixels": stream.codec_context.pix_fmt,
+            "rate": stream.average_rate,
+            "matrix": frame.colorspace,
+            "range": frame.color_range,
+            "primaries": frame.color_primaries,
+            "transfer": frame.color_trc,
+        }
+
+
+# --- reading -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fps", [NTSC, Fraction(25), Fraction(30), Fraction(15, 2)])
+@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv", ".webm", ".avi", ".ts"])
+def test_a_constant_rate_comes_out_frame_for_frame(
+    suffix: str, fps: Fraction, tmp_path: Path
+) -> None:
+    clip = open_clip(make(tmp_path / f"a{suffix}", fps, 33))
+    assert clip.fps == fps
+    assert clip.frames == 33
+    assert clip.duration == 33 / fps
+    assert clip.shape == (48, 64)
+    assert not clip.sound
+    assert numbers(clip) == list(range(33))
+
+
+def test_a_gif_comes_out_frame_for_frame_however_long(tmp_path: Path) -> None:
+    small = [numbered(i % 256, (16, 16)) for i in range(700)]
+    clip = open_clip(make(tmp_path / "a.gif", 30, small))
+    assert clip.fps == 30
+    assert numbers(clip) == [i % 256 for i in range(700)]
+    assert numbers(clip, 650) == [i % 256 for i in range(650, 700)]
+
+
+def test_the_last_picture_of_a_gif_stays_as_long_as_it_should(tmp_path: Path) -> None:
+    pictures = [Image.fromarray(numbered(i)) for i in range(4)]
+    pictures[0].save(
+        tmp_path / "a.gif", save_all=True, append_images=pictures[1:], duration=[200] * 3 + [1000]
+    )
+    clip = open_clip(tmp_path / "a.gif")
+    assert (clip.fps, clip.frames) == (5, 8)
+    assert numbers(clip) == [0, 1, 2, 3, 3, 3, 3, 3]
+
+
+def test_a_variable_rate_becomes_constant_with_the_same_duration(tmp_path: Path) -> None:
+    gaps = [1, 1, 1, 3, 1, 1, 2, 1, 1, 1, 1, 1]
+    stamps = [0, *np.cumsum(gaps).tolist()]
+    stamps = [40 * stamp + (7 if stamp % 3 == 1 else -5 if stamp else 0) for stamp in stamps]
+    path = make(tmp_path / "a.mkv", 25, 13, stamps=stamps, time_base=Fraction(1, 1000))
+    clip = open_clip(path)
+    assert float(clip.fps) == pytest.approx(25, rel=0.01)
+    assert numbers(clip) == [0, 1, 2, 3, 3, 3, 4, 5, 6, 6, 7, 8, 9, 10, 11, 12]
+    assert clip.frames == 16
+
+
+def test_of_frames_in_the_time_of_one_the_last_is_taken(tmp_path: Path) -> None:
+    stamps = [0, 40, 80, 90, 120, 160, 200, 240]
+    path = make(tmp_path / "a.mkv", 25, 8, stamps=stamps, time_base=Fraction(1, 1000))
+    assert numbers(path)[:5] == [0, 1, 3, 4, 5]
+
+
+def test_b_frames_and_a_late_beginning(tmp_path: Path) -> None:
+    late = [i + 7 for i in range(30)]
+    options = {"bf": "3", "b_strategy": "0", "g": "12"}
+    path = make(tmp_path / "a.mkv", 25, 30, stamps=late, options=options)
+    clip = open_clip(path)
+    assert clip.origin == Fraction(7, 25)
+    assert clip.frames == 30
+    assert numbers(clip) == list(range(30))
+
+
+@pytest.mark.parametrize("turn", [90, 180, -90])
+def test_phone_clips_are_turned_upright(turn: int, tmp_path: Path) -> None:
+    picture = np.zeros((48, 64, 3), np.uint8)
+    picture[:12] = 255  # a bar at the top
+    clip = open_clip(make(tmp_path / "a.mp4", 25, [picture] * 3, turn=turn))
+    (frame, *_) = read_frames(clip)
+    upright = np.rot90(picture, turn // 90)
+    assert clip.shape == upright.shape[:2] == frame.shape[:2]
+    assert np.abs(frame.astype(int) - upright).mean() < 3
+
+
+def test_turning_is_what_ffmpeg_does(tmp_path: Path) -> None:
+    picture = np.zeros((48, 64, 3), np.uint8)
+    picture[:20, :20] = 255
+    path = make(tmp_path / "a.mp4", 25, [picture] * 2, turn=90)
+    ffmpeg = imageio_ffmpeg.get_ffmpeg_exe()
+    subprocess.run([ffmpeg, "-v", "error", "-i", path, "-frames:v", "1", tmp_path / "a.png"])
+    with Image.open(tmp_path / "a.png") as expected:
+        frame = next(read_frames(open_clip(path)))
+        assert np.abs(frame.astype(int) - np.asarray(expected.convert("RGB"))).mean() < 2
+
+
+def test_wide_pixels_become_square(tmp_path: Path) -> None:
+    clip = open_clip(make(tmp_path / "a.mp4", 25, 3, aspect=Fraction(3, 2)))
+    assert clip.shape == (48, 96)
+    assert numbers(clip) == [0, 1, 2]
+    tall = open_clip(make(tmp_path / "b.mp4", 25, 3, aspect=Fraction(1, 2), turn=90))
+    assert tall.shape == (64, 96)
+
+
+def test_odd_sizes_lose_their_last_row_and_column(tmp_path: Path) -> None:
+    picture = np.random.default_rng(0).integers(0, 255, (47, 61, 3)).astype(np.uint8)
+    Image.fromarray(picture).convert("L").save(tmp_path / "a.gif")
+    clip = open_clip(tmp_path / "a.gif")
+    (frame,) = read_frames(clip)
+    assert clip.shape == frame.shape[:2] == (46, 60)
+    grey = np.asarray(Image.fromarray(picture).convert("L"))[:46, :60, None]
+    assert np.abs(frame.astype(int) - grey).max() <= 1
+
+
+def test_transparent_parts_lie_over_white(tmp_path: Path) -> None:
+    picture = np.zeros((32, 32, 4), np.uint8)
+    picture[:16] = (200, 0, 0, 255)
+    Image.fromarray(picture).save(tmp_path / "a.gif")
+    (frame,) = read_frames(open_clip(tmp_path / "a.gif"))
+    assert frame[24, 16].tolist() == [255, 255, 255]
+    assert frame[8, 16].tolist() == [200, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("size", "shape"), [(64, (48, 64)), (33, (24, 32)), (32, (24, 32)), (500, (90, 120))]
+)
+def test_size_shrinks_and_never_enlarges(size: int, shape: tuple[int, int], tmp_path: Path) -> None:
+    pictures = [numbered(i, (90, 120)) for i in range(3)]
+    clip = open_clip(make(tmp_path / "a.mp4", 25, pictures), size=size)
+    assert clip.shape == shape
+    assert numbers(clip) == [0, 1, 2]
+    assert {frame.shape for frame in read_frames(clip)} == {(*shape, 3)}
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".webm", ".ts", ".gif"])
+def test_a_frame_is_the_same_wherever_one_begins(suffix: str, tmp_path: Path) -> None:
+    clip = open_clip(make(tmp_path / f"a{suffix}", 25, 90))
+    frames = list(read_frames(clip))
+    for first in (0, 1, 29, 30, 31, 55, 89, 90):
+        later = list(read_frames(clip, first))
+        assert len(later) == 90 - first
+        assert all(np.array_equal(a, b) for a, b in zip(later, frames[first:], strict=True))
+    section = open_clip(clip.path, start=2.4, end=3.2, stride=3)
+    assert [number(frame) for frame in read_frames(section)] == list(range(60, 80, 3))
+    assert np.array_equal(next(read_frames(section, 2)), frames[66])
+
+
+def test_sections_and_strides(tmp_path: Path) -> None:
+    path = make(tmp_path / "a.mp4", 25, 50)
+    section = open_clip(path, start=0.41, end=1.2)
+    assert (section.start, section.frames, section.fps) == (Fraction(2, 5), 20, 25)
+    assert numbers(section) == list(range(10, 30))
+    strided = open_clip(path, stride=3)
+    assert (strided.fps, strided.frames) == (Fraction(25, 3), 17)
+    assert numbers(strided) == list(range(0, 50, 3))
+    assert numbers(open_clip(path, start=1.99, end=9)) == [49]
+    assert numbers(open_clip(path, start=1, end=1.001)) == [25]
+
+
+def test_a_clip_of_one_frame(tmp_path: Path) -> None:
+    for name in ("a.mp4", "a.webm", "a.gif"):
+        clip = open_clip(make(tmp_path / name, 25, 1))
+        assert (clip.frames, numbers(clip)) == (1, [0])
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    fps=st.one_of(
+        st.integers(1, 120).map(Fraction),
+        st.integers(1, 120).map(lambda n: Fraction(n * 1000, 1001)),
+    ),
+    ticks=st.sampled_from([1000, 600, 15360, 24000, 90000]),
+    late=st.fractions(0, 10),
+    truncated=st.booleans(),
+)
+def test_rounded_time_stamps_give_every_frame_once(
+    fps: Fraction, ticks: int, late: Fraction, truncated: bool
+) -> None:
+    def stamp(index: int) -> int:
+        exact = (late + index / fps) * ticks
+        return int(exact) if truncated else round(exact)
+
+    clip = Clip(Path(), (2, 2), fps, 2000, Fraction(0), 1, False, Fraction(stamp(0), ticks))
+    frame = av.VideoFrame(2, 2)
+    frame.time_base = Fraction(1, ticks)
+    slots = [clips._slot(clip, stamp(index), frame) for index in range(2000)]
+    assert slots == list(range(2000))
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [(23.976, NTSC), (29.97, Fraction(30000, 1001)), (25.0, 25), (59.94006, Fraction(60000, 1001))],
+)
+def test_rates_are_what_was_meant(written: float, meant: Fraction) -> None:
+    assert clips._exact(written) == meant
+
+
+# --- colours -----------------------------------------------------------------------------
+
+COLOURS = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (128, 128, 128), (255, 255, 255), (0, 0, 0)]
+
+
+def plain(colour: tuple[int, int, int], shape: tuple[int, int] = (48, 64)) -> Frame:
+    return np.full((*shape, 3), colour, np.uint8)
+
+
+def assert_colours(path: Path) -> None:
+    for frame, colour in zip(read_frames(open_clip(path)), COLOURS, strict=True):
+        assert np.abs(frame.astype(int) - colour).max() <= 4
+
+
+def test_colours_come_back(tmp_path: Path) -> None:
+    write_film([plain(colour) for colour in COLOURS], tmp_path / "a.mp4", 25)
+    assert_colours(tmp_path / "a.mp4")
+    tags = video_stream(tmp_path / "a.mp4")
+    assert [tags[key] for key in ("matrix", "primaries", "transfer")] == [1, 1, 1]
+    assert tags["range"] == ColorRange.MPEG
+
+
+@pytest.mark.parametrize(
+    ("shape", "options"),
+    [
+        ((48, 64), {"matrix": Colorspace.ITU601}),
+        ((720, 16), {"matrix": Colorspace.ITU709}),
+        ((720, 16), {"matrix": Colorspace.ITU601, "tag": 6}),
+        ((720, 16), {"matrix": Colorspace.ITU601, "tag": 5}),
+        ((48, 64), {"matrix": Colorspace.ITU709, "tag": 1}),
+        ((48, 64), {"matrix": Colorspace.ITU709, "tag": 1, "full": True}),
+    ],
+)
+def test_the_colour_space_of_the_source_counts(
+    shape: tuple[int, int], options: dict[str, Any], tmp_path: Path
+) -> None:
+    pictures = [plain(colour, shape) for colour in COLOURS]
+    assert_colours(make(tmp_path / "a.mp4", 25, pictures, **options))
+
+
+# --- folders -----------------------------------------------------------------------------
+
+
+def test_a_folder_of_numbered_pictures(tmp_path: Path) -> None:
+    for index in range(12):
+        suffix = (".png", ".jpg", ".tif", ".webp")[index % 4]
+        Image.fromarray(numbered(index)).save(tmp_path / f"shot2_{index}{suffix}", quality=95)
+    (tmp_path / "notes7.txt").write_text("no picture")
+    (tmp_path / ".hidden_3.png").write_text("no picture")
+    clip = open_clip(tmp_path)
+    assert (clip.fps, clip.frames, clip.shape, clip.sound) == (25, 12, (48, 64), False)
+    assert numbers(clip) == list(range(12))
+    assert numbers(clip, 9) == [9, 10, 11]
+    section = open_clip(tmp_path, start=0.2, end=1, stride=3, fps=10, size=32)
+    assert (section.fps, section.frames, section.start) == (Fraction(10, 3), 3, Fraction(1, 5))
+    assert section.shape == (24, 32)
+    assert numbers(section) == [2, 5, 8]
+    assert open_clip(tmp_path, fps=23.976).fps == NTSC
+
+
+def test_pictures_of_a_folder_take_the_shape_of_the_first(tmp_path: Path) -> None:
+    for index, shape in enumerate([(49, 65), (96, 128), (48, 64)]):
+        Image.fromarray(numbered(index, shape)).save(tmp_path / f"{index}.png")
+    clip = open_clip(tmp_path)
+    frames = list(read_frames(clip))
+    assert clip.shape == (48, 64)
+    assert {frame.shape for frame in frames} == {(48, 64, 3)}
+    assert np.array_equal(frames[0], numbered(0, (49, 65))[:48, :64])
+    assert numbers(clip) == [0, 1, 2]
+
+
+# --- what cannot be read -----------------------------------------------------------------
+
+
+def test_what_is_not_a_clip(tmp_path: Path) -> None:
+    (tmp_path / "text.mp4").write_text("no clip at all, but a letter")
+    (tmp_path / "text.txt").write_text("no clip at all, but a letter")
+    (tmp_path / "empty.mp4").touch()
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "picture.png").touch()
+    whole = make(tmp_path / "whole.mp4", 25, 20).read_bytes()
+    (tmp_path / "cut.mp4").write_bytes(whole[: len(whole) // 2])  # its index is at the end
+    cases = {
+        "missing.mp4": "no such file",
+        "folder": "no numbered pictures",
+        "text.mp4": "not a clip that can be read, or it is cut short",
+        "text.txt": "not a clip",
+        "empty.mp4": "is empty",
+        "cut.mp4": "cut short",
+    }
+    for name, message in cases.items():
+        with pytest.raises(InputError, match=message) as caught:
+            open_clip(tmp_path / name)
+        assert name in str(caught.value)
+
+
+def test_sound_with_a_cover_is_not_a_clip(tmp_path: Path) -> None:
+    path, cover = tmp_path / "song.mp3", tmp_path / "cover.jpg"
+    Image.fromarray(numbered(1)).save(cover)
+    tone = ["-f", "lavfi", "-i", "sine=duration=1"]
+    front = ["-i", cover, "-map", "0", "-map", "1", "-disposition:v", "attached_pic"]
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", *tone, *front, "-c:v", "copy", path]
+    subprocess.run(command, check=True)
+    with pytest.raises(InputError, match=r"song\.mp3 has no pictures"):
+        open_clip(path)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"start": 2.0}, "ends at 2.00 s"),
+        ({"start": -1.0}, "start = -1"),
+        ({"start": float("nan")}, "start = nan"),
+        ({"start": 1.0, "end": 1.0}, "end = 1"),
+        ({"end": float("nan")}, "end = nan"),
+        ({"stride": 0}, "stride = 0"),
+        ({"size": 31}, "size = 31: give 32 to"),
+        ({"fps": 12}, "folders of pictures only"),
+    ],
+)
+def test_numbers_that_make_no_sense(options: dict[str, Any], message: str, tmp_path: Path) -> None:
+    path = make(tmp_path / "a.mp4", 25, 50)
+    with pytest.raises(InputError, match=message):
+        open_clip(path, **options)
+
+
+def test_a_file_cut_short_yields_what_there_is(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (40, 48, 64, 3)).astype(np.uint8)
+    options = {"preset": "ultrafast", "movflags": "faststart"}
+    whole = make(tmp_path / "whole.mp4", 25, list(noise), options=options)
+    write_film(read_frames(open_clip(whole)), tmp_path / "cut.mp4", 25)
+    data = (tmp_path / "cut.mp4").read_bytes()
+    (tmp_path / "cut.mp4").write_bytes(data[: len(data) * 6 // 10])
+    clip = open_clip(tmp_path / "cut.mp4")
+    assert clip.frames == 40
+    assert 10 < len(list(read_frames(clip))) < 35
+
+
+def test_damage_in_the_middle_is_bridged(tmp_path: Path) -> None:
+    path = make(tmp_path / "a.webm", 25, 50)
+    with av.open(str(path)) as source:
+        (broken,) = [p for p in source.demux(video=0) if p.pts == 1000]
+    data = bytearray(path.read_bytes())
+    position = data.index(bytes(broken))
+    data[position : position + 4] = b"\0\0\0\0"
+    path.write_bytes(data)
+    clip = open_clip(path)
+    seen = numbers(clip)
+    assert len(seen) == clip.frames == 50
+    assert seen[:26] == [*range(25), 24]
+
+
+def test_nothing_to_decode(tmp_path: Path) -> None:
+    path = make(tmp_path / "a.mp4", 25, 20)
+    clip = open_clip(path)
+    data = path.read_bytes()
+    start, end = data.index(b"mdat") + 4, data.index(b"moov") - 4
+    path.write_bytes(data[:start] + bytes(end - start) + data[end:])
+    with pytest.raises(InputError, match="no frame can be decoded"):
+        list(read_frames(clip))
+    with pytest.raises(InputError, match="no frame can be decoded"):
+        open_clip(path)
+
+
+# --- writing -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])
+@pytest.mark.parametrize("fps", [NTSC, Fraction(30000, 1001), Fraction(25), Fraction(25, 3)])
+def test_rate_and_frames_come_back(suffix: str, fps: Fraction, tmp_path: Path) -> None:
+    path = tmp_path / f"film{suffix}"
+    assert write_film((numbered(i) for i in range(31)), path, fps) == 31
+    clip = open_clip(path)
+    assert (clip.fps, clip.frames) == (fps, 31)
+    assert numbers(clip) == list(range(31))
+    stream = video_stream(path)
+    assert (stream["codec"], stream["pixels"], stream["rate"]) == ("h264", "yuv420p", fps)
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+def test_the_index_lies_at_the_front(tmp_path: Path) -> None:
+    write_film([numbered(0)] * 3, tmp_path / "a.mp4", 25)
+    data = (tmp_path / "a.mp4").read_bytes()
+    assert data.index(b"moov") < data.index(b"mdat")
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])
+def test_the_same_frames_give_the_same_bytes(suffix: str, tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    frames = generator.integers(0, 255, (12, 96, 128, 3)).astype(np.uint8)
+    sound = Sound(click(0.5, at=0.2)[None].astype(np.float32), 48000)
+    for name in ("a", "b"):
+        write_film(frames, tmp_path / f"{name}{suffix}", 24, sound=sound)
+    assert (tmp_path / f"a{suffix}").read_bytes() == (tmp_path / f"b{suffix}").read_bytes()
+
+
+def test_quality_is_a_trade_against_size(tmp_path: Path) -> None:
+    frames = np.random.default_rng(0).integers(0, 255, (5, 48, 64, 3)).astype(np.uint8)
+    sizes = []
+    for quality in (0, 18, 40):
+        write_film(frames, tmp_path / "a.mp4", 25, quality=quality)
+        sizes.append((tmp_path / "a.mp4").stat().st_size)
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[0] > 2 * sizes[2]
+
+
+def test_an_odd_film_loses_its_last_row_and_column(tmp_path: Path) -> None:
+    write_film([numbered(i, (49, 67)) for i in range(3)], tmp_path / "a.mp4", 25)
+    clip = open_clip(tmp_path / "a.mp4")
+    assert (clip.shape, numbers(clip)) == ((48, 66), [0, 1, 2])
+
+
+def test_frames_are_not_held_on_to(tmp_path: Path) -> None:
+    alive = most = 0
+
+    def gone() -> None:
+        nonlocal alive
+        alive -= 1
+
+    def frames() -> Iterator[Frame]:
+        nonlocal alive, most
+        for index in range(2000):
+            frame = numbered(index % 256, (64, 64))
+            weakref.finalize(frame, gone)
+            alive += 1
+            most = max(most, alive)
+            yield frame
+
+    gc.collect()
+    tracemalloc.start()
+    assert write_film(frames(), tmp_path / "a.mp4", 100) == 2000
+    assert sum(1 for _ in read_frames(open_clip(tmp_path / "a.mp4"))) == 2000
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most <= 3
+    assert peak < 2_000_000
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"path": "film.avi"}, "ends in .mp4, .mov or .mkv"),
+        ({"path": "film"}, "ends in .mp4, .mov or .mkv"),
+        ({"frames": []}, "at least one frame"),
+        ({"frames": [numbered(0), numbered(1, (48, 80))]}, "frame 1 has the shape"),
+        ({"frames": [np.zeros((1, 9, 3), np.uint8)]}, "at least 2 x 2 pixels"),
+        ({"fps": 0}, "fps = 0"),
+        ({"fps": float("nan")}, "fps = nan"),
+        ({"quality": 52}, "quality = 52"),
+        ({"sound": Sound(np.zeros(9, np.float32), 48000)}, "1 or 2 channels"),
+        ({"sound": Sound(np.zeros((1, 9), np.float32), 1234)}, "rate = 1234 Hz"),
+    ],
+)
+def test_films_refuse_nonsense(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    arguments = {"frames": [numbered(0)] * 2, "path": "film.mp4", "fps": 25, **changes}
+    arguments["path"] = tmp_path / arguments["path"]
+    with pytest.raises(InputError, match=message):
+        write_film(**arguments)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_film_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OutputError, match=r"film\.mp4"):
+        write_film([numbered(0)], tmp_path / "file" / "film.mp4", 25)
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_a_full_disk_is_named(suffix: str, tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (60, 96, 96, 3)).astype(np.uint8)
+    path = tmp_path / f"film{suffix}"
+    path.write_bytes(b"what was there before")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, limits[1]))
+    try:
+        with pytest.raises(OutputError, match="free some space"):
+            write_film(noise, path, 25, quality=5)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.read_bytes() == b"what was there before"
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+def test_an_interrupted_film_leaves_nothing(tmp_path: Path) -> None:
+    def frames() -> Iterator[Frame]:
+        yield from (numbered(i) for i in range(80))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_film(frames(), tmp_path / "a.mp4", 25)
+    assert not list(tmp_path.iterdir())
+
+
+def test_save_mp4_holds_the_last_frame_and_evens_the_sides(tmp_path: Path) -> None:
+    frames = [numbered(0, (24, 32)), *(numbered(i, (49, 65)) for i in range(1, 6))]
+    clips.save_mp4(frames, tmp_path / "film.mp4", fps=5, hold=2)
+    clip = open_clip(tmp_path / "film.mp4")
+    assert (clip.fps, clip.shape) == (5, (48, 64))
+    assert numbers(clip) == [0, 1, 2, 3, 4] + [5] * 10
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("film.png", {}),
+        ("film.mp4", {"fps": 0}),
+        ("film.mp4", {"fps": float("nan")}),
+        ("film.mp4", {"hold": -1}),
+        ("film.mp4", {"frames": []}),
+    ],
+)
+def test_save_mp4_refuses_nonsense(name: str, options: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(InputError):
+        clips.save_mp4(**{"frames": [numbered(0)] * 2, "path": tmp_path / name, **options})
+    assert not list(tmp_path.iterdir())
+
+
+# --- sound -------------------------------------------------------------------------------
+
+FRAME = 1 / 25
+
+
+@pytest.mark.parametrize(
+    ("source", "film", "codec"),
+    [
+        (".mp4", ".mp4", "aac"),
+        (".mp4", ".mkv", "aac"),
+        (".mov", ".mov", "aac"),
+        (".webm", ".mp4", "libopus"),
+        (".webm", ".mkv", "libopus"),
+        (".mkv", ".mp4", "aac"),
+        (".mkv", ".mp4", "flac"),
+        (".ts", ".mp4", "aac"),
+        (".mov", ".mov", "pcm_s16le"),
+    ],
+)
+def test_sound_is_copied(source: str, film: str, codec: str, tmp_path: Path) -> None:
+    path = make(tmp_path / f"a{source}", 25, 50, sound=codec)
+    clip = open_clip(path)
+    assert clip.sound
+    out = tmp_path / f"film{film}"
+    write_film(read_frames(clip), out, clip.fps, sound=clip)
+    assert numbers(out) == list(range(50))
+    mine, theirs = packets(out), packets(path)
+    if source != ".ts":  # there, packets have headers of their own
+        assert mine == theirs[: len(mine)]
+    assert click_time(out) == pytest.approx(click_time(path), abs=0.0015)
+    assert abs(sound_end(out) - 2) <= FRAME
+    if source == film != ".mkv":  # sound for sound; elsewhere, time stamps are rounded
+        before, after = heard(path)[0], heard(out)[0]
+        shared = min(len(before), len(after)) - 4000
+        assert np.allclose(before[:shared], after[:shared], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("source", "film", "codec"),
+    [
+        (".mp4", ".mp4", "aac"),
+        (".mp4", ".mov", "aac"),
+        (".mp4", ".mkv", "aac"),
+        (".webm", ".mp4", "libopus"),
+        (".webm", ".mkv", "libopus"),
+        (".webm", ".mov", "libopus"),
+        (".mov", ".mp4", "pcm_s16le"),
+        (".mkv", ".mp4", "vorbis"),
+        (".ts", ".mp4", "aac"),
+    ],
+)
+def test_a_section_keeps_its_sound_in_time(
+    source: str, film: str, codec: str, tmp_path: Path
+) -> None:
+    path = make(tmp_path / f"a{source}", 25, 75, sound=codec)
+    clip = open_clip(path, start=0.72, end=2.2)
+    out = tmp_path / f"film{film}"
+    write_film(read_frames(clip), out, clip.fps, sound=clip)
+    assert numbers(out) == list(range(18, 55))
+    assert click_time(out) == pytest.approx(click_time(path) - 0.72, abs=0.002)
+    assert abs(sound_end(out) - 37 / 25) <= FRAME
+
+
+def test_stride_keeps_the_sound(tmp_path: Path) -> None:
+    clip = open_clip(make(tmp_path / "a.mp4", 25, 60, sound="aac"), stride=4)
+    write_film(read_frames(clip), tmp_path / "film.mp4", clip.fps, sound=clip)
+    assert click_time(tmp_path / "film.mp4") == pytest.approx(CLICK, abs=0.001)
+    assert abs(sound_end(tmp_path / "film.mp4") - 2.4) <= FRAME
+
+
+def test_sound_ends_with_the_pictures_that_were_written(tmp_path: Path) -> None:
+    clip = open_clip(make(tmp_path / "a.mp4", 25, 75, sound="aac"))
+    some = (numbered(i) for i in range(40))
+    write_film(some, tmp_path / "film.mp4", clip.fps, sound=clip)
+    assert abs(sound_end(tmp_path / "film.mp4") - 1.6) <= FRAME
+
+
+def test_sound_shorter_than_the_clip(tmp_path: Path) -> None:
+    clip = open_clip(make(tmp_path / "a.mp4", 25, 50, sound="aac", seconds=1.2))
+    write_film(read_frames(clip), tmp_path / "film.mp4", clip.fps, sound=clip)
+    assert open_clip(tmp_path / "film.mp4").frames == 50
+    assert sound_end(tmp_path / "film.mp4") == pytest.approx(1.2, abs=FRAME)
+    late = open_clip(clip.path, start=1.5)
+    write_film(read_frames(late), tmp_path / "late.mp4", late.fps, sound=late)
+    assert numbers(tmp_path / "late.mp4") == list(range(38, 50))
+
+
+def test_a_clip_without_sound(tmp_path: Path) -> None:
+    clip = open_clip(make(tmp_path / "a.gif", 25, 5))
+    write_film(read_frames(clip), tmp_path / "film.mp4", clip.fps, sound=clip)
+    assert not open_clip(tmp_path / "film.mp4").sound
+
+
+@pytest.mark.parametrize("film", [".mp4", ".mov"])  # copied and encoded anew
+def test_damaged_sound_does_not_stop_a_film(film: str, tmp_path: Path) -> None:
+    path = make(tmp_path / "a.mkv", 25, 50, sound="flac")
+    data = bytearray(path.read_bytes())
+    for packet in packets(path)[3:9]:
+        position = data.index(packet)
+        data[position : position + len(packet)] = bytes(len(packet))
+    path.write_bytes(data)
+    clip = open_clip(path)
+    out = tmp_path / f"film{film}"
+    write_film(read_frames(clip), out, clip.fps, sound=clip)
+    assert numbers(out) == list(range(50))
+
+
+@pytest.mark.parametrize("film", [".mp4", ".mov", ".mkv"])
+@pytest.mark.parametrize("seconds", [1.5, 2.0, 9.0])
+def test_sound_made_by_code(film: str, seconds: float, tmp_path: Path) -> None:
+    sound = Sound(np.stack([click(seconds)] * 2).astype(np.float32), 48000)
+    out = tmp_path / f"film{film}"
+    write_film((numbered(i) for i in range(50)), out, 25, sound=sound)
+    assert click_time(out) == pytest.approx(CLICK, abs=0.001)
+    assert abs(sound_end(out) - min(seconds, 2.0)) <= FRAME
+    write_film([numbered(0)] * 5, out, 25, sound=Sound(np.zeros((1, 0), np.float32), 8000))
+    assert open_clip(out).frames == 5
+
+
+def test_sound_and_picture_lie_side_by_side(tmp_path: Path) -> None:
+    path = make(tmp_path / "a.mp4", 25, 250, sound="aac", seconds=10)
+    clip = open_clip(path)
+    write_film(read_frames(clip), tmp_path / "film.mp4", clip.fps, sound=clip)
+    kinds = []
+    with av.open(str(tmp_path / "film.mp4")) as film:
+        places = sorted(
+            (packet.pos, packet.stream.type) for packet in film.demux() if packet.pos is not None
+        )
+        kinds = [kind for _, kind in places]
+    longest = max(len(run) for run in "".join(kind[0] for kind in kinds).split("v"))
+    assert longest < 60

@@ -1,0 +1,431 @@
+"""Optical flow between two frames: where it leads, where it cannot be trusted, its colours, files.
+
+Pictures are `(1, 3, H, W)`, float32, sRGB in [0, 1]. A flow is `(1, 2, H, W)`, float32, in pixels.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import math
+import os
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from workbench.errors import InputError, WeightsError
+from workbench.files import write_bytes
+from workbench.images import Frame, check_image, fit, load_image, resize, save_image, to_array
+from workbench.weights import _socket_timeout, cache_folder
+
+METHODS = ("dis", "farneback", "raft")
+
+Field = npt.NDArray[np.float32]
+"""A flow as OpenCV has it: `(H, W, 2)`."""
+
+# .flo: this number, width and height, then x and y of every pixel; little-endian, 4 bytes each.
+# Read by hand, because OpenCV 5 crashes the interpreter on a damaged header.
+_MAGIC = 202021.25
+
+
+def flow(a: Tensor, b: Tensor, *, method: str = "dis", max_side: int = 512) -> Tensor:
+    """Find where each pixel of `a` lies in `b`.
+
+    Convention:
+        `a(x)` ~ `b(x + flow(x))`, on the grid of `a`, in pixels; channel 0 = x to the right,
+        channel 1 = y down. `warp(previous, flow(current, previous))` is the previous frame
+        brought to the current one.
+
+    Parameters
+    ----------
+    a, b
+        `(1, 3, H, W)`, sRGB in [0, 1], of the same size.
+    method
+        "dis": dense inverse search (Kroeger et al. 2016, arXiv:1603.03590), then every pixel may
+        take over a neighbour's vector that fits the pictures better, which sharpens the edges of
+        what moves. "farneback": polynomial expansion (Farnebäck 2003), faster and coarser.
+        "raft": the network of Teed and Deng 2020 (arXiv:2003.12039), the best and by far the
+        slowest on a CPU; its weights (20 MB) are downloaded once.
+    max_side
+        Larger pictures are shrunk to this longest side in pixels for the search, and the flow is
+        scaled back up. Smaller is faster and loses small things that move.
+
+    Returns
+    -------
+    Tensor
+        `(1, 2, H, W)`, float32, on the device of `a`.
+
+    Raises
+    ------
+    InputError
+        If the pictures are none or differ in size, or for an unknown method or `max_side` < 1.
+    WeightsError
+        If RAFT's weights cannot be had.
+    """
+    check_image(a, "a")
+    check_image(b, "b")
+    if a.shape != b.shape:
+        raise InputError(f"b: expected the size of a, {tuple(a.shape)}, got {tuple(b.shape)}.")
+    if method not in METHODS:
+        raise InputError(f"method = {method!r}: expected one of {', '.join(METHODS)}.")
+    if max_side < 1:
+        raise InputError(f"max_side = {max_side}: expected at least 1 pixel.")
+    height, width = int(a.shape[2]), int(a.shape[3])
+    small = fit((height, width), min(max_side, max(height, width)))
+    first, second = (resize(image.detach().float(), small) for image in (a, b))
+    if method == "raft":
+        found = _raft_flow(first, second)
+    else:
+        search = _dis_flow if method == "dis" else _farneback_flow
+        # DIS needs a dozen pixels.
+        field = search(*(to_array(_pad(image, least=16)) for image in (first, second)))
+        found = torch.from_numpy(field.transpose(2, 0, 1).copy())[None].to(a.device)
+    found = found[..., : small[0], : small[1]]
+    if small != (height, width):
+        found = F.interpolate(found, (height, width), mode="bilinear")
+        found = found * found.new_tensor([width / small[1], height / small[0]]).view(1, 2, 1, 1)
+    return found.contiguous()
+
+
+def warp(image: Tensor, flow: Tensor) -> Tensor:
+    """Fetch every pixel from where its flow leads: `out(x) = image(x + flow(x))`.
+
+    Sampled bicubically; beyond the border the outermost pixels go on.
+
+    Parameters
+    ----------
+    image
+        `(1, C, H, W)`, any number of channels.
+    flow
+        `(1, 2, H, W)`: `flow(current, previous)` brings the previous frame to the current one.
+
+    Returns
+    -------
+    Tensor
+        `(1, C, H, W)`; where the filter overshoots it is clipped to the range of `image`.
+
+    Raises
+    ------
+    InputError
+        If `image` or `flow` has another shape, or they differ in size.
+    """
+    if image.dim() != 4 or image.shape[0] != 1 or not image.is_floating_point():
+        raise InputError(
+            f"image: expected a floating-point tensor (1, C, H, W), got {tuple(image.shape)}."
+        )
+    _check_flow(flow, "flow", image)
+    return _sample(image, flow, "bicubic").clamp(image.min(), image.max())
+
+
+def occlusion(forward: Tensor, backward: Tensor) -> Tensor:
+    """Find where the current frame shows what the previous one did not.
+
+    True where the two flows contradict each other (disocclusion), where the backward flow
+    changes abruptly (motion boundary), and where it leads out of the picture. With the forward
+    flow w, the backward flow w^ and w~(x) = w(x + w^(x)), section 4.2 of Ruder,
+    Dosovitskiy, Brox 2016 (arXiv:1604.08610), after Sundaram et al. 2010, says
+
+        |w~ + w^|² > 0.01 (|w~|² + |w^|²) + 0.5
+        |grad u^|² + |grad v^|² > 0.01 |w^|² + 0.002
+
+    Parameters
+    ----------
+    forward
+        `(1, 2, H, W)`: `flow(previous, current)`.
+    backward
+        `(1, 2, H, W)`: `flow(current, previous)`.
+
+    Returns
+    -------
+    Tensor
+        `(1, 1, H, W)`, bool, on the grid of `backward`: the current frame.
+
+    Raises
+    ------
+    InputError
+        If a flow has another shape, or they differ in size.
+    """
+    _check_flow(backward, "backward")
+    _check_flow(forward, "forward", backward)
+    there = _sample(forward, backward, "bilinear")
+    back_length = _square_length(backward)
+    apart = _square_length(there + backward)
+    disoccluded = apart > 0.01 * (_square_length(there) + back_length) + 0.5
+    edge = sum(_square_length(_central_difference(backward, axis)) for axis in (2, 3))
+    return disoccluded | (edge > 0.01 * back_length + 0.002) | _leads_outside(backward)
+
+
+@dataclass(frozen=True, eq=False)
+class Motion:
+    """How an earlier picture gets to where things are now.
+
+    Attributes
+    ----------
+    flow
+        `(1, 2, H, W)`, in pixels, from the current picture to the earlier one.
+    visible
+        `(1, 1, H, W)`, float32; 1 where the earlier picture shows what is here now, else 0.
+    """
+
+    flow: Tensor
+    visible: Tensor
+
+    def warp(self, image: Tensor) -> Tensor:
+        """Bring a picture that lies as the earlier one does to where things are now."""
+        return warp(image, self.flow)
+
+
+def find_motion(
+    current: Tensor, earlier: Tensor, method: str = "dis", *, kept: Path | None = None
+) -> Motion:
+    """Find flow and occlusion between two pictures.
+
+    Parameters
+    ----------
+    current, earlier
+        `(1, 3, H, W)`, sRGB in [0, 1], of the same size.
+    method
+        As for `flow`.
+    kept
+        Name without suffix under which the flow (`.flo`) and the visible part (`.png`) are
+        kept on disk. What is there is taken as it is. None: nothing is kept.
+    """
+    if kept is not None:
+        with contextlib.suppress(InputError):  # not there, or damaged
+            visible = load_image(kept.with_suffix(".png"))[:, :1]
+            found = Motion(read_flow(kept.with_suffix(".flo")), (visible > 0.5).float())
+            if found.flow.shape[2:] == found.visible.shape[2:] == current.shape[2:]:
+                return found
+    backward = flow(current, earlier, method=method)
+    hidden = occlusion(flow(earlier, current, method=method), backward)
+    found = Motion(backward, 1 - hidden.float())
+    if kept is not None:
+        write_flow(found.flow, kept.with_suffix(".flo"))
+        save_image(found.visible.expand(1, 3, -1, -1), kept.with_suffix(".png"))
+    return found
+
+
+def flow_to_color(flow: Tensor, *, max_flow: float | None = None) -> Frame:
+    """Paint a flow: the hue is its direction, the saturation its length, white is no motion.
+
+    Red leads to the right, and round the colour wheel: yellow-green down, cyan left, violet up.
+
+    Parameters
+    ----------
+    flow
+        `(1, 2, H, W)`.
+    max_flow
+        Length in pixels that is painted in full colour, like all longer ones; pictures with the
+        same one compare. By default the longest in this flow, but for the longest hundredth.
+
+    Raises
+    ------
+    InputError
+        If `flow` has another shape, or unless `max_flow` > 0.
+    """
+    _check_flow(flow, "flow")
+    if max_flow is not None and not max_flow > 0:
+        raise InputError(f"max_flow = {max_flow}: expected a length above 0 pixels.")
+    x, y = flow[0].detach().float().cpu().numpy()
+    length = np.hypot(x, y)
+    if max_flow is None:
+        max_flow = float(np.quantile(length, 0.99))
+    hue = np.rad2deg(np.arctan2(y, x)) % 360
+    saturation = np.clip(length / max(max_flow, 1e-6), 0, 1)
+    colours = cv2.cvtColor(np.dstack([hue, saturation, np.ones_like(hue)]), cv2.COLOR_HSV2RGB)
+    return np.rint(colours * 255).astype(np.uint8)
+
+
+def read_flow(path: str | os.PathLike[str]) -> Tensor:
+    """Read a flow `(1, 2, H, W)` from a Middlebury .flo file.
+
+    Raises
+    ------
+    InputError
+        If there is no such file, or it is not a whole .flo file.
+    """
+    path = Path(path)
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise InputError(f"{path}: there is no such file.") from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {(error.strerror or '').lower()}.") from None
+    magic, width, height = struct.unpack("<fii", data[:12]) if len(data) >= 12 else (0.0, 0, 0)
+    if magic != _MAGIC or min(width, height) < 1:
+        raise InputError(f"{path} is not a .flo file; make one with write_flow.")
+    if len(data) != 12 + 8 * width * height:
+        raise InputError(
+            f"{path} is damaged: {width} x {height} pixels do not make {len(data)} bytes;"
+            " make it again."
+        )
+    values = np.frombuffer(data, "<f4", offset=12).reshape(height, width, 2)
+    return torch.from_numpy(values.transpose(2, 0, 1).astype(np.float32, order="C"))[None]
+
+
+def write_flow(flow: Tensor, path: str | os.PathLike[str]) -> None:
+    """Write a flow `(1, 2, H, W)` as a Middlebury .flo file.
+
+    Raises
+    ------
+    InputError
+        If `flow` has another shape.
+    OutputError
+        If the file cannot be written.
+    """
+    _check_flow(flow, "flow")
+    values = flow[0].detach().permute(1, 2, 0).cpu().numpy().astype("<f4")
+    write_bytes(path, struct.pack("<fii", _MAGIC, flow.shape[3], flow.shape[2]) + values.tobytes())
+
+
+def _check_flow(flow: Tensor, name: str, like: Tensor | None = None) -> None:
+    """Raise `InputError`, naming it `name`, unless it is a flow of the size of `like`."""
+    size = flow.shape[2:] if like is None else like.shape[2:]
+    if flow.dim() != 4 or flow.shape != (1, 2, *size) or not flow.is_floating_point():
+        wanted = "(1, 2, H, W)" if like is None else str((1, 2, *size))
+        raise InputError(
+            f"{name}: expected a floating-point tensor {wanted}, got {flow.dtype}"
+            f" {tuple(flow.shape)}."
+        )
+
+
+def _pad(image: Tensor, *, least: int, multiple: int = 1) -> Tensor:
+    """Repeat the last column and row until each side is a multiple and not less than `least`."""
+    height, width = (
+        max(least, math.ceil(side / multiple) * multiple) for side in map(int, image.shape[2:])
+    )
+    return F.pad(image, (0, width - image.shape[3], 0, height - image.shape[2]), mode="replicate")
+
+
+def _dis_flow(a: Frame, b: Frame) -> Field:
+    search = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    search.setFinestScale(0)  # the preset stops at half size, too coarse for occlusions
+    search.setVariationalRefinementIterations(5)
+    search.setVariationalRefinementAlpha(40.0)  # twice as smooth as the preset: sharpened below
+    field = search.calc(_grey(a), _grey(b), None)  # type: ignore[call-overload]
+    for step in (4, 2, 1):
+        field = _take_over(a, b, field, step)
+    channels = (cv2.medianBlur(np.ascontiguousarray(part), 5) for part in np.moveaxis(field, 2, 0))
+    return np.dstack(list(channels)).astype(np.float32, copy=False)
+
+
+def _take_over(a: Frame, b: Frame, field: Field, step: int) -> Field:
+    """Let each pixel take the vector of a neighbour `step` pixels away that matches better.
+
+    A smooth flow blurs the edge of what moves; beside the edge one of the neighbours has the
+    right vector. The propagation of PatchMatch (Barnes et al. 2009), with colour differences.
+    """
+    height, width = field.shape[:2]
+    y, x = np.mgrid[:height, :width].astype(np.float32)
+
+    def mismatch(vectors: Field) -> Field:
+        there = cv2.remap(
+            b,
+            x + vectors[..., 0],
+            y + vectors[..., 1],
+            cv2.INTER_LINEAR,
+            borderMode=cv2.BORDER_REPLICATE,
+        )
+        total = cv2.transform(cv2.absdiff(a, there).astype(np.float32), np.ones((1, 3)))
+        return np.asarray(cv2.blur(total, (3, 3)), dtype=np.float32)
+
+    best, least = field.copy(), mismatch(field)
+    around = np.pad(field, ((step, step), (step, step), (0, 0)), mode="edge")
+    for down in (0, step, 2 * step):
+        for right in (0, step, 2 * step):
+            candidate = around[down : down + height, right : right + width]
+            cost = mismatch(candidate)
+            better = cost < least
+            best[better], least[better] = candidate[better], cost[better]
+    return best
+
+
+def _farneback_flow(a: Frame, b: Frame) -> Field:
+    field = cv2.calcOpticalFlowFarneback(
+        _grey(a),
+        _grey(b),
+        None,  # type: ignore[call-overload]
+        pyr_scale=0.5,
+        levels=5,
+        winsize=15,
+        iterations=3,
+        poly_n=5,
+        poly_sigma=1.2,
+        flags=0,
+    )
+    return np.asarray(field, dtype=np.float32)
+
+
+def _grey(picture: Frame) -> npt.NDArray[np.uint8]:
+    return np.asarray(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), dtype=np.uint8)
+
+
+def _raft_flow(a: Tensor, b: Tensor) -> Tensor:
+    # Its coarsest correlations, at 1/64 of the size, need two pixels: 128 in the picture.
+    padded = (2 * _pad(image, least=128, multiple=8) - 1 for image in (a, b))
+    with torch.no_grad():
+        found: Tensor = _raft(a.device)(*padded)[-1]
+    return found
+
+
+@functools.cache
+def _raft(device: torch.device) -> Any:
+    from torchvision.models.optical_flow import Raft_Large_Weights, raft_large
+
+    weights = Raft_Large_Weights.DEFAULT
+    network = raft_large()
+    try:
+        with _socket_timeout(20):
+            # weights_only: torchvision's files are pickles; this reads tensors and nothing else.
+            state = weights.get_state_dict(
+                model_dir=str(cache_folder()), progress=True, check_hash=True, weights_only=True
+            )
+        network.load_state_dict(state)
+    except (OSError, RuntimeError, EOFError, UnpicklingError) as error:
+        raise WeightsError(
+            f"RAFT's weights cannot be had ({error}); choose the flow method dis, or put"
+            f" {weights.url} into {cache_folder()}."
+        ) from error
+    return network.to(device).eval().requires_grad_(False)
+
+
+def _sample(image: Tensor, flow: Tensor, mode: str) -> Tensor:
+    """`image(x + flow(x))`; the border goes on outside."""
+    height, width = int(image.shape[2]), int(image.shape[3])
+    y = torch.arange(height, dtype=image.dtype, device=image.device).view(-1, 1)
+    x = torch.arange(width, dtype=image.dtype, device=image.device)
+    flow = flow.to(image)
+    # grid_sample counts from -1 to 1 between the outer edges of the outermost pixels.
+    grid = torch.stack(
+        [(2 * (x + flow[:, 0]) + 1) / width - 1, (2 * (y + flow[:, 1]) + 1) / height - 1], dim=-1
+    )
+    return F.grid_sample(image, grid, mode=mode, padding_mode="border", align_corners=False)
+
+
+def _square_length(vectors: Tensor) -> Tensor:
+    return vectors.square().sum(dim=1, keepdim=True)
+
+
+def _central_difference(field: Tensor, axis: int) -> Tensor:
+    """Half the difference of the two neighbours along an axis; at the border of one and itself."""
+    size = field.shape[axis]
+    at = torch.arange(size, device=field.device)
+    before, after = (at - 1).clamp(min=0), (at + 1).clamp(max=size - 1)
+    return (field.index_select(axis, after) - field.index_select(axis, before)) / 2
+
+
+def _leads_outside(flow: Tensor) -> Tensor:
+    """Where a pixel's middle would come to lie beyond the outer edge of the picture."""
+    height, width = flow.shape[2:]
+    x = torch.arange(width, device=flow.device) + flow[:, :1]
+    y = torch.arange(height, device=flow.device).view(-1, 1) + flow[:, 1:]
+    return (x < -0.5) | (y < -0.5) | (x > width - 0.5) | (y > height - 0.5)

@@ -1,0 +1,252 @@
+"""What tells films apart: flicker, style, content, sharpness; and which film to take.
+
+Stillness alone is won by a film that is frozen, drifts away from its source or is blurred.
+So every film is also measured against what the per-frame mode makes of the same clip.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from statistics import fmean
+
+import cv2
+import numpy as np
+from torch import Tensor
+
+from workbench.errors import InputError
+from workbench.images import check_image, from_array, to_array
+from workbench.losses import Losses
+from workbench.optimize import measure
+from workbench.settings import Settings
+from workbench.video.clips import Clip, read_frames
+from workbench.video.flow import find_motion
+from workbench.video.modes import is_cut
+
+FAR = 10  # frames apart; where a film drifts, or repaints itself slowly
+# What a film may lose against the per-frame one.
+MOST_STYLE_LOSS = 1.2
+MOST_CONTENT_LOSS = 1.2
+LEAST_SHARPNESS = 0.65
+
+
+def warping_error(
+    frames: Iterable[Tensor], source_frames: Iterable[Tensor], *, gap: int = 1
+) -> float:
+    """How much a film changes where its source only moves; 0 is perfectly still.
+
+    Lai et al. 2018 (arXiv 1808.00449), section 4.2: the mean over pairs of frames t and
+    t + gap of
+
+        sum_x M(x) |V_t(x) - V_t+gap(x + f(x))|^2 / sum_x M(x)
+
+    where V are RGB pixels in [0, 1] whose squared differences are summed over the channels,
+    f is the flow of the source from t to t + gap, and M is 1 where both frames show the
+    same thing (`flow.occlusion`). Differs from the paper in that `gap` may be more than 1,
+    and in that pairs with a cut between them do not count.
+
+    Parameters
+    ----------
+    frames
+        The film, `(1, 3, H, W)` each, sRGB in [0, 1].
+    source_frames
+        What it was painted from, as many and of the same size.
+    gap
+        How many frames lie between the two of a pair. 1 sees flicker, 10 slow change.
+
+    Raises
+    ------
+    InputError
+        If the two differ in length or size, or no pair is left.
+    """
+    errors = [
+        error for (error,) in warping_errors([frames], source_frames, gap) if error is not None
+    ]
+    if not errors:
+        raise InputError(f"the film has no two frames {gap} apart within a scene.")
+    return fmean(errors)
+
+
+def warping_errors(
+    films: Sequence[Iterable[Tensor]], source_frames: Iterable[Tensor], gap: int = 1
+) -> Iterator[list[float | None]]:
+    """`warping_error` of several films of one source, pair by pair; the flow is found once.
+
+    At most `gap + 1` frames of each film are held.
+
+    Yields
+    ------
+    list of float or None
+        For each film its error between frames t and t + gap, t from 0 on; None where a cut
+        or nothing that both show lies between.
+    """
+    window: deque[tuple[Tensor, ...]] = deque(maxlen=gap + 1)
+    scene = 0  # frames since the last cut, this one among them
+    try:
+        for source, *painted in zip(source_frames, *films, strict=True):
+            for frame in painted:
+                check_image(frame, "frame")
+                if frame.shape != source.shape:
+                    raise InputError(
+                        f"a frame is {tuple(frame.shape)} and its source {tuple(source.shape)};"
+                        " films are measured at the size of their source."
+                    )
+            cut = bool(window) and is_cut(to_array(window[-1][0]), to_array(source))
+            scene = 1 if cut else scene + 1
+            window.append((source, *painted))
+            if len(window) > gap:
+                yield _pair_errors(window[0], window[-1]) if scene > gap else [None] * len(films)
+    except ValueError as error:
+        raise InputError("the film and its source have different numbers of frames.") from error
+
+
+def _pair_errors(now: tuple[Tensor, ...], later: tuple[Tensor, ...]) -> list[float | None]:
+    motion = find_motion(now[0], later[0])
+    seen = motion.visible.sum()
+    if seen == 0:
+        return [None] * (len(now) - 1)
+    return [
+        float((motion.visible * (a - motion.warp(b)).square()).sum() / seen)
+        for a, b in zip(now[1:], later[1:], strict=True)
+    ]
+
+
+def sharpness(image: Tensor) -> float:
+    """Variance of the Laplacian of the grey picture; lower is blurrier.
+
+    Parameters
+    ----------
+    image
+        `(1, 3, H, W)`, sRGB in [0, 1].
+    """
+    grey = cv2.cvtColor(to_array(image), cv2.COLOR_RGB2GRAY).astype(np.float64)
+    return float(cv2.Laplacian(grey, cv2.CV_64F).var())
+
+
+@dataclass(frozen=True)
+class FilmFigures:
+    """What one film measures.
+
+    Attributes
+    ----------
+    warping_error
+        Between neighbouring frames; None for a film of a single frame.
+    far_warping_error
+        Between frames `FAR` apart; None for a shorter film.
+    style_loss, content_loss
+        Weighted, in float32, the mean over frames.
+    sharpness
+        The mean over frames.
+    by_frame
+        Warping error from each frame to the next, None across cuts.
+    """
+
+    warping_error: float | None
+    far_warping_error: float | None
+    style_loss: float
+    content_loss: float
+    sharpness: float
+    by_frame: Sequence[float | None]
+
+
+def compare_films(
+    films: Mapping[str, Sequence[Tensor]],
+    clip: Clip,
+    styles: Sequence[Tensor],
+    settings: Settings,
+    *,
+    samples: int = 12,
+) -> dict[str, FilmFigures]:
+    """Measure films of one clip, and the clip itself, as "source".
+
+    Parameters
+    ----------
+    films
+        Name -> frames, `(1, 3, H, W)` each, sRGB in [0, 1], such as `modes.PaintedFrames`.
+    clip
+        What they were painted from.
+    styles, settings
+        What they were painted with.
+    samples
+        Losses are measured on so many frames, evenly spaced.
+    """
+    count = min(len(frames) for frames in films.values())
+
+    def source() -> Iterator[Tensor]:
+        return (from_array(frame) for frame in islice(read_frames(clip), count))
+
+    def columns() -> list[Iterable[Tensor]]:
+        return [source(), *films.values()]
+
+    near = list(warping_errors(columns(), source()))
+    far = list(warping_errors(columns(), source(), FAR))
+    settings = replace(settings, size=max(clip.shape))
+    chosen = set(np.linspace(0, count - 1, samples).round().astype(int).tolist())
+    losses: list[list[Losses]] = []
+    sharp: list[list[float]] = []
+    for number, (content, *frames) in enumerate(zip(source(), *columns(), strict=True)):
+        sharp.append([sharpness(frame) for frame in frames])
+        if number in chosen:
+            losses.append([measure(frame, content, styles, settings) for frame in frames])
+    figures = {}
+    for column, name in enumerate(("source", *films)):
+        by_frame = [errors[column] for errors in near]
+        figures[name] = FilmFigures(
+            warping_error=_mean(by_frame),
+            far_warping_error=_mean([errors[column] for errors in far]),
+            style_loss=fmean(row[column].style_total for row in losses),
+            content_loss=fmean(row[column].content_total for row in losses),
+            sharpness=fmean(row[column] for row in sharp),
+            by_frame=by_frame,
+        )
+    return figures
+
+
+def steadiest(figures: Mapping[str, FilmFigures], reference: str = "per-frame") -> tuple[str, str]:
+    """Choose the film that flickers least among those that kept style, content and sharpness.
+
+    Parameters
+    ----------
+    figures
+        From `compare_films`.
+    reference
+        The film that the others are held against; it always stands for choice.
+
+    Returns
+    -------
+    name, sentence : str
+        Which film, and why, for people to read.
+    """
+    base = figures[reference]
+    losers = []
+    best = reference
+    for name, film in figures.items():
+        if name in ("source", reference) or film.warping_error is None:
+            continue
+        faults = [
+            fault
+            for fault, lost in {
+                "the style": film.style_loss > MOST_STYLE_LOSS * base.style_loss,
+                "the content": film.content_loss > MOST_CONTENT_LOSS * base.content_loss,
+                "sharpness": film.sharpness < LEAST_SHARPNESS * base.sharpness,
+            }.items()
+            if lost
+        ]
+        if faults:
+            losers.append(f"{name} lost {' and '.join(faults)}")
+        elif film.warping_error < (figures[best].warping_error or math.inf):
+            best = name
+    if best == reference:
+        sentence = f"No mode flickers less than {reference} without a loss"
+    else:
+        share = (figures[best].warping_error or 0) / (base.warping_error or math.inf)
+        sentence = f"{best} flickers least: its warping error is {share:.2f} of {reference}'s"
+    return best, "; ".join([sentence, *losers]) + "."
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else None

@@ -1,0 +1,622 @@
+"""Four ways to paint a film, over one loop that takes frame after frame.
+
+A frame is optimised as a still is; the modes differ in where it starts from, and the last
+one in one more loss. Painted frames lie in a folder, each with its digest, and what a frame
+leans on is always read back from there: a run that was killed goes on at the first missing
+frame, and the film is the same as if nothing had happened.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+import time
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property, partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from filelock import FileLock, Timeout
+from torch import Tensor
+from tqdm import tqdm
+
+import workbench
+from workbench.devices import peak_megabytes, reset_peak_megabytes
+from workbench.errors import InputError
+from workbench.files import check_writable, write_bytes
+from workbench.images import Frame, from_array, load_image, resize, save_image, to_array
+from workbench.losses import TemporalTarget
+from workbench.optimize import Iterate, optimize, stylize
+from workbench.runs import Result, finish_run, start_run
+from workbench.settings import MIN_SIZE, ClipSettings, Settings
+from workbench.video.clips import Clip, open_clip, read_frames, write_film
+from workbench.video.flow import Motion, find_motion
+from workbench.weights import load_weights
+
+CUT = 27.0  # mean change of hue, saturation and value between two frames of different scenes
+STOP_STEPS = 10  # over which `stop_change` is measured
+_NARROW = 5  # px
+_CUT_SIDE = 64  # px, at which frames are compared to find cuts
+
+
+# --- the modes ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Now:
+    """The frame that is being painted.
+
+    Attributes
+    ----------
+    picture
+        `(1, 3, H, W)`, float32, sRGB in [0, 1].
+    make_sketch
+        Gives `sketch`; called only by modes that want it.
+    """
+
+    picture: Tensor
+    make_sketch: Callable[[], Tensor]
+
+    @cached_property
+    def sketch(self) -> Tensor:
+        """The frame painted alone at half its size, then enlarged to `(1, 3, H, W)`."""
+        return self.make_sketch()
+
+
+@dataclass(frozen=True, eq=False)
+class Earlier:
+    """A frame of the same scene that is painted already.
+
+    Attributes
+    ----------
+    painted
+        `(1, 3, H, W)`, float32, sRGB in [0, 1].
+    find_motion
+        Gives `motion`; called only by modes that want it.
+    """
+
+    painted: Tensor
+    find_motion: Callable[[], Motion]
+
+    @cached_property
+    def motion(self) -> Motion:
+        """From the frame that is being painted to this one."""
+        return self.find_motion()
+
+    @cached_property
+    def moved(self) -> Tensor:
+        """`painted`, moved to where things are now."""
+        return self.motion.warp(self.painted)
+
+
+@dataclass(frozen=True, eq=False)
+class Beginning:
+    """Where a frame starts from (None: afresh), and which earlier frames it must agree with."""
+
+    start: Tensor | None
+    temporal: tuple[TemporalTarget, ...] = ()
+
+
+# The second is the earlier frames of the scene, by how many frames ago they were.
+Mode = Callable[[Now, Mapping[int, Earlier], ClipSettings], Beginning]
+
+
+def per_frame(now: Now, earlier: Mapping[int, Earlier], settings: ClipSettings) -> Beginning:
+    """Each frame alone (Gatys, Ecker and Bethge 2015, frame by frame)."""
+    return Beginning(None)
+
+
+def blended(now: Now, earlier: Mapping[int, Earlier], settings: ClipSettings) -> Beginning:
+    """Start from the frame with the painted one before it mixed in (Gene Kogan)."""
+    return Beginning(torch.lerp(now.picture, earlier[1].painted, settings.blend))
+
+
+def flow_warped(now: Now, earlier: Mapping[int, Earlier], settings: ClipSettings) -> Beginning:
+    """The same, with the painted frame first moved to where things are now.
+
+    Lars Eidnes, "Painting Video with Neural Networks". Differs in that the warp follows the
+    flow from this frame back to the one before (his follows the negated flow from there to
+    here), and in what was hidden there, which starts from a sketch.
+    """
+    mixed = torch.lerp(now.picture, earlier[1].moved, settings.blend)
+    return Beginning(_with_sketch(mixed, now, earlier[1].motion.visible))
+
+
+def temporal(now: Now, earlier: Mapping[int, Earlier], settings: ClipSettings) -> Beginning:
+    """Start from the moved painted frame, and stay close to it and to earlier ones.
+
+    Ruder, Dosovitskiy and Brox 2016 (arXiv 1604.08610), sections 4.1 to 4.3: every pixel is
+    tied to the nearest of the earlier frames that shows it. Differs in what was hidden,
+    which starts from a sketch.
+    """
+    targets = []
+    untied = torch.ones_like(earlier[1].motion.visible)
+    for lag in sorted(earlier):
+        visible = earlier[lag].motion.visible * untied
+        targets.append(TemporalTarget(earlier[lag].moved, visible, settings.temporal_weight))
+        untied = untied - visible
+    start = _with_sketch(earlier[1].moved, now, earlier[1].motion.visible)
+    return Beginning(start, tuple(targets))
+
+
+def _with_sketch(picture: Tensor, now: Now, visible: Tensor) -> Tensor:
+    """Put the sketch where things come into view.
+
+    Started from the bare frame, such places would stay as they are: the rest of the picture
+    satisfies the style loss already. Places narrower than `_NARROW` pixels are the doubtful
+    edges of things that move rather than something new.
+    """
+    hidden = 1 - visible
+    wide = -F.max_pool2d(-hidden, _NARROW, stride=1, padding=_NARROW // 2)
+    hidden = F.max_pool2d(wide, _NARROW, stride=1, padding=_NARROW // 2)
+    return torch.lerp(picture, now.sketch, hidden) if hidden.any() else picture
+
+
+_MODES: Mapping[str, Mode] = {
+    "per-frame": per_frame,
+    "blended": blended,
+    "flow-warped": flow_warped,
+    "temporal": temporal,
+}
+
+
+# --- the loop ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class FrameFigures:
+    """What is kept about a painted frame, in a file beside it.
+
+    Attributes
+    ----------
+    sha256
+        Of the picture file.
+    scene_start
+        Whether the frame begins a scene, the film's first among them.
+    steps
+        Optimisation steps it took.
+    losses
+        "total", "content", "style", "tv", "temporal"; weighted, at the precision of the run.
+    seconds
+        From the frame before to this one.
+    megabytes
+        Peak memory of the process meanwhile.
+    """
+
+    sha256: str
+    scene_start: bool
+    steps: int
+    losses: Mapping[str, float]
+    seconds: float
+    megabytes: float
+
+
+@dataclass(frozen=True, eq=False)
+class ClipIterate:
+    """A film on its way.
+
+    Attributes
+    ----------
+    frame
+        Number of the frame, from 0.
+    frames
+        How many the clip has, by its container's word.
+    iterate
+        The frame's own; None when the frame was found painted, or has just been finished.
+    figures
+        Of the finished frame; None while it is being painted.
+    """
+
+    frame: int
+    frames: int
+    iterate: Iterate | None
+    figures: FrameFigures | None
+
+
+def paint_clip(
+    clip: Clip,
+    styles: Sequence[Tensor],
+    folder: str | os.PathLike[str],
+    settings: Settings,
+    clip_settings: ClipSettings,
+    *,
+    motion_folder: str | os.PathLike[str] | None = None,
+) -> Iterator[ClipIterate]:
+    """Paint a clip frame by frame into a folder, going on where an earlier run stopped.
+
+    Parameters
+    ----------
+    clip
+        From `clips.open_clip`; its frames are painted at their own size.
+    styles
+        Style pictures, `(1, 3, H, W)`, sRGB in [0, 1].
+    folder
+        Gets `000000.png` and `000000.json` (see `FrameFigures`) for each frame, and
+        `run.json`, which says what they are the frames of. Frames that are there are kept
+        if they are whole; a damaged one is painted again.
+    settings
+        Of every frame; `size` gives way to that of the clip.
+    clip_settings
+        What frames have to do with each other.
+    motion_folder
+        Where flow (`.flo`) and masks are kept, to be used again in another mode. None: not
+        kept.
+
+    Yields
+    ------
+    ClipIterate
+        After every step, and once for every finished frame.
+
+    Raises
+    ------
+    InputError
+        If the folder belongs to another run (the message says what differs) or is in use,
+        or the clip has no frames.
+    OptimizationError
+        As `optimize`. Finished frames stay.
+    """
+    folder = Path(folder)
+    kept = None if motion_folder is None else Path(motion_folder)
+    settings = replace(settings, size=max(clip.shape))
+    with _claimed(folder):
+        _check_same_run(folder, _identity(clip, styles, settings, clip_settings))
+        done = _finished_frames(folder)
+        first = next(number for number in range(len(done) + 1) if number not in done)
+        for number in range(first):
+            yield ClipIterate(number, clip.frames, None, done[number])
+        reach = max(clip_settings.temporal_lags)
+        scene: deque[tuple[int, Frame]] = deque(maxlen=reach)
+        begin = max(0, first - reach)
+        started = time.monotonic()
+        reset_peak_megabytes()
+        for number, picture in enumerate(read_frames(clip, begin), start=begin):
+            if scene and is_cut(scene[-1][1], picture):
+                scene.clear()
+            if number >= first and number in done:
+                yield ClipIterate(number, clip.frames, None, done[number])
+            elif number not in done:
+                beginning = _begin(
+                    picture, number, scene, folder, styles, settings, clip_settings, kept
+                )
+                frame = from_array(picture)
+                for iterate in _paint_frame(frame, styles, settings, clip_settings, beginning):
+                    yield ClipIterate(number, clip.frames, iterate, None)
+                figures = _finish_frame(
+                    folder,
+                    number,
+                    iterate,
+                    scene_start=not scene,
+                    seconds=time.monotonic() - started,
+                )
+                yield ClipIterate(number, clip.frames, None, figures)
+                started = time.monotonic()
+                reset_peak_megabytes()
+            scene.append((number, picture))
+
+
+def show_progress(iterates: Iterable[ClipIterate], title: str) -> Iterator[ClipIterate]:
+    """Pass iterates on and draw a progress bar with the frame, its step and its loss."""
+    with tqdm(desc=title, unit="frame", file=sys.stdout, ncols=88, mininterval=0.2) as bar:
+        painted = False
+        for now in iterates:
+            bar.total = max(now.frames, now.frame + 1)
+            if now.iterate is not None:
+                painted = True
+                step, steps = now.iterate.step, now.iterate.steps
+                loss = f"loss {now.iterate.losses.total:.3g}"
+                bar.set_postfix_str(f"step {step}/{steps}, {loss}", refresh=False)
+                bar.update(0)
+            elif now.figures is not None:
+                bar.initial += 0 if painted else 1  # found on disk: says nothing of the speed
+                bar.update(1)
+            yield now
+
+
+@dataclass(frozen=True)
+class PaintedFrames(Sequence[Tensor]):
+    """The frames `(1, 3, H, W)` in a folder of `paint_clip`, read when asked for.
+
+    Attributes
+    ----------
+    folder
+        Where they lie.
+    length
+        How many.
+    """
+
+    folder: Path
+    length: int
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> Tensor:  # type: ignore[override]
+        if not 0 <= index < self.length:
+            raise IndexError(f"frame {index} of {self.length}")
+        return load_image(frame_path(self.folder, index))
+
+    def pictures(self) -> Iterator[Frame]:
+        """All frames `(H, W, 3)` in 0..255, one after the other."""
+        return (to_array(frame) for frame in self)
+
+
+def stylize_clip(
+    clip: str | os.PathLike[str] | Clip,
+    styles: Sequence[Tensor],
+    output_dir: str | os.PathLike[str],
+    *,
+    mode: str | None = None,
+    settings: Settings = Settings(),  # noqa: B008 (frozen)
+    clip_settings: ClipSettings = ClipSettings(),  # noqa: B008
+    quality: int = 18,
+    motion_folder: str | os.PathLike[str] | None = None,
+) -> Result:
+    """Paint a clip into a film with the clip's sound; run again, it goes on where it stopped.
+
+    Parameters
+    ----------
+    clip
+        A file or folder of pictures, shrunk to `settings.size`; or from `clips.open_clip`.
+    styles
+        Style pictures, `(1, 3, H, W)`, sRGB in [0, 1].
+    output_dir
+        Gets `film.mp4`, the folder `frames` and, when all is done, `result.json`.
+    mode
+        "per-frame", "blended", "flow-warped" or "temporal"; None: as `clip_settings` says.
+    settings, clip_settings
+        See `Settings` and `ClipSettings`.
+    quality
+        Of the film, as for `clips.write_film`; smaller is better.
+    motion_folder
+        As for `paint_clip`.
+
+    Raises
+    ------
+    InputError, OptimizationError, OutputError
+        As `paint_clip` and `clips.write_film`. Finished frames stay.
+    """
+    started = time.monotonic()
+    output = start_run(output_dir)
+    if not isinstance(clip, Clip):
+        clip = open_clip(clip, size=settings.size)
+    if mode is not None:
+        clip_settings = replace(clip_settings, mode=mode)
+    iterates = paint_clip(
+        clip, styles, output / "frames", settings, clip_settings, motion_folder=motion_folder
+    )
+    finished = [
+        now.figures
+        for now in show_progress(iterates, clip_settings.mode)
+        if now.figures is not None
+    ]
+    if sentence := shortfall(clip, len(finished)):
+        warnings.warn(sentence, stacklevel=2)
+    frames = PaintedFrames(output / "frames", len(finished))
+    write_film(frames.pictures(), output / "film.mp4", clip.fps, sound=clip, quality=quality)
+    weights = load_weights(settings.backbone)
+    return finish_run(
+        output,
+        outputs={"film": output / "film.mp4"},
+        figures=film_figures(finished),
+        settings={"clip": str(clip.path), **settings.as_dict(), **clip_settings.as_dict()},
+        weights={"name": weights.name, "sha256": weights.sha256},
+        seconds=time.monotonic() - started,
+    )
+
+
+def film_figures(frames: Sequence[FrameFigures]) -> dict[str, float]:
+    """What painting a film took: frames, scenes, seconds and steps a frame, peak memory."""
+    later = [frame for frame in frames if not frame.scene_start] or frames
+    return {
+        "frames": len(frames),
+        "scenes": sum(frame.scene_start for frame in frames),
+        "seconds_a_frame": median(frame.seconds for frame in later),
+        "steps_a_frame": median(frame.steps for frame in later),
+        "peak_megabytes": max(frame.megabytes for frame in frames),
+    }
+
+
+def shortfall(clip: Clip, frames: int) -> str | None:
+    """The sentence about a clip that gave fewer frames than its file promises, if it did."""
+    if clip.frames - frames < 2:  # containers round their length
+        return None
+    return (
+        f"{clip.path} breaks off: {frames} of {clip.frames} frames could be decoded;"
+        " the film is made of these."
+    )
+
+
+def frame_path(folder: str | os.PathLike[str], number: int) -> Path:
+    """Where `paint_clip` puts a painted frame."""
+    return Path(folder) / f"{number:06d}.png"
+
+
+def is_cut(before: Frame, after: Frame) -> bool:
+    """Whether two neighbouring frames `(H, W, 3)` belong to different scenes.
+
+    Content detection as in PySceneDetect: the mean change of hue, saturation and value, each
+    in 0..255, is over `CUT`. Frames are shrunk first, so that fine detail in motion does
+    not count.
+    """
+    thumbnails = []
+    for frame in (before, after):
+        small = cv2.resize(frame, (_CUT_SIDE, _CUT_SIDE), interpolation=cv2.INTER_AREA)
+        thumbnails.append(cv2.cvtColor(small, cv2.COLOR_RGB2HSV).astype(np.int16))
+    change = np.abs(thumbnails[1] - thumbnails[0])
+    change[..., 0] = np.minimum(change[..., 0], 180 - change[..., 0])  # hue goes round
+    return float(change.mean()) > CUT
+
+
+def _begin(
+    picture: Frame,
+    number: int,
+    scene: Sequence[tuple[int, Frame]],
+    folder: Path,
+    styles: Sequence[Tensor],
+    settings: Settings,
+    clip_settings: ClipSettings,
+    motion_folder: Path | None,
+) -> Beginning:
+    """Look up the earlier frames of the scene and ask the mode."""
+    if not scene:
+        return Beginning(None)
+    lags = clip_settings.temporal_lags if clip_settings.mode == "temporal" else (1,)
+    frame = from_array(picture)
+    earlier = {}
+    for before, source in scene:
+        lag = number - before
+        if lag in lags:
+            kept = None if motion_folder is None else motion_folder / f"{number:06d}-{lag}"
+            method = clip_settings.flow_method
+            find = partial(find_motion, frame, from_array(source), method, kept=kept)
+            earlier[lag] = Earlier(load_image(frame_path(folder, before)), find)
+    now = Now(frame, partial(_sketch, frame, styles, settings))
+    return _MODES[clip_settings.mode](now, earlier, clip_settings)
+
+
+def _sketch(frame: Tensor, styles: Sequence[Tensor], settings: Settings) -> Tensor:
+    size = max(MIN_SIZE, settings.size // 2)
+    coarse = replace(settings, size=size, steps=settings.steps[:-1] or settings.steps)
+    height, width = frame.shape[-2:]
+    return resize(stylize(frame, styles, coarse), (height, width))
+
+
+def _paint_frame(
+    frame: Tensor,
+    styles: Sequence[Tensor],
+    settings: Settings,
+    clip_settings: ClipSettings,
+    beginning: Beginning,
+) -> Iterator[Iterate]:
+    if beginning.start is None:
+        yield from optimize(frame, styles, settings)
+        return
+    settings = replace(settings, steps=(clip_settings.later_steps,))
+    losses: list[float] = []
+    for iterate in optimize(
+        frame, styles, settings, start=beginning.start, temporal=beginning.temporal
+    ):
+        yield iterate
+        losses.append(iterate.losses.total)
+        if len(losses) > STOP_STEPS:
+            before = losses[-1 - STOP_STEPS]
+            if before - losses[-1] < clip_settings.stop_change * before:
+                return
+
+
+# --- the folder --------------------------------------------------------------------------
+
+
+@contextmanager
+def _claimed(folder: Path) -> Iterator[None]:
+    """Keep a second run out of the folder; a killed run holds no claim."""
+    check_writable(folder / "run.json")
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            yield
+    except Timeout:
+        raise InputError(
+            f"{folder} is being painted into by another run; wait for it, or use another folder."
+        ) from None
+
+
+def _identity(
+    clip: Clip, styles: Sequence[Tensor], settings: Settings, clip_settings: ClipSettings
+) -> dict[str, Any]:
+    """Everything that the painted frames depend on."""
+    knobs = clip_settings.as_dict()
+    unused = {
+        "per-frame": set(knobs) - {"mode"},
+        "blended": {"temporal_weight", "temporal_lags", "flow_method"},
+        "flow-warped": {"temporal_weight", "temporal_lags"},
+        "temporal": {"blend"},
+    }[clip_settings.mode]
+    return {
+        "clip": _digest(clip.path),
+        "start": str(clip.start),
+        "stride": clip.stride,
+        "fps": str(clip.fps),
+        "frame size": f"{clip.shape[1]}x{clip.shape[0]}",
+        "style": [hashlib.sha256(to_array(style).tobytes()).hexdigest() for style in styles],
+        **{name: value for name, value in settings.as_dict().items() if name != "size"},
+        **{name: value for name, value in knobs.items() if name not in unused},
+        "weights": load_weights(settings.backbone).sha256,
+        "workbench": workbench.__version__,
+    }
+
+
+def _digest(path: Path) -> str:
+    """SHA-256 of a file, or of the names and contents of a folder's files."""
+    if path.is_file():
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    inside = [f"{file.name} {_digest(file)}" for file in sorted(path.iterdir()) if file.is_file()]
+    return hashlib.sha256("\n".join(inside).encode()).hexdigest()
+
+
+def _check_same_run(folder: Path, identity: Mapping[str, Any]) -> None:
+    path = folder / "run.json"
+    try:
+        there = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        there = None
+    if not isinstance(there, dict):
+        if any(folder.glob("*.png")):
+            raise InputError(
+                f"{folder} holds pictures but no run.json that says what of; use another folder."
+            )
+        write_bytes(path, json.dumps(identity, indent=1).encode())
+        return
+    for name in (*identity, *there):
+        if there.get(name) != identity.get(name):
+            raise InputError(
+                f"{folder} belongs to another run: {name} is {there.get(name)!r} there and"
+                f" {identity.get(name)!r} here; use another folder, or delete this one."
+            )
+
+
+def _finished_frames(folder: Path) -> dict[int, FrameFigures]:
+    """Frames that are there and whole."""
+    done = {}
+    for path in sorted(folder.glob("[0-9]*.json")):
+        try:
+            figures = FrameFigures(**json.loads(path.read_text("utf-8")))
+            picture = path.with_suffix(".png").read_bytes()
+        except (OSError, ValueError, TypeError):
+            continue
+        if hashlib.sha256(picture).hexdigest() == figures.sha256:
+            done[int(path.stem)] = figures
+    return done
+
+
+def _finish_frame(folder: Path, number: int, iterate: Iterate, **figures: Any) -> FrameFigures:
+    """Write the picture, and then the figures that say that it is whole."""
+    path = frame_path(folder, number)
+    save_image(iterate.image, path)
+    losses = iterate.losses
+    finished = FrameFigures(
+        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        steps=iterate.step,
+        losses={
+            "total": losses.total,
+            "content": losses.content_total,
+            "style": losses.style_total,
+            "tv": losses.tv,
+            "temporal": losses.temporal,
+        },
+        megabytes=peak_megabytes(),
+        **figures,
+    )
+    write_bytes(path.with_suffix(".json"), json.dumps(asdict(finished)).encode())
+    return finished
