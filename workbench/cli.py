@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+import inspect
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, Optional, get_type_hints
 
 import typer
 
 import workbench
 from workbench.errors import InputError, OptimizationError, WorkbenchError
-from workbench.settings import PRESETS, Settings
+from workbench.settings import PRESETS, ClipSettings, Settings
 
 if TYPE_CHECKING:
     from workbench.images import Box
@@ -32,7 +36,13 @@ weights_app = typer.Typer(
 )
 app.add_typer(weights_app, name="weights")
 
-DEFAULTS = Settings()
+Command = Callable[..., None]
+Styles = Annotated[
+    list[str],
+    typer.Argument(
+        help="One or more style pictures: files, or sample:swirls, sample:hatching, sample:mosaic."
+    ),
+]
 
 
 def main() -> None:
@@ -107,25 +117,114 @@ def demo(
     print(f"  {output_dir / 'result.json'}  (result)")
 
 
-def _help(text: str, field: str) -> str:
-    value = getattr(DEFAULTS, field)
-    shown = ",".join(map(str, value)) if isinstance(value, tuple) else value
-    return f"{text} [{shown if shown != '' else 'all alike'}]"
+# Setting -> what its option takes on the command line, and what it does.
+_KNOBS: dict[str, tuple[type, str]] = {
+    "size": (int, "Longest side in pixels."),
+    "steps": (str, "Steps at each scale from coarse to fine, the last at --size."),
+    "content_weight": (float, "Larger keeps more of the photograph."),
+    "style_weight": (float, "Larger gives more brushwork."),
+    "tv_weight": (float, "Larger gives a smoother picture."),
+    "style_scale": (float, "Larger gives larger strokes."),
+    "content_layers": (str, "Layers to keep content at."),
+    "style_layers": (str, "Layers to match style at."),
+    "style_layer_weights": (str, "A factor for each style layer."),
+    "style_blend_weights": (str, "Share of each style picture."),
+    "optimizer": (str, "lbfgs or adam."),
+    "learning_rate": (float, "Step of Adam in grey levels."),
+    "init": (str, "Start from content, random or a picture file."),
+    "seed": (int, "Of the random start."),
+    "backbone": (str, "vgg16 or vgg19."),
+    "pooling": (str, "max, average or l2."),
+    "device": (str, "auto, cpu, cuda, cuda:1, mps."),
+    "precision": (str, "auto, float32 or bfloat16."),
+}
+_CLIP_KNOBS: dict[str, tuple[type, str]] = {
+    "mode": (str, "per-frame, blended, flow-warped or temporal; the last is the stillest."),
+    "later_steps": (int, "Steps of a frame that starts from the painted one before it."),
+    "stop_change": (float, "A later frame is done when its loss falls by less in ten steps."),
+    "blend": (float, "Share of the painted frame before, in blended and flow-warped."),
+    "temporal_weight": (float, "Larger is stiller, in temporal."),
+    "temporal_lags": (str, "Which earlier frames to agree with, in temporal."),
+    "flow_method": (str, "dis, farneback or raft."),
+}
+
+
+def _with_knobs(**kinds: type[Settings] | type[ClipSettings]) -> Callable[[Command], Command]:
+    """Give a command an option for every knob, and hand it the settings made of them.
+
+    `_with_knobs(settings=Settings)` turns `--size 256 --preset draft` and so on into the
+    parameter `settings`.
+    """
+
+    def decorate(command: Command) -> Command:
+        hints = get_type_hints(command, include_extras=True)
+        own = [
+            parameter.replace(annotation=hints[parameter.name])
+            for parameter in inspect.signature(command).parameters.values()
+            if parameter.name not in kinds
+        ]
+        parameters = [*own, *(option for kind in kinds.values() for option in _options_of(kind))]
+
+        @functools.wraps(command)
+        def wrapper(**given: Any) -> None:
+            for name, kind in kinds.items():
+                given[name] = _settings(kind, given)
+            command(**given)
+
+        wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        wrapper.__annotations__ = {each.name: each.annotation for each in parameters}
+        return wrapper
+
+    return decorate
+
+
+def _options_of(kind: type[Settings] | type[ClipSettings]) -> list[inspect.Parameter]:
+    defaults, knobs = (Settings(), _KNOBS) if kind is Settings else (ClipSettings(), _CLIP_KNOBS)
+    options = []
+    if kind is Settings:
+        text = f"Where the other options start from: {', '.join(PRESETS)}."
+        options.append(_option("preset", Annotated[str, typer.Option(help=text)], "normal"))
+    for name, (takes, text) in knobs.items():
+        value = getattr(defaults, name)
+        shown = ",".join(map(str, value)) if isinstance(value, tuple) else value
+        option = typer.Option(help=f"{text} [{shown if shown != '' else 'all alike'}]")
+        options.append(_option(name, Annotated[Optional[takes], option], None))  # noqa: UP045
+    return options
+
+
+def _option(name: str, annotation: Any, default: Any) -> inspect.Parameter:
+    kind = inspect.Parameter.KEYWORD_ONLY
+    return inspect.Parameter(name, kind, default=default, annotation=annotation)
+
+
+def _settings(kind: type[Settings] | type[ClipSettings], given: dict[str, Any]) -> Any:
+    """Take the options of one kind of settings out of `given`."""
+    changes: dict[str, Any] = {}
+    for field in dataclasses.fields(kind):
+        value = given.pop(field.name)
+        if value is None:
+            continue
+        if field.name in ("content_layers", "style_layers"):
+            value = [part.strip() for part in value.split(",")]
+        elif field.name in ("steps", "temporal_lags"):
+            value = _numbers(field.name, value, int)
+        elif field.name in ("style_layer_weights", "style_blend_weights"):
+            value = _numbers(field.name, value, float)
+        changes[field.name] = value
+    if kind is ClipSettings:
+        return ClipSettings(**changes)
+    return Settings.from_preset(given.pop("preset"), **changes)
 
 
 @app.command()
+@_with_knobs(settings=Settings)
 def stylize(
     content: Annotated[
         str, typer.Argument(help="Photograph to paint: a picture file, or sample:astronaut.")
     ],
-    style: Annotated[
-        list[str],
-        typer.Argument(
-            help="One or more style pictures: files, or sample:swirls, sample:hatching,"
-            " sample:mosaic."
-        ),
-    ],
+    style: Styles,
     output: Annotated[Path, typer.Option("--output", "-o", help="Picture file to write.")],
+    settings: Settings,
     gif: Annotated[
         Path | None, typer.Option(help="Also write the progress as a GIF to this file.")
     ] = None,
@@ -147,119 +246,11 @@ def stylize(
             help="Part of the photograph, as left,top,right,bottom from 0 to 1, e.g. 0.2,0,0.8,1."
         ),
     ] = None,
-    preset: Annotated[
-        str, typer.Option(help=f"Where the other options start from: {', '.join(PRESETS)}.")
-    ] = "normal",
-    size: Annotated[int | None, typer.Option(help=_help("Longest side in pixels.", "size"))] = None,
-    steps: Annotated[
-        str | None,
-        typer.Option(
-            help=_help("Steps at each scale from coarse to fine, the last at --size.", "steps")
-        ),
-    ] = None,
-    content_weight: Annotated[
-        float | None,
-        typer.Option(help=_help("Larger keeps more of the photograph.", "content_weight")),
-    ] = None,
-    style_weight: Annotated[
-        float | None, typer.Option(help=_help("Larger gives more brushwork.", "style_weight"))
-    ] = None,
-    tv_weight: Annotated[
-        float | None, typer.Option(help=_help("Larger gives a smoother picture.", "tv_weight"))
-    ] = None,
-    style_scale: Annotated[
-        float | None, typer.Option(help=_help("Larger gives larger strokes.", "style_scale"))
-    ] = None,
-    content_layers: Annotated[
-        str | None, typer.Option(help=_help("Layers to keep content at.", "content_layers"))
-    ] = None,
-    style_layers: Annotated[
-        str | None, typer.Option(help=_help("Layers to match style at.", "style_layers"))
-    ] = None,
-    style_layer_weights: Annotated[
-        str | None,
-        typer.Option(help=_help("A factor for each style layer.", "style_layer_weights")),
-    ] = None,
-    style_blend_weights: Annotated[
-        str | None,
-        typer.Option(help=_help("Share of each style picture.", "style_blend_weights")),
-    ] = None,
-    optimizer: Annotated[
-        str | None, typer.Option(help=_help("lbfgs or adam.", "optimizer"))
-    ] = None,
-    learning_rate: Annotated[
-        float | None, typer.Option(help=_help("Step of Adam in grey levels.", "learning_rate"))
-    ] = None,
-    init: Annotated[
-        str | None,
-        typer.Option(help=_help("Start from content, random or a picture file.", "init")),
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help=_help("Of the random start.", "seed"))] = None,
-    backbone: Annotated[str | None, typer.Option(help=_help("vgg16 or vgg19.", "backbone"))] = None,
-    pooling: Annotated[
-        str | None, typer.Option(help=_help("max, average or l2.", "pooling"))
-    ] = None,
-    device: Annotated[
-        str | None, typer.Option(help=_help("auto, cpu, cuda, cuda:1, mps.", "device"))
-    ] = None,
-    precision: Annotated[
-        str | None, typer.Option(help=_help("auto, float32 or bfloat16.", "precision"))
-    ] = None,
 ) -> None:
     """Paint a photograph in the style of other pictures.
 
     Example: workbench stylize photo.jpg starry.jpg -o painted.png --size 512 --gif progress.gif
     """
-    changes: dict[str, Any] = {
-        "size": size,
-        "steps": _numbers("steps", steps, int),
-        "content_weight": content_weight,
-        "style_weight": style_weight,
-        "tv_weight": tv_weight,
-        "style_scale": style_scale,
-        "content_layers": _names(content_layers),
-        "style_layers": _names(style_layers),
-        "style_layer_weights": _numbers("style-layer-weights", style_layer_weights, float),
-        "style_blend_weights": _numbers("style-blend-weights", style_blend_weights, float),
-        "optimizer": optimizer,
-        "learning_rate": learning_rate,
-        "init": init,
-        "seed": seed,
-        "backbone": backbone,
-        "pooling": pooling,
-        "device": device,
-        "precision": precision,
-    }
-    settings = Settings.from_preset(
-        preset, **{name: value for name, value in changes.items() if value is not None}
-    )
-    _paint(
-        content,
-        style,
-        output,
-        settings,
-        crop=_box(crop),
-        gif=gif,
-        gif_megabytes=gif_megabytes,
-        mp4=mp4,
-        strip=strip,
-        losses=losses,
-    )
-
-
-def _paint(
-    content: str,
-    styles: list[str],
-    output: Path,
-    settings: Settings,
-    *,
-    crop: Box | None,
-    gif: Path | None,
-    gif_megabytes: float | None,
-    mp4: Path | None,
-    strip: Path | None,
-    losses: Path | None,
-) -> None:
     from workbench import progress
     from workbench.files import check_writable
     from workbench.images import check_picture_suffix, save_image
@@ -277,8 +268,8 @@ def _paint(
         progress.check_gif(gif, max_megabytes=gif_megabytes)
     if mp4 is not None:
         clips.check_film(mp4)
-    photo = load_picture(content, crop=crop)
-    paintings = [load_picture(style) for style in styles]
+    photo = load_picture(content, crop=_box(crop))
+    paintings = [load_picture(name) for name in style]
     recorder = progress.Recorder()
     start = time.monotonic()
     iterates = progress.show_progress(optimize(photo, paintings, settings))
@@ -312,6 +303,85 @@ def _paint(
     for path in (output, gif, mp4, strip, losses):
         if path is not None:
             print(f"  {path}")
+
+
+@app.command()
+@_with_knobs(settings=Settings, clip_settings=ClipSettings)
+def video(
+    clip: Annotated[
+        str,
+        typer.Argument(
+            help="Clip to paint: anything that ffmpeg reads, a folder of numbered pictures, or"
+            " sample:clip."
+        ),
+    ],
+    style: Styles,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Film to write: .mp4, .mov or .mkv.")
+    ],
+    settings: Settings,
+    clip_settings: ClipSettings,
+    start: Annotated[float, typer.Option(help="Where to begin, in seconds.")] = 0.0,
+    end: Annotated[float | None, typer.Option(help="Where to end, in seconds.")] = None,
+    stride: Annotated[
+        int, typer.Option(help="Paint every so many of the frames; duration and sound stay.")
+    ] = 1,
+    fps: Annotated[
+        float | None, typer.Option(help="Pictures a second, for a folder of pictures. [25]")
+    ] = None,
+    quality: Annotated[
+        int, typer.Option(help="0 to 51; smaller is better and larger in bytes.")
+    ] = 18,
+) -> None:
+    """Paint a clip in the style of pictures, with its own sound.
+
+    Frames are kept in a folder beside the film. Stopped anywhere, the same command goes on at
+    the first frame that is missing.
+
+    Example: workbench video interview.mp4 sketch.jpg -o painted.mp4 --mode flow-warped --size 480
+    """
+    from workbench.files import check_writable
+    from workbench.samples import find_clip, load_picture
+    from workbench.video import clips, modes
+
+    clips.check_film(output)
+    check_writable(output)
+    paintings = [load_picture(name) for name in style]
+    source = clips.open_clip(
+        find_clip(clip, output.parent),
+        start=start,
+        end=end,
+        stride=stride,
+        size=settings.size,
+        fps=fps,
+    )
+    folder = output.with_suffix(".frames")
+    began = time.monotonic()
+    finished: list[modes.FrameFigures] = []
+    iterates = modes.paint_clip(source, paintings, folder, settings, clip_settings)
+    try:
+        for now in modes.show_progress(iterates, clip_settings.mode):
+            if now.figures is not None:
+                finished.append(now.figures)
+    except KeyboardInterrupt:
+        print(
+            f"\nInterrupted after {len(finished)} of {source.frames} frames; the same command"
+            " goes on there.",
+            file=sys.stderr,
+        )
+        raise typer.Exit(130) from None
+    if sentence := modes.shortfall(source, len(finished)):
+        print(f"workbench: {sentence}", file=sys.stderr)
+    frames = modes.PaintedFrames(folder, len(finished))
+    clips.write_film(frames.pictures(), output, source.fps, sound=source, quality=quality)
+    figures = modes.film_figures(finished)
+    height, width = source.shape
+    print(
+        f"{len(finished)} frames of {width}x{height} px in {time.monotonic() - began:.0f} s"
+        f" ({figures['seconds_a_frame']:.2f} s a frame), {'with' if source.sound else 'no'} sound"
+    )
+    print(f"  {output}")
+    print(f"  {folder}/  (its frames; delete them when you are done with the film)")
 
 
 def _stop_with(why: str, unfinished: Path) -> NoReturn:
@@ -356,11 +426,9 @@ def _numbers(option: str, text: str | None, kind: type) -> list[Any] | None:
     try:
         return [kind(part) for part in text.split(",")]
     except ValueError:
-        raise InputError(f"--{option} {text}: give numbers with commas between them.") from None
-
-
-def _names(text: str | None) -> list[str] | None:
-    return None if text is None else [part.strip() for part in text.split(",")]
+        raise InputError(
+            f"--{option.replace('_', '-')} {text}: give numbers with commas between them."
+        ) from None
 
 
 def _box(text: str | None) -> Box | None:

@@ -299,14 +299,14 @@ def _encode_gif(frames: Sequence[Frame], fps: float, hold: float, colours: int) 
 # --- sheets and plots --------------------------------------------------------------------
 
 
-def save_strip(
+def contact_sheet(
     frames: Sequence[Frame],
     captions: Sequence[str],
-    path: str | os.PathLike[str],
     *,
+    columns: int | None = None,
     height: int = 200,
-) -> None:
-    """Write pictures side by side, each with its caption below.
+) -> Frame:
+    """Lay pictures out in rows, each with its caption below.
 
     Parameters
     ----------
@@ -314,27 +314,47 @@ def save_strip(
         `(H, W, 3)` each, of any shape.
     captions
         One for each.
-    path
-        A picture file.
+    columns
+        Pictures in a row; None: all in one.
     height
         That all pictures are brought to, in pixels.
+
+    Returns
+    -------
+    Frame
+        The sheet, `(H, W, 3)`; its columns are as wide as their widest picture.
     """
     gap, caption_height = 8, 26
+    columns = columns or len(frames)
     pictures = []
     for frame in frames:
         width = max(1, round(frame.shape[1] * height / frame.shape[0]))
         pictures.append(Image.fromarray(_resize_frame(frame, (height, width))))
-    whole = sum(picture.width + gap for picture in pictures) + gap
-    sheet = Image.new("RGB", (whole, height + gap + caption_height), "white")
+    widths = [max(picture.width for picture in pictures[i::columns]) for i in range(columns)]
+    rows = math.ceil(len(pictures) / columns)
+    row_height = height + gap + caption_height
+    sheet = Image.new("RGB", (sum(widths) + gap * (columns + 1), rows * row_height), "white")
     draw = ImageDraw.Draw(sheet)
     font = ImageFont.load_default(14)
-    left = gap
-    for picture, caption in zip(pictures, captions, strict=True):
-        sheet.paste(picture, (left, gap))
-        middle = (left + picture.width / 2, gap + height + caption_height / 2)
-        draw.text(middle, caption, fill="black", font=font, anchor="mm")
-        left += picture.width + gap
-    save_image(from_array(np.asarray(sheet)), path)
+    for i, (picture, caption) in enumerate(zip(pictures, captions, strict=True)):
+        row, column = divmod(i, columns)
+        middle = sum(widths[:column]) + gap * (column + 1) + widths[column] / 2
+        top = row * row_height + gap
+        sheet.paste(picture, (round(middle - picture.width / 2), top))
+        below = (middle, top + height + caption_height / 2)
+        draw.text(below, caption, fill="black", font=font, anchor="mm")
+    return np.asarray(sheet)
+
+
+def save_strip(
+    frames: Sequence[Frame],
+    captions: Sequence[str],
+    path: str | os.PathLike[str],
+    *,
+    height: int = 200,
+) -> None:
+    """Write a `contact_sheet` of one row as a picture file."""
+    save_image(from_array(contact_sheet(frames, captions, height=height)), path)
 
 
 def save_progress_strip(

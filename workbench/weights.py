@@ -327,7 +327,7 @@ def _vgg19_from_torchvision() -> Tensors:
 def _torchvision_state(weights: object) -> Tensors:
     from tqdm import tqdm
 
-    with _socket_timeout(20):
+    with socket_timeout(20):
         try:
             tqdm.write("fetching weights from torchvision (over 500 MB)")
             # weights_only: torchvision's files are pickles; this reads tensors and nothing else.
@@ -340,7 +340,7 @@ def _torchvision_state(weights: object) -> Tensors:
 
 
 @contextlib.contextmanager
-def _socket_timeout(seconds: float) -> Iterator[None]:
+def socket_timeout(seconds: float) -> Iterator[None]:
     """torch.hub sets no timeout of its own and would wait forever behind a silent firewall."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(seconds)

@@ -25,9 +25,8 @@ from torch import Tensor
 from workbench.errors import InputError, WeightsError
 from workbench.files import write_bytes
 from workbench.images import Frame, check_image, fit, load_image, resize, save_image, to_array
-from workbench.weights import _socket_timeout, cache_folder
-
-METHODS = ("dis", "farneback", "raft")
+from workbench.settings import FLOW_METHODS
+from workbench.weights import cache_folder, socket_timeout
 
 Field = npt.NDArray[np.float32]
 """A flow as OpenCV has it: `(H, W, 2)`."""
@@ -75,8 +74,8 @@ def flow(a: Tensor, b: Tensor, *, method: str = "dis", max_side: int = 512) -> T
     check_image(b, "b")
     if a.shape != b.shape:
         raise InputError(f"b: expected the size of a, {tuple(a.shape)}, got {tuple(b.shape)}.")
-    if method not in METHODS:
-        raise InputError(f"method = {method!r}: expected one of {', '.join(METHODS)}.")
+    if method not in FLOW_METHODS:
+        raise InputError(f"method = {method!r}: expected one of {', '.join(FLOW_METHODS)}.")
     if max_side < 1:
         raise InputError(f"max_side = {max_side}: expected at least 1 pixel.")
     height, width = int(a.shape[2]), int(a.shape[3])
@@ -384,7 +383,7 @@ def _raft(device: torch.device) -> Any:
     weights = Raft_Large_Weights.DEFAULT
     network = raft_large()
     try:
-        with _socket_timeout(20):
+        with socket_timeout(20):
             # weights_only: torchvision's files are pickles; this reads tensors and nothing else.
             state = weights.get_state_dict(
                 model_dir=str(cache_folder()), progress=True, check_hash=True, weights_only=True

@@ -9,18 +9,20 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from itertools import islice
 from statistics import fmean
 
 import cv2
 import numpy as np
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from workbench.errors import InputError
-from workbench.images import check_image, from_array, to_array
+from workbench.images import Frame, check_image, from_array, to_array
 from workbench.losses import Losses
 from workbench.optimize import measure
+from workbench.progress import contact_sheet
 from workbench.settings import Settings
 from workbench.video.clips import Clip, read_frames
 from workbench.video.flow import find_motion
@@ -151,6 +153,14 @@ class FilmFigures:
     sharpness: float
     by_frame: Sequence[float | None]
 
+    def as_dict(self) -> dict[str, float | None]:
+        """Everything but `by_frame`, by name."""
+        return {
+            field.name: getattr(self, field.name)
+            for field in fields(self)
+            if field.name != "by_frame"
+        }
+
 
 def compare_films(
     films: Mapping[str, Sequence[Tensor]],
@@ -245,6 +255,65 @@ def steadiest(figures: Mapping[str, FilmFigures], reference: str = "per-frame") 
         share = (figures[best].warping_error or 0) / (base.warping_error or math.inf)
         sentence = f"{best} flickers least: its warping error is {share:.2f} of {reference}'s"
     return best, "; ".join([sentence, *losers]) + "."
+
+
+def side_by_side(
+    films: Mapping[str, Sequence[Tensor]], clip: Clip, style: Tensor
+) -> Iterator[Frame]:
+    """Lay out a clip, the style and the films painted from it, frame by frame, with captions.
+
+    Parameters
+    ----------
+    films
+        Name -> frames, `(1, 3, H, W)` each, sRGB in [0, 1].
+    clip
+        What they were painted from.
+    style
+        Style picture, `(1, 3, H, W)`, sRGB in [0, 1].
+
+    Yields
+    ------
+    Frame
+        `(H, W, 3)`; the clip and half of the films above, the style and the others below.
+    """
+    painting = to_array(style)
+    columns = 1 + math.ceil(len(films) / 2)
+    captions = ["source", *films]
+    captions.insert(columns, "style")
+    for source, *frames in zip(read_frames(clip), *films.values(), strict=False):
+        pictures = [source, *map(to_array, frames)]
+        pictures.insert(columns, painting)
+        yield contact_sheet(pictures, captions, columns=columns, height=clip.shape[0])
+
+
+def plot_warping_errors(
+    figures: Mapping[str, FilmFigures], fps: float, cuts: Sequence[int]
+) -> Figure:
+    """Draw the flicker of every film over time, on a log scale, and where the scene changes.
+
+    Parameters
+    ----------
+    figures
+        From `compare_films`.
+    fps
+        Frames a second.
+    cuts
+        Numbers of the frames that begin a new scene.
+    """
+    figure = Figure(figsize=(9, 4), layout="constrained", dpi=110)
+    axes = figure.subplots()
+    for name, film in figures.items():
+        seconds = [number / fps for number in range(len(film.by_frame))]
+        errors = [math.nan if error is None else error for error in film.by_frame]
+        line = "--" if name == "source" else "-"
+        axes.plot(seconds, errors, ls=line, lw=1.8, label=name)
+    for cut in cuts:
+        axes.axvline(cut / fps, color="0.8", lw=1, zorder=0, label="cut" if cut == cuts[0] else "")
+    axes.set(yscale="log", xlabel="seconds", ylabel="warping error", title="Flicker")
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=9)
+    return figure
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

@@ -44,7 +44,7 @@ from workbench.video.clips import Clip, open_clip, read_frames, write_film
 from workbench.video.flow import Motion, find_motion
 from workbench.weights import load_weights
 
-CUT = 27.0  # mean change of hue, saturation and value between two frames of different scenes
+CUT = 0.25  # distance (0 to 1) of the colours of two frames, from which on a new scene begins
 STOP_STEPS = 10  # over which `stop_change` is measured
 _NARROW = 5  # px
 _CUT_SIDE = 64  # px, at which frames are compared to find cuts
@@ -271,7 +271,7 @@ def paint_clip(
     settings = replace(settings, size=max(clip.shape))
     with _claimed(folder):
         _check_same_run(folder, _identity(clip, styles, settings, clip_settings))
-        done = _finished_frames(folder)
+        done = finished_frames(folder)
         first = next(number for number in range(len(done) + 1) if number not in done)
         for number in range(first):
             yield ClipIterate(number, clip.frames, None, done[number])
@@ -437,6 +437,20 @@ def shortfall(clip: Clip, frames: int) -> str | None:
     )
 
 
+def finished_frames(folder: str | os.PathLike[str]) -> dict[int, FrameFigures]:
+    """Figures of the frames in a folder of `paint_clip` that are there and whole, by number."""
+    done = {}
+    for path in sorted(Path(folder).glob("[0-9]*.json")):
+        try:
+            figures = FrameFigures(**json.loads(path.read_text("utf-8")))
+            picture = path.with_suffix(".png").read_bytes()
+        except (OSError, ValueError, TypeError):
+            continue
+        if hashlib.sha256(picture).hexdigest() == figures.sha256:
+            done[int(path.stem)] = figures
+    return done
+
+
 def frame_path(folder: str | os.PathLike[str], number: int) -> Path:
     """Where `paint_clip` puts a painted frame."""
     return Path(folder) / f"{number:06d}.png"
@@ -445,17 +459,21 @@ def frame_path(folder: str | os.PathLike[str], number: int) -> Path:
 def is_cut(before: Frame, after: Frame) -> bool:
     """Whether two neighbouring frames `(H, W, 3)` belong to different scenes.
 
-    Content detection as in PySceneDetect: the mean change of hue, saturation and value, each
-    in 0..255, is over `CUT`. Frames are shrunk first, so that fine detail in motion does
-    not count.
+    Their colours are counted, wherever they are in the picture: motion, however fast, changes
+    the counts little, and a new scene much. (Differences pixel by pixel, as scene detectors
+    often use, take the fast motion of a film with few frames a second for cuts.)
     """
-    thumbnails = []
+    counts = []
     for frame in (before, after):
         small = cv2.resize(frame, (_CUT_SIDE, _CUT_SIDE), interpolation=cv2.INTER_AREA)
-        thumbnails.append(cv2.cvtColor(small, cv2.COLOR_RGB2HSV).astype(np.int16))
-    change = np.abs(thumbnails[1] - thumbnails[0])
-    change[..., 0] = np.minimum(change[..., 0], 180 - change[..., 0])  # hue goes round
-    return float(change.mean()) > CUT
+        lab = cv2.cvtColor(small, cv2.COLOR_RGB2LAB)
+        # Lightness in 8 steps, each colour axis in 12; few pictures leave this part of it.
+        histogram = cv2.calcHist(
+            [lab], [0, 1, 2], None, [8, 12, 12], [0, 256, 64, 192, 64, 192]
+        ).reshape(8, -1)
+        smooth = cv2.GaussianBlur(histogram, (3, 3), 0)  # or a little more light would matter
+        counts.append(smooth / smooth.sum())
+    return cv2.compareHist(counts[0], counts[1], cv2.HISTCMP_BHATTACHARYYA) > CUT
 
 
 def _begin(
@@ -584,20 +602,6 @@ def _check_same_run(folder: Path, identity: Mapping[str, Any]) -> None:
                 f"{folder} belongs to another run: {name} is {there.get(name)!r} there and"
                 f" {identity.get(name)!r} here; use another folder, or delete this one."
             )
-
-
-def _finished_frames(folder: Path) -> dict[int, FrameFigures]:
-    """Frames that are there and whole."""
-    done = {}
-    for path in sorted(folder.glob("[0-9]*.json")):
-        try:
-            figures = FrameFigures(**json.loads(path.read_text("utf-8")))
-            picture = path.with_suffix(".png").read_bytes()
-        except (OSError, ValueError, TypeError):
-            continue
-        if hashlib.sha256(picture).hexdigest() == figures.sha256:
-            done[int(path.stem)] = figures
-    return done
 
 
 def _finish_frame(folder: Path, number: int, iterate: Iterate, **figures: Any) -> FrameFigures:
