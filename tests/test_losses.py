@@ -105,3 +105,54 @@ def test_weighted_terms_add_up_to_the_total() -> None:
     gram = losses.gram_matrix(activations["relu1_1"])
     assert summary.style["relu1_1"] == pytest.approx(3 * gram.square().mean().item())
     assert summary.tv == pytest.approx(0.1 * losses.tv_loss(picture).item())
+
+
+def test_temporal_loss_by_hand() -> None:
+    picture = torch.tensor([[1.0, 2.0], [3.0, 4.0]]).expand(1, 3, 2, 2)
+    target = torch.tensor([[1.0, 4.0], [0.0, 9.0]]).expand(1, 3, 2, 2)
+    visible = torch.tensor([[1.0, 1.0], [0.5, 0.0]]).view(1, 1, 2, 2)
+    # Hidden pixels count nothing, but are among the number that it is divided by.
+    expected = 3 * (0 + 4 + 0.5 * 9 + 0 * 25) / 12
+    assert losses.temporal_loss(picture, target, visible).item() == pytest.approx(expected)
+
+
+def test_hidden_pixels_are_free_of_the_temporal_loss() -> None:
+    picture = (random(1, 3, 6, 5) * 50).requires_grad_()
+    target = random(1, 3, 6, 5, seed=1)
+    visible = (random(1, 1, 6, 5, seed=2) > 0).float()
+    losses.temporal_loss(picture, target, visible).backward()
+    expected = 2 * visible * (picture.detach() - target) / picture.numel()
+    torch.testing.assert_close(picture.grad, expected)
+    other = torch.where(visible > 0, target, target + 1000)
+    same = losses.temporal_loss(picture, target, visible)
+    assert torch.equal(losses.temporal_loss(picture, other, visible), same)
+
+
+def test_earlier_frames_are_weighed_and_added_up() -> None:
+    activations = {"relu1_1": random(1, 4, 5, 5)}
+    picture = torch.full((1, 3, 5, 5), 51.0)  # 0.2 of 255
+    left = torch.zeros(1, 1, 5, 5)
+    left[..., :2] = 1
+    targets = losses.Targets(
+        content={"relu1_1": activations["relu1_1"]},
+        style={},
+        temporal=[
+            losses.TemporalTarget(torch.full((1, 3, 5, 5), 0.6), left, 10.0),
+            losses.TemporalTarget(torch.full((1, 3, 5, 5), 0.0), 1 - left, 2.0),
+        ],
+    )
+    weights = losses.LossWeights(content=1.0, style={}, tv=1.0)
+    total, terms = losses.weighted_losses(picture, activations, targets, weights)
+    expected = 10 * 0.4 * (0.4 * 255) ** 2 + 2 * 0.6 * (0.2 * 255) ** 2
+    assert terms["temporal"].item() == pytest.approx(expected)
+    assert total.item() == pytest.approx(expected)
+    assert losses.to_losses(terms).temporal == pytest.approx(expected)
+
+
+def test_a_still_has_no_temporal_loss() -> None:
+    activations = {"relu1_1": random(1, 4, 5, 5)}
+    targets = losses.Targets(content=activations, style={})
+    weights = losses.LossWeights(content=1.0, style={}, tv=1.0)
+    terms = losses.weighted_losses(random(1, 3, 5, 5), activations, targets, weights)[1]
+    assert "temporal" not in terms
+    assert losses.to_losses(terms).temporal == 0

@@ -12,7 +12,7 @@ from torch import Tensor
 from workbench.errors import InputError, OptimizationError
 from workbench.features import build_network
 from workbench.images import from_array, resize, save_image, to_array
-from workbench.losses import content_loss, gram_matrix, style_loss, tv_loss
+from workbench.losses import TemporalTarget, content_loss, gram_matrix, style_loss, tv_loss
 from workbench.optimize import HISTORY, WARM_UP_STEPS, measure, optimize, stylize
 from workbench.settings import Settings
 from workbench.weights import load_weights
@@ -288,3 +288,82 @@ def test_names_of_the_package() -> None:
     assert workbench.Settings is Settings
     with pytest.raises(AttributeError, match="nonsense"):
         workbench.nonsense  # noqa: B018
+
+
+def test_a_start_is_near_already_and_is_not_shaken_up(
+    tiny: Settings, photo: Tensor, painting: Tensor
+) -> None:
+    finished = stylize(photo, [painting], replace(tiny, steps=(80,)))
+    steps = replace(tiny, steps=(10,))
+    begun = list(optimize(photo, [painting], steps, start=finished))
+    shaken = list(optimize(finished, [painting], replace(steps, content_weight=0)))
+    losses = [iterate.losses.total for iterate in begun]
+    # Adam moves most pixels by 10 grey levels a step, whether there is something to gain or not.
+    assert (begun[3].image - begun[0].image).abs().mean() < 1 / 255
+    assert (shaken[3].image - shaken[0].image).abs().mean() > 5 / 255
+    assert max(losses) <= 1.01 * losses[0]
+    assert losses[-1] < losses[0]
+
+
+def test_adam_stays_adam_with_a_start(tiny: Settings, photo: Tensor, painting: Tensor) -> None:
+    settings = replace(tiny, optimizer="adam", steps=(1,), learning_rate=10.0)
+    first, second = optimize(photo, [painting], settings, start=resize(photo, 64))
+    inside = (first.image > 0.05) & (first.image < 0.95)
+    moved = (second.image - first.image).abs()[inside]
+    assert moved.median() == pytest.approx(10 / 255, rel=0.01)
+
+
+def test_a_picture_is_tied_to_earlier_frames_where_they_can_be_seen(
+    tiny: Settings, photo: Tensor, painting: Tensor
+) -> None:
+    target = resize(1 - photo, (48, 64))
+    visible = torch.zeros(1, 1, 48, 64)
+    visible[..., :32] = 1
+    temporal = [TemporalTarget(target, visible, 1e9)]
+    settings = replace(tiny, steps=(40,))
+    *_, tied = optimize(photo, [painting], settings, start=target, temporal=temporal)
+    *_, free = optimize(photo, [painting], settings, start=target)
+    distance = (tied.image - target).abs()
+    assert distance[..., :32].mean() < 1 / 255
+    assert distance[..., 40:].mean() > 10 * distance[..., :32].mean()
+    assert (free.image - target).abs()[..., :32].mean() > 10 / 255
+    assert tied.losses.temporal > 0
+    assert free.losses.temporal == 0
+
+
+def test_a_picture_is_drawn_to_an_earlier_frame_at_every_scale(
+    tiny: Settings, photo: Tensor, painting: Tensor
+) -> None:
+    settings = replace(tiny, size=192, steps=(60, 30))
+    target = (1 - photo).flip(3)  # of yet another size
+    temporal = [TemporalTarget(target, torch.ones(1, 1, 60, 80), 1e8)]
+    iterates = list(optimize(photo, [painting], settings, temporal=temporal))
+    sizes = {iterate.size: iterate for iterate in iterates}
+    assert list(sizes) == [96, 192]
+    for size, iterate in sizes.items():
+        assert (iterate.image - resize(target, size)).abs().mean() < 0.02
+    by_hand = (resize(target, 192) * 255 - iterates[-1].image * 255).square().mean()
+    assert iterates[-1].losses.temporal == pytest.approx(1e8 * float(by_hand), rel=0.01)
+
+
+def test_half_visible_blocks_count_half_at_half_the_size(
+    tiny: Settings, photo: Tensor, painting: Tensor
+) -> None:
+    board = torch.ones(1, 1, 96, 128)
+    board[..., ::2] = 0
+    target = resize(photo, 64) * 0.5
+    temporal = [TemporalTarget(target, board, 4.0)]
+    start = resize(photo, 64)
+    first = next(optimize(photo, [painting], tiny, start=start, temporal=temporal))
+    expected = 4 * 0.5 * (start * 255 - target * 255).square().mean()
+    assert first.losses.temporal == pytest.approx(float(expected), rel=1e-4)
+
+
+def test_an_earlier_frame_that_is_none_is_named(
+    tiny: Settings, photo: Tensor, painting: Tensor
+) -> None:
+    good = TemporalTarget(photo, torch.ones(1, 1, 60, 80), 1.0)
+    for picture in (photo[0], photo[:, :1], (photo * 255).byte()):
+        bad = replace(good, picture=picture)
+        with pytest.raises(InputError, match="temporal target 2: expected"):
+            next(optimize(photo, [painting], tiny, temporal=[good, bad]))

@@ -13,7 +13,16 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from workbench.errors import InputError
-from workbench.settings import OPTIMIZERS, POOLINGS, PRECISIONS, PRESETS, Settings
+from workbench.settings import (
+    FLOW_METHODS,
+    MODES,
+    OPTIMIZERS,
+    POOLINGS,
+    PRECISIONS,
+    PRESETS,
+    ClipSettings,
+    Settings,
+)
 from workbench.weights import BACKBONES
 
 unhurried = hypothesis_settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -282,3 +291,107 @@ def test_a_number_beyond_floating_point_is_refused_by_name() -> None:
         Settings(style_weight=10**400)
     with pytest.raises(InputError, match="style_layer_weights"):
         Settings(style_layer_weights=(1, 1, 1, 1, "1"))
+
+
+# --- of films ----------------------------------------------------------------------------
+
+
+@st.composite
+def valid_clip_settings(draw: st.DrawFn) -> ClipSettings:
+    lags = draw(st.lists(st.integers(2, 100), max_size=4, unique=True))
+    return ClipSettings(
+        mode=draw(st.sampled_from(MODES)),
+        later_steps=draw(st.integers(1, 999)),
+        stop_change=draw(st.floats(0, 1) | st.integers(0, 1)),
+        blend=draw(st.floats(0, 1)),
+        temporal_weight=draw(weights),
+        temporal_lags=draw(st.permutations([1, *lags])),
+        flow_method=draw(st.sampled_from(FLOW_METHODS)),
+    )
+
+
+def clip_refusal(**changes: Any) -> str:
+    with pytest.raises(InputError) as caught:
+        ClipSettings(**changes)
+    sentence = str(caught.value)
+    assert "\n" not in sentence
+    assert sentence.endswith(".")
+    return sentence
+
+
+def test_a_film_is_painted_as_still_as_can_be_by_default() -> None:
+    settings = ClipSettings()
+    assert (settings.mode, settings.flow_method) == ("temporal", "dis")
+    assert (settings.temporal_weight, settings.temporal_lags) == (1000, (1, 2, 4))  # Ruder's
+    assert settings.blend == 0.7
+    assert 10 < settings.later_steps < sum(Settings().steps)
+    assert 0 < settings.stop_change < 0.1
+
+
+def test_every_setting_of_films_is_documented() -> None:
+    documentation = (ClipSettings.__doc__ or "").splitlines()
+    for field in dataclasses.fields(ClipSettings):
+        assert f"    {field.name}" in documentation
+
+
+def test_settings_of_films_are_frozen_numbers_and_tuples() -> None:
+    settings = ClipSettings(blend=1, stop_change=0, temporal_weight=5, temporal_lags=[2, 1])
+    assert settings.temporal_lags == (2, 1)
+    for name in ("blend", "stop_change", "temporal_weight"):
+        assert isinstance(getattr(settings, name), float)
+    assert len({settings, dataclasses.replace(settings)}) == 1
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        settings.blend = 0.5  # type: ignore[misc]
+
+
+@unhurried
+@given(valid_clip_settings())
+def test_settings_of_films_survive_json_and_yaml(settings: ClipSettings) -> None:
+    values = settings.as_dict()
+    assert json.loads(json.dumps(values)) == values
+    assert ClipSettings(**json.loads(json.dumps(values))) == settings
+    assert ClipSettings(**yaml.safe_load(yaml.safe_dump(values))) == settings
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("mode", "wobbly", "use one of per-frame, blended, flow-warped, temporal"),
+        ("mode", "Temporal", "use one of"),
+        ("mode", "per_frame", "use one of"),
+        ("mode", None, "use one of"),
+        ("flow_method", "horn-schunck", "use one of dis, farneback, raft"),
+        ("flow_method", 1, "use one of"),
+        *[
+            ("later_steps", value, "give a whole number above 0")
+            for value in (0, -1, 2.0, "40", True, None, [40])
+        ],
+        *[
+            (name, value, "give a number from 0 to 1")
+            for name in ("stop_change", "blend")
+            for value in (-0.1, 1.1, 2, NAN, INF)
+        ],
+        *[
+            (name, value, "give a number")
+            for name in ("stop_change", "blend", "temporal_weight")
+            for value in ("1", None, True, [1])
+        ],
+        *[("temporal_weight", value, "give a number from 0 on") for value in (-1, NAN, INF)],
+        ("temporal_weight", 10**400, "beyond floating point"),
+        *[
+            ("temporal_lags", value, "give different whole numbers, 1 (the frame before) among")
+            for value in ([], [2, 4], [1, 1], [0, 1], [1, -2], [1, 101])
+        ],
+        *[("temporal_lags", value, "give a list") for value in ("1", "124", 1, None, {1, 2})],
+        *[
+            ("temporal_lags", value, "give a list of whole numbers")
+            for value in ([1.0], [1, "2"], [True, 2], [[1]])
+        ],
+    ],
+)
+def test_a_senseless_setting_of_films_is_refused_by_name(
+    name: str, value: object, sentence: str
+) -> None:
+    said = clip_refusal(**{name: value})
+    assert said.startswith(name)
+    assert sentence in said

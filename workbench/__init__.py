@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from workbench import video
     from workbench.errors import WorkbenchError
     from workbench.images import load_image, save_image
     from workbench.optimize import Iterate, measure, optimize, stylize
@@ -46,12 +47,15 @@ __all__ = [
     "optimize",
     "save_image",
     "stylize",
+    "video",
 ]
 
 
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(importlib.import_module(f"workbench.{_HOMES[name]}"), name)
+    if name == "video":
+        return importlib.import_module("workbench.video")
     raise AttributeError(f"module 'workbench' has no attribute {name!r}")
 
 

@@ -230,6 +230,11 @@ def steadiest(figures: Mapping[str, FilmFigures], reference: str = "per-frame") 
     name, sentence : str
         Which film, and why, for people to read.
     """
+
+    def error(name: str) -> float:
+        found = figures[name].warping_error
+        return math.inf if found is None else found
+
     base = figures[reference]
     losers = []
     best = reference
@@ -247,12 +252,12 @@ def steadiest(figures: Mapping[str, FilmFigures], reference: str = "per-frame") 
         ]
         if faults:
             losers.append(f"{name} lost {' and '.join(faults)}")
-        elif film.warping_error < (figures[best].warping_error or math.inf):
+        elif error(name) < error(best):
             best = name
     if best == reference:
         sentence = f"No mode flickers less than {reference} without a loss"
     else:
-        share = (figures[best].warping_error or 0) / (base.warping_error or math.inf)
+        share = error(best) / error(reference)
         sentence = f"{best} flickers least: its warping error is {share:.2f} of {reference}'s"
     return best, "; ".join([sentence, *losers]) + "."
 

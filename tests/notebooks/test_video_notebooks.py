@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import nbformat
+import pytest
+from PIL import Image
+
+from workbench.errors import InputError
+from workbench.notebook import find_notebook, run_notebook
+from workbench.runs import read_result
+from workbench.samples import clip
+from workbench.settings import MODES
+from workbench.video.clips import open_clip, read_frames, write_film
+from workbench.video.modes import frame_path
+
+QUICK = {"size": 96, "steps": [22], "later_steps": 6, "flow_method": "dis"}
+
+
+@pytest.fixture
+def short_clip(tmp_path: Path) -> Path:
+    """Six frames of the sample clip around its cut, with sound."""
+    film = clip()
+    path = tmp_path / "short.mp4"
+    write_film(film.frames[film.cut - 3 : film.cut + 3], path, film.fps, sound=film.sound)
+    return path
+
+
+def shown(executed: Path) -> list[str]:
+    return [
+        kind
+        for cell in nbformat.read(executed, 4).cells
+        for out in cell.get("outputs", [])
+        for kind in out.get("data", {})
+    ]
+
+
+@pytest.mark.slow
+def test_compare_video_makes_all_films_and_goes_on_where_it_was(
+    short_clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "run"
+    executed = output / "compare_video.ipynb"
+    parameters = {"clip": str(short_clip), "output_dir": str(output), **QUICK}
+    run_notebook(find_notebook("compare_video"), executed, parameters)
+
+    result = read_result(output)
+    assert result is not None
+    assert set(MODES) | {"comparison_mp4", "moment_gif", "flicker_png"} <= set(result.outputs)
+    for name in (*MODES, "comparison_mp4"):
+        film = open_clip(output / result.outputs[name])
+        assert (film.frames, film.fps, film.sound) == (6, 25, True)
+        assert len(list(read_frames(film))) == 6
+    wide = open_clip(output / "comparison.mp4").shape[1]
+    assert wide > 3 * open_clip(output / "temporal" / "film.mp4").shape[1]
+    assert result.figures["frames"] == 6
+    for mode in MODES:
+        assert result.figures[f"{mode} warping_error"] > 0
+        assert result.figures[f"{mode} peak_megabytes"] > 0
+    assert result.figures["temporal warping_error"] < result.figures["per-frame warping_error"]
+    assert result.settings["steadiest"] in MODES
+    with Image.open(output / "moment.gif") as gif:
+        assert 2 <= gif.n_frames <= 6
+    kinds = shown(executed)
+    assert kinds.count("image/png") == 3  # inputs, flow, flicker
+    assert "image/gif" in kinds
+    assert "text/markdown" in kinds
+    printed = capsys.readouterr().out
+    for mode in MODES:
+        assert f"{mode}: 100%" in printed
+
+    # Half of one film is lost: it is painted again, the others are not touched.
+    films = {mode: (output / mode / "film.mp4").read_bytes() for mode in MODES}
+    untouched = frame_path(output / "blended" / "frames", 5).stat().st_mtime_ns
+    for number in (2, 3, 4, 5):
+        frame_path(output / "temporal" / "frames", number).unlink()
+    shutil.rmtree(output / "motion")
+    run_notebook(find_notebook("compare_video"), executed, parameters)
+    assert {mode: (output / mode / "film.mp4").read_bytes() for mode in MODES} == films
+    assert frame_path(output / "blended" / "frames", 5).stat().st_mtime_ns == untouched
+
+
+@pytest.mark.slow
+def test_stylize_clip_makes_one_film_of_a_section(short_clip: Path, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    executed = output / "stylize_clip.ipynb"
+    parameters = {"clip": str(short_clip), "output_dir": str(output), "mode": "flow-warped"}
+    section = {"start": 0.04, "end": 0.2, "stride": 2}
+    run_notebook(find_notebook("stylize_clip"), executed, {**parameters, **section, **QUICK})
+    result = read_result(output)
+    assert result is not None
+    assert set(result.outputs) == {"film", "gif", "strip", "inputs"}
+    film = open_clip(output / "film.mp4")
+    assert (film.frames, film.fps, film.sound) == (2, 12.5, True)
+    assert result.settings["mode"] == "flow-warped"
+    assert {"image/png", "image/gif", "text/markdown"} <= set(shown(executed))
+
+
+@pytest.mark.slow
+def test_another_style_in_the_same_folder_is_refused(short_clip: Path, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    parameters = {"clip": str(short_clip), "output_dir": str(output), "end": 0.08, **QUICK}
+    executed = output / "stylize_clip.ipynb"
+    run_notebook(find_notebook("stylize_clip"), executed, parameters)
+    film = (output / "film.mp4").read_bytes()
+    with pytest.raises(InputError, match=r"another run: style_weight is 100\.0 there"):
+        run_notebook(find_notebook("stylize_clip"), executed, {**parameters, "style_weight": 7.0})
+    assert (output / "film.mp4").read_bytes() == film
+    assert read_result(output) is not None

@@ -1,0 +1,1021 @@
+from __future__ import annotations
+
+import gc
+import importlib
+import json
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from fractions import Fraction
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import av
+import cv2
+import numpy as np
+import pytest
+import torch
+from filelock import FileLock
+from PIL import Image
+from torch import Tensor
+
+from workbench.errors import InputError, OptimizationError
+from workbench.images import Frame, from_array, load_image, to_array
+from workbench.losses import Losses
+from workbench.optimize import Iterate, optimize
+from workbench.runs import read_result
+from workbench.samples import clip as sample_clip
+from workbench.settings import MODES, ClipSettings, Settings
+from workbench.video import modes
+from workbench.video.clips import Clip, Sound, open_clip, read_frames, write_film
+from workbench.video.flow import Motion, find_motion
+from workbench.video.modes import (
+    Beginning,
+    ClipIterate,
+    Earlier,
+    FrameFigures,
+    Now,
+    PaintedFrames,
+    blended,
+    film_figures,
+    flow_warped,
+    frame_path,
+    is_cut,
+    paint_clip,
+    per_frame,
+    shortfall,
+    show_progress,
+    stylize_clip,
+    temporal,
+)
+
+# The package gives its name to the function.
+flow_module: Any = importlib.import_module("workbench.video.flow")
+
+WARM, COLD = (250, 170, 60), (20, 60, 130)
+
+
+def texture(height: int, width: int, seed: int = 1) -> Frame:
+    """Blobs of a few pixels, grey."""
+    noise = np.random.default_rng(seed).uniform(0, 1, (height, width)).astype(np.float32)
+    blobs = np.asarray(cv2.GaussianBlur(noise, (0, 0), 2))
+    blobs = (blobs - blobs.min()) / (blobs.max() - blobs.min())
+    return np.repeat((255 * blobs).astype(np.uint8)[..., None], 3, axis=2)
+
+
+def tinted(picture: Frame, colour: tuple[int, int, int]) -> Frame:
+    return (picture // 2 + np.array(colour) / 2).astype(np.uint8)
+
+
+def pan(
+    count: int,
+    *,
+    speed: int = 4,
+    colour: tuple[int, int, int] = WARM,
+    shape: tuple[int, int] = (48, 64),
+) -> list[Frame]:
+    """A camera that goes right over a wall; what it shows moves left."""
+    wall = tinted(texture(shape[0], shape[1] + speed * count), colour)
+    return [wall[:, speed * i : speed * i + shape[1]] for i in range(count)]
+
+
+def two_scenes(first: int, second: int) -> list[Frame]:
+    return pan(first) + pan(second, colour=COLD)
+
+
+def folder_clip(frames: Sequence[Frame], folder: Path, **options: Any) -> Clip:
+    folder.mkdir(parents=True)
+    for number, frame in enumerate(frames):
+        Image.fromarray(np.ascontiguousarray(frame)).save(folder / f"{number:03d}.png")
+    return open_clip(folder, **options)
+
+
+def pngs(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.glob("[0-9]*.png"))}
+
+
+@pytest.fixture
+def quick(tiny: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    monkeypatch.setattr(modes, "SKETCH_STEPS", 2)
+    return replace(tiny, steps=(3,))
+
+
+def later(mode: str, **changes: Any) -> ClipSettings:
+    return ClipSettings(**{"mode": mode, "later_steps": 2, "temporal_lags": (1, 2), **changes})
+
+
+def painted_numbers(iterates: Sequence[ClipIterate]) -> list[int]:
+    return sorted({now.frame for now in iterates if now.iterate is not None})
+
+
+# --- the modes ---------------------------------------------------------------------------
+
+
+def noise(*shape: int, seed: int = 0) -> Tensor:
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def no_sketch() -> Tensor:
+    raise AssertionError("a sketch was asked for")
+
+
+def no_motion() -> Motion:
+    raise AssertionError("the motion was asked for")
+
+
+def earlier(
+    painted: Tensor, flow: tuple[float, float] = (0, 0), visible: Tensor | None = None
+) -> Earlier:
+    everywhere = (
+        torch.tensor(flow, dtype=torch.float32).view(1, 2, 1, 1).expand(1, 2, *painted.shape[2:])
+    )
+    seen = torch.ones(1, 1, *painted.shape[2:]) if visible is None else visible
+    return Earlier(painted, lambda: Motion(everywhere.contiguous(), seen))
+
+
+def hidden_box(top: int, bottom: int, left: int, right: int) -> Tensor:
+    visible = torch.ones(1, 1, 30, 40)
+    visible[..., top:bottom, left:right] = 0
+    return visible
+
+
+def test_per_frame_starts_afresh() -> None:
+    now = Now(noise(1, 3, 30, 40), no_sketch)
+    beginning = per_frame(now, {1: Earlier(noise(1, 3, 30, 40), no_motion)}, ClipSettings())
+    assert beginning == Beginning(None, ()) or beginning.start is None
+    assert beginning.temporal == ()
+
+
+@pytest.mark.parametrize("blend", [0.0, 0.3, 1.0])
+def test_blended_mixes_the_painted_frame_in(blend: float) -> None:
+    picture, painted = noise(1, 3, 30, 40), noise(1, 3, 30, 40, seed=1)
+    beginning = blended(
+        Now(picture, no_sketch), {1: Earlier(painted, no_motion)}, ClipSettings(blend=blend)
+    )
+    assert torch.allclose(beginning.start, (1 - blend) * picture + blend * painted, atol=1e-6)
+    assert beginning.temporal == ()
+
+
+def test_flow_warped_puts_what_is_painted_where_things_are_now() -> None:
+    picture, painted, sketch = (noise(1, 3, 30, 40, seed=seed) for seed in range(3))
+    # What is at x now was at x + 4 before; and something wide has come into view.
+    before = earlier(painted, (4, -1), hidden_box(8, 20, 10, 22))
+    settings = ClipSettings(blend=0.6)
+    start = flow_warped(Now(picture, lambda: sketch), {1: before}, settings).start
+    expected = 0.4 * picture[..., 1:, :36] + 0.6 * painted[..., :-1, 4:]
+    assert torch.equal(start[..., 8:20, 10:22], sketch[..., 8:20, 10:22])
+    expected[..., 7:19, 10:22] = sketch[..., 8:20, 10:22]
+    assert torch.allclose(start[..., 1:, :36], expected, atol=1e-5)
+
+
+def test_the_flow_goes_from_now_back_to_before() -> None:
+    before, current = pan(2, speed=6)
+    painted = from_array(255 - before)
+    motion = find_motion(from_array(current), from_array(before))
+    expected = from_array(255 - current)
+    now = Now(from_array(current), lambda: expected)
+
+    def miss(flow: Tensor) -> float:
+        moved = Earlier(painted, lambda: Motion(flow, motion.visible))
+        start = flow_warped(now, {1: moved}, ClipSettings(blend=1)).start
+        return float((start - expected)[..., 8:-8, 12:-12].abs().mean())
+
+    assert miss(motion.flow) < 0.01
+    assert miss(-motion.flow) > 0.05
+
+
+@pytest.mark.parametrize("mode", [flow_warped, temporal])
+@pytest.mark.parametrize(
+    "visible",
+    [
+        hidden_box(0, 0, 0, 0),
+        hidden_box(0, 30, 10, 14),
+        hidden_box(12, 16, 0, 40),
+        hidden_box(10, 14, 10, 30),
+        hidden_box(0, 30, 0, 2),
+    ],
+    ids=["nothing", "a column", "a row", "a bar", "an edge"],
+)
+def test_narrow_hidden_places_need_no_sketch(mode: modes.Mode, visible: Tensor) -> None:
+    picture, painted = noise(1, 3, 30, 40), noise(1, 3, 30, 40, seed=1)
+    now = Now(picture, no_sketch)
+    beginning = mode(now, {1: earlier(painted, visible=visible)}, ClipSettings(blend=1))
+    assert torch.allclose(beginning.start, painted, atol=1e-5)
+
+
+@pytest.mark.parametrize("mode", [flow_warped, temporal])
+@pytest.mark.parametrize(
+    "box",
+    [(0, 30, 10, 15), (12, 17, 0, 40), (10, 15, 20, 25), (0, 30, 0, 5), (0, 30, 35, 40)],
+)
+def test_wide_hidden_places_are_sketched_and_nothing_else(
+    mode: modes.Mode, box: tuple[int, int, int, int]
+) -> None:
+    picture, painted, sketch = (noise(1, 3, 30, 40, seed=seed) for seed in range(3))
+    asked: list[int] = []
+
+    def make_sketch() -> Tensor:
+        asked.append(1)
+        return sketch
+
+    visible = hidden_box(*box)
+    before = earlier(painted, visible=visible)
+    start = mode(Now(picture, make_sketch), {1: before}, ClipSettings(blend=1)).start
+    assert torch.allclose(start, torch.where(visible > 0, painted, sketch), atol=1e-5)
+    assert asked == [1]
+
+
+def test_temporal_starts_from_the_moved_frame_and_is_tied_to_it() -> None:
+    painted = noise(1, 3, 30, 40, seed=1)
+    now = Now(noise(1, 3, 30, 40), no_sketch)
+    beginning = temporal(now, {1: earlier(painted, (4, 0))}, ClipSettings(temporal_weight=7))
+    assert torch.allclose(beginning.start[..., :36], painted[..., 4:], atol=1e-5)
+    (target,) = beginning.temporal
+    assert torch.equal(target.picture, beginning.start)
+    assert target.weight == 7
+
+
+def test_temporal_ties_each_pixel_to_the_nearest_frame_that_shows_it() -> None:
+    seen = {lag: (noise(1, 1, 30, 40, seed=lag) > 0.5).float() for lag in (1, 2, 4)}
+    painted = {lag: noise(1, 3, 30, 40, seed=9 + lag) for lag in seen}
+    frames = {lag: earlier(painted[lag], visible=seen[lag]) for lag in (4, 1, 2)}
+    now = Now(noise(1, 3, 30, 40), lambda: noise(1, 3, 30, 40))
+    targets = temporal(now, frames, ClipSettings()).temporal
+    # Ruder et al. 2016, equation 10: c_long = max(c - sum of the c of nearer frames, 0).
+    expected = [
+        seen[1],
+        (seen[2] - seen[1]).clamp(min=0),
+        (seen[4] - seen[1] - seen[2]).clamp(min=0),
+    ]
+    for target, lag, mask in zip(targets, (1, 2, 4), expected, strict=True):
+        assert torch.equal(target.visible, mask)
+        assert torch.allclose(target.picture, painted[lag], atol=1e-5)
+    ties = sum(target.visible for target in targets)
+    assert torch.equal(ties, torch.maximum(torch.maximum(seen[1], seen[2]), seen[4]))
+
+
+# --- cuts --------------------------------------------------------------------------------
+
+
+def test_a_change_of_scene_is_a_cut() -> None:
+    for a, b in [(WARM, COLD), (COLD, WARM), ((30, 30, 30), WARM)]:
+        assert is_cut(pan(1, colour=a)[0], pan(1, colour=b)[0])
+
+
+def test_the_sample_clip_has_one_cut() -> None:
+    film = sample_clip()
+    cuts = [i + 1 for i, pair in enumerate(pairwise(film.frames)) if is_cut(*pair)]
+    assert cuts == [film.cut]
+
+
+@pytest.mark.parametrize("speed", [1, 8, 32])
+def test_a_pan_is_no_cut(speed: int) -> None:
+    assert not any(is_cut(*pair) for pair in pairwise(pan(6, speed=speed)))
+
+
+def test_fine_detail_in_motion_is_no_cut() -> None:
+    y, x = np.mgrid[:480, :640]
+    board = np.repeat((255 * ((x + y) % 2)).astype(np.uint8)[..., None], 3, axis=2)
+    assert not is_cut(board, 255 - board)
+
+
+def test_flicker_and_fades_are_no_cuts() -> None:
+    picture = sample_clip().frames[0].astype(np.float64)
+    flicker = [(picture * gain).astype(np.uint8) for gain in (1, 0.92, 1, 0.95, 1)]
+    fade = [(picture * (1 - t)).astype(np.uint8) for t in np.linspace(0, 1, 26)]
+    dissolve = [
+        (picture * (1 - t) + sample_clip().frames[-1] * t).astype(np.uint8)
+        for t in np.linspace(0, 1, 13)
+    ]
+    for film in (flicker, fade, fade[::-1], dissolve):
+        assert not any(is_cut(*pair) for pair in pairwise(film))
+
+
+def test_a_plain_picture_that_stays_is_no_cut() -> None:
+    for value in (0, 100, 255):
+        plain = np.full((48, 64, 3), value, np.uint8)
+        assert not is_cut(plain, plain)
+
+
+# --- the loop ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_mode_leaves_every_frame_with_its_figures(
+    mode: str, quick: Settings, painting: Tensor, tmp_path: Path
+) -> None:
+    clip = folder_clip(two_scenes(3, 2), tmp_path / "clip")
+    iterates = list(paint_clip(clip, [painting], tmp_path / "out", quick, later(mode)))
+    names = {path.name for path in (tmp_path / "out").iterdir()} - {".lock"}
+    numbered = [f"{i:06d}.{suffix}" for i in range(5) for suffix in ("png", "json")]
+    assert names == {"run.json", *numbered}
+    finished = [now.figures for now in iterates if now.figures is not None]
+    for number, figures in enumerate(finished):
+        path = tmp_path / "out" / f"{number:06d}.json"
+        assert FrameFigures(**json.loads(path.read_text())) == figures
+        assert load_image(path.with_suffix(".png")).shape == (1, 3, 48, 64)
+        parts = [value for name, value in figures.losses.items() if name != "total"]
+        assert figures.losses["total"] == pytest.approx(sum(parts))
+        assert figures.seconds > 0
+        assert figures.megabytes > 0
+    assert [figures.scene_start for figures in finished] == [True, False, False, True, False]
+    steps = [3] * 5 if mode == "per-frame" else [3, 2, 2, 3, 2]
+    assert [figures.steps for figures in finished] == steps
+    ties = [figures.losses["temporal"] > 0 for figures in finished]
+    assert ties == [mode == "temporal" and not figures.scene_start for figures in finished]
+
+
+def test_iterates_come_frame_by_frame_and_step_by_step(
+    quick: Settings, painting: Tensor, tmp_path: Path
+) -> None:
+    clip = folder_clip(pan(2), tmp_path / "clip")
+    iterates = paint_clip(clip, [painting], tmp_path / "out", quick, later("temporal"))
+    seen = [(now.frame, now.frames, now.iterate and now.iterate.step) for now in iterates]
+    first = [(0, 2, step) for step in (0, 1, 2, 3, None)]
+    assert seen == first + [(1, 2, step) for step in (0, 1, 2, None)]
+
+
+def test_per_frame_is_each_frame_as_a_still(
+    quick: Settings, painting: Tensor, tmp_path: Path
+) -> None:
+    frames = pan(3)
+    clip = folder_clip(frames, tmp_path / "clip")
+    settings = replace(quick, size=512)  # gives way to the clip's
+    list(paint_clip(clip, [painting], tmp_path / "out", settings, later("per-frame")))
+    for number, frame in enumerate(frames):
+        *_, last = optimize(from_array(frame), [painting], quick)
+        saved = load_image(frame_path(tmp_path / "out", number))
+        assert np.array_equal(to_array(saved), to_array(last.image))
+
+
+@pytest.mark.parametrize("mode", ["blended", "flow-warped", "temporal"])
+def test_a_cut_starts_afresh(mode: str, quick: Settings, painting: Tensor, tmp_path: Path) -> None:
+    frames = two_scenes(3, 2)
+    both = folder_clip(frames, tmp_path / "both")
+    second = folder_clip(frames[3:], tmp_path / "second")
+    for clip in (both, second):
+        out = tmp_path / f"{clip.path.name}.out"
+        list(paint_clip(clip, [painting], out, quick, later(mode, temporal_lags=(1, 2, 4))))
+    alone = list(pngs(tmp_path / "second.out").values())
+    assert list(pngs(tmp_path / "both.out").values())[3:] == alone
+
+
+@pytest.mark.parametrize("mode", ["flow-warped", "temporal"])
+def test_a_frame_starts_from_the_painted_one_before_where_things_are_now(
+    mode: str, quick: Settings, painting: Tensor, tmp_path: Path
+) -> None:
+    clip = folder_clip(pan(2, speed=6), tmp_path / "clip")
+    clip_settings = later(mode, blend=1)
+    iterates = list(paint_clip(clip, [painting], tmp_path / "out", quick, clip_settings))
+    before = load_image(frame_path(tmp_path / "out", 0))
+    (start,) = [
+        now.iterate.image
+        for now in iterates
+        if now.frame == 1 and now.iterate is not None and now.iterate.step == 0
+    ]
+    still_there = slice(8, 48)  # and neither edge of the picture
+    moved = before[..., 14:54]
+    assert (start[..., still_there] - moved).abs().mean() < 0.02
+    assert (start - before).abs()[..., still_there].mean() > 0.1
+
+
+def test_later_frames_stay_near_the_ones_before(
+    quick: Settings, painting: Tensor, tmp_path: Path
+) -> None:
+    still = folder_clip(pan(1) * 3, tmp_path / "clip")
+    changes = {}
+    for weight in (0, 1e8):
+        out = tmp_path / f"{weight}"
+        clip_settings = later("temporal", later_steps=8, temporal_weight=weight)
+        list(paint_clip(still, [painting], out, quick, clip_settings))
+        a, b = (load_image(frame_path(out, number)) for number in (1, 2))
+        changes[weight] = float((a - b).abs().mean())
+    assert changes[1e8] < 0.5 * changes[0]
+
+
+def fake_optimize(totals: Callable[[int], float]) -> Any:
+    """Takes as many steps as it is told, with losses as they are given."""
+
+    def run(
+        content: Tensor, styles: object, settings: Settings, **options: object
+    ) -> Iterator[Iterate]:
+        (steps,) = settings.steps
+        for step in range(steps + 1):
+            losses = Losses(totals(step), {}, {}, 0.0)
+            yield Iterate(step, steps, 64, content, losses)
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("totals", "stop_change", "steps"),
+    [
+        (lambda step: 0.99**step, 0.0, 30),
+        (lambda step: 1.0, 0.0, 30),
+        (lambda step: 1.01**step, 0.0, 30),  # L-BFGS may climb for a while
+        (lambda step: 0.999**step, 0.01, 10),  # loses 1 % in 10 steps
+        (lambda step: 0.99**step, 0.01, 30),
+        (lambda step: 1 / (1 + step), 0.5, 20),  # from 1/11 to 1/21
+        (lambda step: 0.5**step, 1.0, 10),
+    ],
+)
+def test_a_frame_is_done_when_its_loss_hardly_falls(
+    totals: Callable[[int], float],
+    stop_change: float,
+    steps: int,
+    quick: Settings,
+    painting: Tensor,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(modes, "optimize", fake_optimize(totals))
+    clip = folder_clip(pan(2), tmp_path / "clip")
+    settings = replace(quick, steps=(40,))
+    clip_settings = later("blended", later_steps=30, stop_change=stop_change)
+    iterates = list(paint_clip(clip, [painting], tmp_path / "out", settings, clip_settings))
+    finished = [now.figures.steps for now in iterates if now.figures is not None]
+    assert finished == [40, steps]  # the first is never cut short
+
+
+@pytest.mark.parametrize("shape", [(26, 64), (48, 96)])
+def test_a_frame_too_low_for_a_sketch_of_half_its_size(
+    shape: tuple[int, int], quick: Settings, painting: Tensor, tmp_path: Path
+) -> None:
+    # A strip of the style becomes too narrow in the sketch of the second.
+    style = painting if shape == (26, 64) else painting[..., :16].repeat_interleave(2, 2)
+    style = style if shape == (26, 64) else style[..., :96, :]
+    clip = folder_clip(pan(3, speed=6, shape=shape), tmp_path / "clip")
+    list(paint_clip(clip, [style], tmp_path / "out", quick, later("temporal")))
+    assert len(pngs(tmp_path / "out")) == 3
+
+
+def test_a_frame_that_explodes_leaves_the_ones_before(
+    quick: Settings, painting: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clip = folder_clip(pan(3), tmp_path / "clip")
+    run = (clip, [painting], tmp_path / "out", quick, later("per-frame"))
+    calls: list[int] = []
+
+    def explode_at_third(*arguments: Any, **options: Any) -> Iterator[Iterate]:
+        calls.append(1)
+        for iterate in optimize(*arguments, **options):
+            if len(calls) == 3:
+                raise OptimizationError("the loss exploded.", iterate)
+            yield iterate
+
+    with monkeypatch.context() as patch:
+        patch.setattr(modes, "optimize", explode_at_third)
+        with pytest.raises(OptimizationError):
+            list(paint_clip(*run))
+    assert len(pngs(tmp_path / "out")) == 2
+    assert painted_numbers(list(paint_clip(*run))) == [2]
+
+
+def test_memory_does_not_grow_with_the_clip(
+    quick: Settings, painting: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alive: list[weakref.ref[Any]] = []
+
+    def watch(thing: Any) -> Any:
+        alive.append(weakref.ref(thing))
+        return thing
+
+    monkeypatch.setattr(modes, "read_frames", lambda *a: map(watch, read_frames(*a)))
+    monkeypatch.setattr(modes, "load_image", lambda *a: watch(load_image(*a)))
+    monkeypatch.setattr(modes, "find_motion", lambda *a, **k: watch(find_motion(*a, **k)))
+    clip = folder_clip(pan(40, speed=2), tmp_path / "clip")
+    settings = replace(quick, steps=(1,))
+    clip_settings = later("temporal", later_steps=1, temporal_lags=(1, 2, 4))
+    things: list[int] = []
+    tensors: list[int] = []
+    for now in paint_clip(clip, [painting], tmp_path / "out", settings, clip_settings):
+        if now.figures is not None:
+            things.append(sum(each() is not None for each in alive))
+            if now.frame in (8, 39):
+                gc.collect()
+                tensors.append(sum(issubclass(type(each), Tensor) for each in gc.get_objects()))
+    assert len(alive) > 40 + 2 * 39
+    assert max(things) <= 5 + 3 + 3  # the scene, the painted frames and their motion
+    assert tensors[1] <= tensors[0]
+
+
+def test_show_progress_passes_everything_on(
+    quick: Settings, painting: Tensor, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clip = folder_clip(pan(3), tmp_path / "clip")
+    run = (clip, [painting], tmp_path / "out", quick, later("temporal"))
+    iterates = list(show_progress(paint_clip(*run), "temporal"))
+    assert [now.frame for now in iterates if now.figures] == [0, 1, 2]
+    assert "3/3" in capsys.readouterr().out
+    assert len(list(show_progress(paint_clip(*run), "temporal"))) == 3
+    assert "3/3" in capsys.readouterr().out
+
+
+# --- going on ----------------------------------------------------------------------------
+
+SCENES = (3, 3)  # frames; the cut is among those where runs are broken off
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> Clip:
+    return folder_clip(two_scenes(*SCENES), tmp_path / "clip")
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_run_broken_off_anywhere_goes_on_to_the_same_frames(
+    mode: str, quick: Settings, painting: Tensor, tmp_path: Path, clip: Clip
+) -> None:
+    clip_settings = later(mode)
+
+    def paint(folder: Path) -> Iterator[ClipIterate]:
+        return paint_clip(clip, [painting], folder, quick, clip_settings)
+
+    list(paint(tmp_path / "whole"))
+    whole = pngs(tmp_path / "whole")
+    for broken in range(sum(SCENES)):
+        folder = tmp_path / f"broken {broken}"
+        iterates = paint(folder)
+        for now in iterates:
+            if now.frame == broken and now.iterate is not None and now.iterate.step == 1:
+                break
+        iterates.close()  # type: ignore[attr-defined]
+        assert list(pngs(folder)) == list(whole)[:broken]
+        rest = list(paint(folder))
+        assert painted_numbers(rest) == list(range(broken, sum(SCENES)))
+        assert [now.frame for now in rest if now.figures] == list(range(sum(SCENES)))
+        assert pngs(folder) == whole
+    assert painted_numbers(list(paint(tmp_path / "whole"))) == []
+
+
+def test_a_run_broken_off_again_and_again(
+    quick: Settings, painting: Tensor, tmp_path: Path, clip: Clip
+) -> None:
+    def paint(folder: Path) -> Iterator[ClipIterate]:
+        return paint_clip(clip, [painting], folder, quick, later("temporal"))
+
+    list(paint(tmp_path / "whole"))
+    for _ in range(sum(SCENES)):  # each gets one frame further
+        for now in paint(tmp_path / "out"):
+            if now.iterate is not None and now.frame > len(pngs(tmp_path / "out")):
+                break
+    list(paint(tmp_path / "out"))
+    assert pngs(tmp_path / "out") == pngs(tmp_path / "whole")
+
+
+def test_going_on_looks_at_all_the_earlier_frames(
+    quick: Settings, painting: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def half_hidden(current: Tensor, earlier: Tensor, *_: object, **__: object) -> Motion:
+        """Which half depends on the frames."""
+        seed = int(1e4 * (current.mean() + 2 * earlier.mean()))
+        visible = (noise(1, 1, 48, 64, seed=seed) > 0.5).float()
+        return Motion(torch.zeros(1, 2, 48, 64), visible)
+
+    monkeypatch.setattr(modes, "find_motion", half_hidden)
+    clip = folder_clip(pan(7), tmp_path / "clip")
+    weight = 1e9  # or the masks would hardly matter
+
+    def paint(folder: Path, lags: tuple[int, ...] = (1, 2, 4)) -> Iterator[ClipIterate]:
+        clip_settings = later("temporal", temporal_lags=lags, temporal_weight=weight, later_steps=6)
+        return paint_clip(clip, [painting], folder, quick, clip_settings)
+
+    for name, lags in (("whole", (1, 2, 4)), ("nearer", (1, 2))):
+        list(paint(tmp_path / name, lags))
+    whole = pngs(tmp_path / "whole")
+    assert list(pngs(tmp_path / "nearer").values())[:4] == list(whole.values())[:4]
+    assert list(pngs(tmp_path / "nearer").values())[4] != list(whole.values())[4]
+    for broken in (1, 4, 6):
+        for now in paint(tmp_path / f"broken {broken}"):
+            if now.frame == broken:
+                break
+        list(paint(tmp_path / f"broken {broken}"))
+        assert pngs(tmp_path / f"broken {broken}") == whole
+
+
+def flip_a_byte(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    "picture flipped": lambda folder: flip_a_byte(folder / "000002.png"),
+    "picture cut": lambda folder: (folder / "000002.png").write_bytes(b"\x89PNG"),
+    "picture gone": lambda folder: (folder / "000002.png").unlink(),
+    "figures cut": lambda folder: (folder / "000002.json").write_text('{"sha256": "ab'),
+    "figures of another kind": lambda folder: (folder / "000002.json").write_text("[1]"),
+    "figures not text": lambda folder: (folder / "000002.json").write_bytes(b"\xff\xfe\x00"),
+    "figures gone": lambda folder: (folder / "000002.json").unlink(),
+}
+
+
+@pytest.mark.parametrize("mode", ["per-frame", "temporal"])
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=list(DAMAGE))
+def test_a_damaged_frame_is_made_again(
+    damage: Callable[[Path], object],
+    mode: str,
+    quick: Settings,
+    painting: Tensor,
+    tmp_path: Path,
+) -> None:
+    clip = folder_clip(pan(5), tmp_path / "clip")
+    run = (clip, [painting], tmp_path / "out", quick, later(mode))
+    list(paint_clip(*run))
+    whole = pngs(tmp_path / "out")
+    damage(tmp_path / "out")
+    iterates = list(paint_clip(*run))
+    assert painted_numbers(iterates) == [2]
+    assert [now.frame for now in iterates if now.figures] == list(range(5))
+    assert pngs(tmp_path / "out") == whole
+
+
+def test_several_damaged_frames_are_made_again(
+    quick: Settings, painting: Tensor, tmp_path: Path, clip: Clip
+) -> None:
+    run = (clip, [painting], tmp_path / "out", quick, later("temporal"))
+    list(paint_clip(*run))
+    whole = pngs(tmp_path / "out")
+    for name in ("000001.png", "000002.json", "000004.png"):
+        (tmp_path / "out" / name).unlink()
+    assert painted_numbers(list(paint_clip(*run))) == [1, 2, 4]
+    assert pngs(tmp_path / "out") == whole
+
+
+def test_leftovers_do_no_harm(quick: Settings, painting: Tensor, tmp_path: Path) -> None:
+    clip = folder_clip(pan(3), tmp_path / "clip")
+    out = tmp_path / "out"
+    run = (clip, [painting], out, quick, later("temporal"))
+    list(paint_clip(*run))
+    whole = pngs(out)
+    for name in (".000003.ab12.partial.png", ".000001.ab12.partial.json", ".run.ab12.partial.json"):
+        (out / name).write_bytes(b"half a")
+    for suffix in ("png", "json"):  # as file managers copy
+        (out / f"000001 (1).{suffix}").write_bytes((out / f"000001.{suffix}").read_bytes())
+    (out / "000002.png").unlink()
+    assert painted_numbers(list(paint_clip(*run))) == [2]
+    (out / "000001 (1).png").unlink()
+    assert pngs(out) == whole
+
+
+# --- whose folder it is ------------------------------------------------------------------
+
+
+def refusal(*run: Any) -> str:
+    with pytest.raises(InputError) as caught:
+        list(paint_clip(*run))
+    sentence = str(caught.value)
+    assert "\n" not in sentence
+    assert sentence.endswith(".")
+    return sentence
+
+
+def test_the_folder_of_another_run_is_refused_by_what_differs(
+    quick: Settings, painting: Tensor, tmp_path: Path
+) -> None:
+    frames = pan(3)
+    clip = folder_clip(frames, tmp_path / "clip")
+    other = folder_clip(frames[::-1], tmp_path / "other")
+    out, clip_settings = tmp_path / "out", later("temporal")
+    list(paint_clip(clip, [painting], out, quick, clip_settings))
+    before = {path: path.read_bytes() for path in out.iterdir()}
+    flat = painting.clone()
+    flat[..., 0, 0] = 0.5
+    for named, run in {
+        "clip": (other, [painting], out, quick, clip_settings),
+        "start": (open_clip(clip.path, start=0.04), [painting], out, quick, clip_settings),
+        "stride": (open_clip(clip.path, stride=2), [painting], out, quick, clip_settings),
+        "fps": (open_clip(clip.path, fps=12), [painting], out, quick, clip_settings),
+        "frame size": (open_clip(clip.path, size=40), [painting], out, quick, clip_settings),
+        "style": (clip, [flat], out, quick, clip_settings),
+        "style_weight": (clip, [painting], out, replace(quick, style_weight=7), clip_settings),
+        "steps": (clip, [painting], out, replace(quick, steps=(4,)), clip_settings),
+        "mode": (clip, [painting], out, quick, later("per-frame")),
+        "later_steps": (clip, [painting], out, quick, later("temporal", later_steps=3)),
+        "temporal_lags": (clip, [painting], out, quick, later("temporal", temporal_lags=(1,))),
+    }.items():
+        sentence = refusal(*run)
+        assert f"belongs to another run: {named} is " in sentence
+        assert str(out) in sentence
+    assert {path: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_another_end_is_the_same_run(quick: Settings, painting: Tensor, tmp_path: Path) -> None:
+    clip = folder_clip(pan(4), tmp_path / "clip")
+    short = open_clip(clip.path, end=0.08)
+    list(paint_clip(short, [painting], tmp_path / "out", quick, later("temporal")))
+    iterates = list(paint_clip(clip, [painting], tmp_path / "out", quick, later("temporal")))
+    assert painted_numbers(iterates) == [2, 3]
+
+
+def test_a_clip_that_was_made_shorter_leaves_the_frames_behind_its_end_out(
+    quick: Settings, painting: Tensor, tmp_path: Path
+) -> None:
+    clip = folder_clip(pan(4), tmp_path / "clip")
+    list(paint_clip(clip, [painting], tmp_path / "out", quick, later("temporal")))
+    short = open_clip(clip.path, end=0.08)
+    iterates = list(paint_clip(short, [painting], tmp_path / "out", quick, later("temporal")))
+    assert [now.frame for now in iterates] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("mode", "changes"),
+    [
+        ("per-frame", {"later_steps": 9, "stop_change": 0.5, "flow_method": "farneback"}),
+        ("blended", {"temporal_weight": 1, "temporal_lags": (1, 3), "flow_method": "farneback"}),
+        ("flow-warped", {"temporal_weight": 1, "temporal_lags": (1, 3)}),
+        ("temporal", {"blend": 0.1}),
+    ],
+)
+def test_settings_that_a_mode_does_not_use_may_differ(
+    mode: str, changes: dict[str, Any], quick: Settings, painting: Tensor, tmp_path: Path
+) -> None:
+    clip = folder_clip(pan(3), tmp_path / "clip")
+    list(paint_clip(clip, [painting], tmp_path / "out", quick, later(mode)))
+    other = replace(later(mode), **changes)
+    assert painted_numbers(list(paint_clip(clip, [painting], tmp_path / "out", quick, other))) == []
+
+
+def test_another_picture_to_start_from_is_another_run(
+    quick: Settings, painting: Tensor, tmp_path: Path
+) -> None:
+    clip = folder_clip(pan(2), tmp_path / "clip")
+    start = tmp_path / "start.png"
+    settings = replace(quick, init=str(start))
+    Image.fromarray(pan(1)[0]).save(start)
+    list(paint_clip(clip, [painting], tmp_path / "out", settings, later("temporal")))
+    Image.fromarray(255 - pan(1)[0]).save(start)
+    assert "init" in refusal(clip, [painting], tmp_path / "out", settings, later("temporal"))
+
+
+def test_a_folder_with_foreign_pictures_is_refused(
+    quick: Settings, painting: Tensor, tmp_path: Path
+) -> None:
+    clip = folder_clip(pan(2), tmp_path / "clip")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "holiday.png").write_bytes(b"dear")
+    sentence = refusal(clip, [painting], tmp_path / "out", quick, later("temporal"))
+    assert "holds pictures but no run.json" in sentence
+    assert (tmp_path / "out" / "holiday.png").read_bytes() == b"dear"
+
+
+def test_a_damaged_run_json_is_not_guessed_at(
+    quick: Settings, painting: Tensor, tmp_path: Path
+) -> None:
+    clip = folder_clip(pan(2), tmp_path / "clip")
+    run = (clip, [painting], tmp_path / "out", quick, later("temporal"))
+    list(paint_clip(*run))
+    (tmp_path / "out" / "run.json").write_text("{")
+    assert "no run.json" in refusal(*run)
+
+
+def test_a_folder_in_use_is_refused(quick: Settings, painting: Tensor, tmp_path: Path) -> None:
+    clip = folder_clip(pan(2), tmp_path / "clip")
+    run = (clip, [painting], tmp_path / "out", quick, later("temporal"))
+    (tmp_path / "out").mkdir()
+    with FileLock(tmp_path / "out" / ".lock"):
+        assert "is being painted into by another run" in refusal(*run)
+    first = paint_clip(*run)
+    next(first)
+    assert "is being painted into by another run" in refusal(*run)
+    first.close()  # type: ignore[attr-defined]
+    assert len([now for now in paint_clip(*run) if now.figures]) == 2
+
+
+# --- motion that is kept -----------------------------------------------------------------
+
+
+def no_flow(*arguments: object, **options: object) -> Tensor:
+    raise AssertionError("flow was computed")
+
+
+def test_motion_is_kept_and_used_again(
+    quick: Settings,
+    painting: Tensor,
+    tmp_path: Path,
+    clip: Clip,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def paint(name: str, mode: str, motion: Path | None) -> dict[str, bytes]:
+        folder = tmp_path / name
+        run = (clip, [painting], folder, quick, later(mode))
+        list(paint_clip(*run, motion_folder=motion))
+        return pngs(folder)
+
+    kept = tmp_path / "motion"
+    without = paint("a", "temporal", None)
+    assert paint("b", "temporal", kept) == without
+    # Of every frame to the ones before it in its scene.
+    pairs = sum(min(number, 2) for length in SCENES for number in range(length))
+    assert len(list(kept.rglob("*.flo"))) == len(list(kept.rglob("*.png"))) == pairs
+    warped = paint("c", "flow-warped", None)
+    monkeypatch.setattr(flow_module, "flow", no_flow)
+    assert paint("d", "temporal", kept) == without
+    assert paint("e", "flow-warped", kept) == warped
+
+
+def test_damaged_motion_is_found_again(quick: Settings, painting: Tensor, tmp_path: Path) -> None:
+    clip = folder_clip(pan(4), tmp_path / "clip")
+    kept = tmp_path / "motion"
+
+    def paint(name: str) -> dict[str, bytes]:
+        run = (clip, [painting], tmp_path / name, quick, later("temporal", temporal_lags=(1,)))
+        list(paint_clip(*run, motion_folder=kept))
+        return pngs(tmp_path / name)
+
+    whole = paint("a")
+    files = {path: path.read_bytes() for path in kept.rglob("*") if path.is_file()}
+    flows = sorted(path for path in files if path.suffix == ".flo")
+    flows[0].write_bytes(files[flows[0]][:-1])
+    flows[1].with_suffix(".png").write_bytes(files[flows[1].with_suffix(".png")][:-30])
+    flows[2].unlink()
+    assert paint("b") == whole
+    assert {path: path.read_bytes() for path in files} == files
+
+
+def test_motion_of_something_else_is_not_taken(
+    quick: Settings, painting: Tensor, tmp_path: Path
+) -> None:
+    clip = folder_clip(pan(4), tmp_path / "clip")
+    settings = later("flow-warped")
+    kept = tmp_path / "motion"
+
+    def paint(name: str, clip: Clip, settings: ClipSettings) -> None:
+        run = (clip, [painting], tmp_path / name, quick, settings)
+        list(paint_clip(*run, motion_folder=kept))
+
+    paint("a", clip, settings)
+    for named, (other, changed) in {
+        "clip": (folder_clip(pan(4, speed=-4), tmp_path / "other"), settings),
+        "stride": (open_clip(clip.path, stride=2), settings),
+        "frame size": (open_clip(clip.path, size=40), settings),
+        "flow_method": (clip, replace(settings, flow_method="farneback")),
+    }.items():
+        with pytest.raises(InputError, match=f"motion belongs to another run: {named} is"):
+            paint(f"of another {named}", other, changed)
+
+
+# --- films -------------------------------------------------------------------------------
+
+
+def film_clip(
+    path: Path, frames: Sequence[Frame], *, sound: bool = False, fps: Fraction | int = 25
+) -> Path:
+    melody = None
+    if sound:
+        time = np.arange(round(len(frames) / fps * 48000)) / 48000
+        melody = Sound(np.sin(2000 * time)[None].astype(np.float32) / 2, 48000)
+    write_film(frames, path, fps, sound=melody)
+    return path
+
+
+def sound_packets(path: Path) -> list[bytes]:
+    with av.open(str(path)) as source:
+        return [bytes(packet) for packet in source.demux(audio=0) if packet.size]
+
+
+def test_a_film_has_the_frames_the_rate_and_the_sound_of_its_clip(
+    quick: Settings, painting: Tensor, tmp_path: Path
+) -> None:
+    path = film_clip(tmp_path / "a.mp4", pan(5), sound=True, fps=Fraction(24000, 1001))
+    result = stylize_clip(
+        path, [painting], tmp_path / "run", settings=quick, clip_settings=later("temporal")
+    )
+    assert read_result(tmp_path / "run") == result
+    film = open_clip(tmp_path / "run" / result.outputs["film"])
+    assert film.fps == Fraction(24000, 1001)
+    assert film.sound
+    shown = list(read_frames(film))
+    assert len(shown) == film.frames == 5
+    assert sound_packets(film.path) == sound_packets(path)
+    frames = PaintedFrames(tmp_path / "run" / "frames", 5)
+    for frame, painted in zip(shown, frames.pictures(), strict=True):
+        assert np.abs(frame.astype(int) - painted).mean() < 20  # colours are thinned out
+    assert result.figures["frames"] == 5
+    assert result.figures["scenes"] == 1
+    assert result.settings["mode"] == "temporal"
+    assert result.settings["clip"] == str(path)
+    assert result.weights["name"] == "tiny"
+
+
+def test_the_same_run_gives_the_same_film_and_going_on_does_too(
+    quick: Settings, painting: Tensor, tmp_path: Path
+) -> None:
+    path = film_clip(tmp_path / "a.mp4", pan(4), sound=True)
+    films = []
+    for name in ("a", "b", "b"):
+        out = tmp_path / name
+        stylize_clip(path, [painting], out, settings=quick, clip_settings=later("temporal"))
+        films.append((out / "film.mp4").read_bytes())
+        (out / "frames" / "000002.png").unlink()
+    assert films[0] == films[1] == films[2]
+
+
+def test_mode_by_name_wins(quick: Settings, painting: Tensor, tmp_path: Path) -> None:
+    path = film_clip(tmp_path / "a.mp4", pan(2))
+    result = stylize_clip(
+        path,
+        [painting],
+        tmp_path / "run",
+        mode="blended",
+        settings=quick,
+        clip_settings=later("temporal"),
+    )
+    assert result.settings["mode"] == "blended"
+    with pytest.raises(InputError, match="mode = 'wobbly'"):
+        stylize_clip(path, [painting], tmp_path / "other", mode="wobbly", settings=quick)
+
+
+@pytest.mark.parametrize("shape", [(48, 64), (47, 63)])
+def test_a_clip_of_one_frame_without_sound(
+    shape: tuple[int, int], quick: Settings, painting: Tensor, tmp_path: Path
+) -> None:
+    clip = folder_clip(pan(1, shape=shape), tmp_path / "clip")
+    settings = later("temporal")
+    run = tmp_path / "run"
+    for _ in range(2):  # and again
+        result = stylize_clip(clip, [painting], run, settings=quick, clip_settings=settings)
+        film = open_clip(run / "film.mp4")
+        assert [frame.shape for frame in read_frames(film)] == [(*clip.shape, 3)]
+        assert not film.sound
+        assert result.figures["frames"] == 1
+
+
+def test_odd_sizes_lose_their_last_row_and_column(
+    quick: Settings, painting: Tensor, tmp_path: Path
+) -> None:
+    folder_clip(pan(3, shape=(47, 63)), tmp_path / "clip")
+    run = tmp_path / "run"
+    for mode in ("flow-warped", "temporal"):
+        stylize_clip(
+            tmp_path / "clip", [painting], run / mode, settings=quick, clip_settings=later(mode)
+        )
+        film = open_clip(run / mode / "film.mp4")
+        assert (film.shape, film.frames) == ((46, 62), 3)
+
+
+def test_files_are_shrunk_to_the_size_of_the_settings(
+    quick: Settings, painting: Tensor, tmp_path: Path
+) -> None:
+    path = film_clip(tmp_path / "a.mp4", pan(2, shape=(96, 128)))
+    stylize_clip(
+        path, [painting], tmp_path / "run", settings=quick, clip_settings=later("temporal")
+    )
+    assert open_clip(tmp_path / "run" / "film.mp4").shape == (48, 64)
+
+
+def test_a_clip_that_breaks_off_becomes_a_film_of_what_there_is(
+    quick: Settings, painting: Tensor, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(0)
+    frames = [rng.integers(0, 255, (48, 64, 3), dtype=np.uint8) for _ in range(10)]
+    path = film_clip(tmp_path / "a.mp4", frames)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 6 // 10])
+    there = len(list(read_frames(open_clip(path))))
+    assert 1 <= there <= 8
+    settings = replace(quick, steps=(1,))
+    for _ in range(2):  # and again
+        with pytest.warns(UserWarning, match=rf"breaks off: {there} of 10 frames"):
+            result = stylize_clip(
+                path,
+                [painting],
+                tmp_path / "run",
+                settings=settings,
+                clip_settings=later("blended"),
+            )
+        assert result.figures["frames"] == there
+        assert len(list(read_frames(open_clip(tmp_path / "run" / "film.mp4")))) == there
+
+
+def test_a_frame_less_than_promised_is_not_worth_a_word(tmp_path: Path) -> None:
+    clip = folder_clip(pan(5), tmp_path / "clip")
+    assert shortfall(clip, 5) is None
+    assert shortfall(clip, 4) is None
+    assert "3 of 5 frames" in (shortfall(clip, 3) or "")
+
+
+def test_film_figures_by_hand() -> None:
+    def frame(scene_start: bool, steps: int, seconds: float, megabytes: float) -> FrameFigures:
+        return FrameFigures("", scene_start, steps, {}, seconds, megabytes)
+
+    first, second = frame(True, 80, 9.0, 500.0), frame(False, 40, 2.0, 600.0)
+    third, cut = frame(False, 30, 4.0, 400.0), frame(True, 80, 9.0, 500.0)
+    figures = film_figures([first, second, third, cut])
+    assert figures == {
+        "frames": 4,
+        "scenes": 2,
+        "seconds_a_frame": 3.0,
+        "steps_a_frame": 35.0,
+        "peak_megabytes": 600.0,
+    }
+    assert film_figures([first])["steps_a_frame"] == 80
+
+
+def test_painted_frames_are_a_sequence(quick: Settings, painting: Tensor, tmp_path: Path) -> None:
+    clip = folder_clip(pan(3), tmp_path / "clip")
+    list(paint_clip(clip, [painting], tmp_path / "out", quick, later("per-frame")))
+    frames = PaintedFrames(tmp_path / "out", 3)
+    assert len(frames) == len(list(frames)) == len(list(frames.pictures())) == 3
+    assert torch.equal(frames[2], load_image(frame_path(tmp_path / "out", 2)))
+    with pytest.raises(IndexError, match="frame 3 of 3"):
+        frames[3]

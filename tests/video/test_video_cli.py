@@ -1,0 +1,322 @@
+from __future__ import annotations
+
+import os
+import random
+import re
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+from test_cli import interrupt, workbench
+
+from workbench import cli
+from workbench.video import modes
+from workbench.video.clips import Sound, open_clip, read_frames, write_film
+
+FRAMES = 6
+ARGUMENTS = "clip.mp4 style.png -o out.mp4 --size 64 --steps 22 --later-steps 4"
+RUN = ARGUMENTS.split()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with good and bad clips and pictures."""
+    write_good(tmp_path)
+    write_bad(tmp_path)
+    return tmp_path
+
+
+def write_good(folder: Path) -> None:
+    noise = np.random.default_rng(0).uniform(0, 255, (48, 100, 3)).astype(np.float32)
+    wall = np.asarray(cv2.GaussianBlur(noise, (0, 0), 2))
+    wall = ((wall - wall.min()) * 255 / (wall.max() - wall.min())).astype(np.uint8)
+    melody = Sound(np.sin(np.arange(60_000)[None] / 20).astype(np.float32) / 2, 48000)
+    frames = [wall[:, 5 * i : 5 * i + 64] for i in range(FRAMES)]
+    write_film(frames, folder / "clip.mp4", 5, sound=melody)
+    Image.fromarray(wall[:, ::-1]).save(folder / "style.png")
+    Image.fromarray(255 - wall).save(folder / "other.png")
+
+
+def write_bad(folder: Path) -> None:
+    (folder / "text.mp4").write_text("this is no clip")
+    (folder / "text.jpg").write_text("this is no picture")
+    (folder / "void.mp4").touch()
+    (folder / "cut.mp4").write_bytes((folder / "clip.mp4").read_bytes()[:300])
+    (folder / "empty").mkdir()
+    (folder / "letters").mkdir()
+    Image.new("RGB", (64, 48)).save(folder / "letters" / "abc.png")
+    for name, codec in (("sound.mp3", "libmp3lame"), ("sound.wav", "pcm_s16le")):
+        write_sound(folder / name, codec)
+
+
+def write_sound(path: Path, codec: str) -> None:
+    with av.open(str(path), "w") as file:
+        track = file.add_stream(codec, rate=48000)
+        track.layout = "mono"
+        kind = "s16" if codec.startswith("pcm") else "s16p"
+        samples = (9000 * np.sin(np.arange(9600) / 20)).astype(np.int16)[None]
+        frame = av.AudioFrame.from_ndarray(samples, format=kind, layout="mono")
+        frame.rate = 48000
+        for packet in (*track.encode(frame), *track.encode()):
+            file.mux(packet)
+
+
+def sound_packets(path: Path) -> list[bytes]:
+    with av.open(str(path)) as source:
+        return [bytes(packet) for packet in source.demux(audio=0) if packet.size]
+
+
+def frames_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.glob("[0-9]*.png"))
+
+
+# --- wrong input -------------------------------------------------------------------------
+
+BAD = [
+    ("nowhere.mp4 style.png -o out.mp4", "nowhere.mp4: there is no such file."),
+    ("sound.mp3 style.png -o out.mp4", "sound.mp3 has no pictures in it"),
+    ("sound.wav style.png -o out.mp4", "sound.wav has no pictures in it"),
+    ("text.mp4 style.png -o out.mp4", "text.mp4 is not a clip that can be read"),
+    ("text.jpg style.png -o out.mp4", "text.jpg: no frame can be decoded"),
+    ("void.mp4 style.png -o out.mp4", "void.mp4 is empty (0 bytes)"),
+    ("cut.mp4 style.png -o out.mp4", "cut.mp4"),
+    ("empty style.png -o out.mp4", "there are no numbered pictures in this folder"),
+    ("letters style.png -o out.mp4", "there are no numbered pictures in this folder"),
+    ("sample:dots style.png -o out.mp4", "no sample clip 'sample:dots'; there is: sample:clip"),
+    ("clip.mp4 text.jpg -o out.mp4", "text.jpg is not a picture"),
+    ("clip.mp4 clip.mp4 -o out.mp4", "clip.mp4 is not a picture"),
+    ("clip.mp4 nowhere.png -o out.mp4", "nowhere.png: there is no such file."),
+    ("clip.mp4 style.png -o out.avi", "the name of a film ends in .mp4, .mov or .mkv"),
+    ("clip.mp4 style.png -o out", "the name of a film ends in .mp4, .mov or .mkv"),
+    ("clip.mp4 style.png -o out.mp4 --start 9", "start = 9 s: clip.mp4 ends at 1.20 s"),
+    ("clip.mp4 style.png -o out.mp4 --start -1", "start = -1.0: give seconds from 0 on"),
+    ("clip.mp4 style.png -o out.mp4 --start 1 --end 0.5", "end = 0.5: give seconds after"),
+    ("clip.mp4 style.png -o out.mp4 --stride 0", "stride = 0"),
+    ("clip.mp4 style.png -o out.mp4 --fps 12", "fps = 12.0 is for folders of pictures only"),
+    ("clip.mp4 style.png -o out.mp4 --mode wobbly", "mode = 'wobbly': use one of per-frame"),
+    ("clip.mp4 style.png -o out.mp4 --size 8", "size = 8: give 32 to 8192 pixels"),
+    ("clip.mp4 style.png -o out.mp4 --later-steps 0", "later_steps = 0"),
+    ("clip.mp4 style.png -o out.mp4 --blend 2", "blend = 2.0: give a number from 0 to 1"),
+    ("clip.mp4 style.png -o out.mp4 --temporal-lags 2,4", "temporal_lags = [2, 4]"),
+    ("clip.mp4 style.png -o out.mp4 --temporal-lags 1,x", "--temporal-lags 1,x: give numbers"),
+    ("clip.mp4 style.png -o out.mp4 --flow-method guess", "flow_method = 'guess'"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "sentence"), BAD, ids=[arguments for arguments, _ in BAD])
+def test_bad_input_gets_one_sentence_before_anything_is_made(
+    arguments: str,
+    sentence: str,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    def too_late(*arguments: object) -> None:
+        raise AssertionError("weights were loaded")
+
+    monkeypatch.setattr(modes, "load_weights", too_late)
+    monkeypatch.setattr(sys, "argv", ["workbench", "video", *arguments.split()])
+    monkeypatch.chdir(folder)
+    before = sorted(folder.rglob("*"))
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    printed = capfd.readouterr().err
+    assert sentence in printed
+    assert printed.startswith("workbench: ")
+    assert printed.count("\n") == 1
+    assert ended.value.code == 2
+    assert sorted(folder.rglob("*")) == before
+
+
+@pytest.mark.slow
+def test_a_process_with_bad_input_ends_with_2_and_no_traceback(folder: Path) -> None:
+    done = workbench("video", "sound.mp3", "style.png", "-o", "out.mp4", cwd=folder)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "Traceback" not in done.stderr
+    assert workbench("video", "clip.mp4", cwd=folder).returncode == 2
+
+
+@pytest.mark.slow
+def test_a_film_that_cannot_be_written_is_found_out_first(folder: Path) -> None:
+    done = workbench("video", "clip.mp4", "style.png", "-o", "text.jpg/out.mp4", cwd=folder)
+    assert done.returncode == 1
+    assert "text.jpg/out.mp4 cannot be written" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+# --- true runs ---------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a run that nothing happened to."""
+    folder = tmp_path_factory.mktemp("unbroken")
+    write_good(folder)
+    done = workbench("video", *RUN, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.mark.slow
+def test_a_clip_becomes_a_film_with_its_sound(folder: Path) -> None:
+    done = workbench("video", *RUN, "--end", "0.8", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert "4 frames of 64x48 px" in done.stdout
+    assert "with sound" in done.stdout
+    film = open_clip(folder / "out.mp4")
+    assert (film.fps, film.shape, film.sound) == (5, (48, 64), True)
+    assert len(list(read_frames(film))) == 4
+    copied = sound_packets(folder / "out.mp4")
+    assert copied == sound_packets(folder / "clip.mp4")[: len(copied)]
+    assert frames_in(folder / "out.frames") == [f"{number:06d}.png" for number in range(4)]
+
+
+def run_and_kill(folder: Path, until: Callable[[], bool]) -> None:
+    """Start a run and kill it, and all that it started, with no chance to tidy up."""
+    command = [sys.executable, "-m", "workbench", "video", *RUN]
+    process = subprocess.Popen(
+        command,
+        cwd=folder,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 120
+    try:
+        while not until():
+            assert time.monotonic() < deadline
+            assert process.poll() is None
+            time.sleep(0.01)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_to_the_same_film(folder: Path, unbroken: Path) -> None:
+    frames = folder / "out.frames"
+    killed = []
+    for finished in sorted(random.sample(range(FRAMES - 1), 2)):
+        run_and_kill(folder, lambda finished=finished: len(frames_in(frames)) >= finished + 1)
+        killed.append(len(frames_in(frames)))
+        assert not (folder / "out.mp4").exists()
+    done = workbench("video", *RUN, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    for name in ("out.mp4", *(f"out.frames/{name}" for name in frames_in(frames))):
+        same = (folder / name).read_bytes() == (unbroken / name).read_bytes()
+        assert same, f"{name}, killed after frames {killed}"
+
+
+@pytest.mark.slow
+def test_a_finished_run_is_not_painted_again(unbroken: Path) -> None:
+    film = (unbroken / "out.mp4").read_bytes()
+
+    def stamps() -> list[int]:
+        return [path.stat().st_mtime_ns for path in sorted(unbroken.glob("out.frames/*.*"))]
+
+    before = stamps()
+    done = workbench("video", *RUN, cwd=unbroken)
+    assert done.returncode == 0, done.stderr
+    assert stamps() == before
+    assert (unbroken / "out.mp4").read_bytes() == film
+
+
+@pytest.mark.slow
+def test_ctrl_c_says_how_many_frames_are_kept(folder: Path, unbroken: Path) -> None:
+    command = [sys.executable, "-m", "workbench", "video", *RUN]
+    code, printed = interrupt(command, folder, rf" [1-4]/{FRAMES} ")
+    assert code == 130, printed
+    assert "Traceback" not in printed
+    said = re.search(rf"Interrupted after (\d) of {FRAMES} frames; the same command", printed)
+    assert said, printed
+    assert len(list((folder / "out.frames").glob("[0-9]*.json"))) == int(said[1]) >= 1
+    assert not (folder / "out.mp4").exists()
+    assert not list(folder.glob(".*"))
+    assert workbench("video", *RUN, cwd=folder).returncode == 0
+    assert (folder / "out.mp4").read_bytes() == (unbroken / "out.mp4").read_bytes()
+
+
+@pytest.mark.slow
+def test_another_style_into_the_same_film_is_refused(unbroken: Path) -> None:
+    film = (unbroken / "out.mp4").read_bytes()
+    for wrong, named in (
+        (["other.png" if word == "style.png" else word for word in RUN], "style"),
+        ([*RUN, "--style-weight", "50"], "style_weight"),
+        ([*RUN, "--mode", "blended"], "mode"),
+        ([*RUN, "--size", "48"], "frame size"),
+    ):
+        done = workbench("video", *wrong, cwd=unbroken)
+        assert done.returncode == 2
+        assert f"out.frames belongs to another run: {named} is " in done.stderr
+        assert done.stderr.count("\n") == 1
+    assert (unbroken / "out.mp4").read_bytes() == film
+
+
+@pytest.mark.slow
+def test_a_full_disk_leaves_the_finished_frames(folder: Path, unbroken: Path) -> None:
+    largest = max(path.stat().st_size for path in (unbroken / "out.frames").iterdir())
+    assert largest < 12_000 < (unbroken / "out.mp4").stat().st_size
+
+    def small_files_only() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (12_000, 12_000))
+
+    done = workbench("video", *RUN, cwd=folder, preexec_fn=small_files_only)
+    assert done.returncode == 1
+    assert done.stderr.startswith("workbench: out.mp4 cannot be written: ")
+    assert "free some space" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not (folder / "out.mp4").exists()
+    assert not list(folder.glob(".*"))
+    assert len(frames_in(folder / "out.frames")) == FRAMES
+    assert workbench("video", *RUN, cwd=folder).returncode == 0
+    assert (folder / "out.mp4").read_bytes() == (unbroken / "out.mp4").read_bytes()
+
+
+@pytest.mark.slow
+def test_a_disk_full_of_frames_leaves_the_finished_ones(folder: Path) -> None:
+    (folder / "pictures").mkdir()
+    for number in range(3):  # the last one takes the most bytes
+        Image.new("RGB", (64, 48), "white").save(folder / "pictures" / f"{number}.png")
+    noise = np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(folder / "pictures" / "3.png")
+    arguments = ["pictures", "style.png", "-o", "out.mp4", "--mode", "per-frame"]
+    arguments += ["--size", "64", "--steps", "1", "--style-weight", "1e-9"]
+
+    def small_files_only() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (8_000, 8_000))
+
+    done = workbench("video", *arguments, cwd=folder, preexec_fn=small_files_only)
+    assert done.returncode == 1
+    assert "out.frames/000003.png cannot be written" in done.stderr
+    assert "free some space" in done.stderr
+    assert frames_in(folder / "out.frames") == ["000000.png", "000001.png", "000002.png"]
+    assert workbench("video", *arguments, cwd=folder).returncode == 0
+    assert len(frames_in(folder / "out.frames")) == 4
+
+
+@pytest.mark.slow
+def test_a_clip_that_breaks_off_becomes_a_film_with_a_warning(folder: Path) -> None:
+    rng = np.random.default_rng(0)
+    noise = [rng.integers(0, 255, (48, 64, 3), dtype=np.uint8) for _ in range(10)]
+    write_film(noise, folder / "whole.mp4", 5)
+    whole = (folder / "whole.mp4").read_bytes()
+    (folder / "broken.mp4").write_bytes(whole[: len(whole) * 6 // 10])
+    there = len(list(read_frames(open_clip(folder / "broken.mp4"))))
+    assert 1 <= there <= 8
+    arguments = ["broken.mp4", "style.png", "-o", "out.mp4", "--size", "64", "--steps", "1"]
+    done = workbench("video", *arguments, "--later-steps", "1", cwd=folder)
+    assert done.returncode == 0
+    assert f"broken.mp4 breaks off: {there} of 10 frames" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert len(list(read_frames(open_clip(folder / "out.mp4")))) == there
