@@ -370,8 +370,9 @@ def video(
     from workbench.files import check_writable
     from workbench.samples import find_clip, load_picture
     from workbench.video import clips, modes
+    from workbench.video.frames import FrameFigures, PaintedFrames, film_figures
 
-    clips.check_film(output)
+    clips.check_film(output, quality=quality)
     check_writable(output)
     paintings = [load_picture(name) for name in style]
     source = clips.open_clip(
@@ -384,7 +385,7 @@ def video(
     )
     folder = output.with_suffix(".frames")
     began = time.monotonic()
-    finished: list[modes.FrameFigures] = []
+    finished: list[FrameFigures] = []
     iterates = modes.paint_clip(source, paintings, folder, settings, clip_settings)
     try:
         for now in modes.show_progress(iterates, clip_settings.mode):
@@ -399,9 +400,9 @@ def video(
         raise typer.Exit(130) from None
     if sentence := modes.shortfall(source, len(finished)):
         print(f"workbench: {sentence}", file=sys.stderr)
-    frames = modes.PaintedFrames(folder, len(finished))
+    frames = PaintedFrames(folder, len(finished))
     clips.write_film(frames.pictures(), output, source.fps, sound=source, quality=quality)
-    figures = modes.film_figures(finished)
+    figures = film_figures(finished)
     height, width = source.shape
     print(
         f"{len(finished)} frames of {width}x{height} px in {time.monotonic() - began:.0f} s"

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import json
 import platform
+import sys
 import time
 from pathlib import Path
 
@@ -123,20 +124,17 @@ def peak_megabytes() -> float:
     """
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**20
-    try:
-        status = Path("/proc/self/status").read_text()
-    except OSError:
-        return _peak_since_start()
-    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
-
-
-def _peak_since_start() -> float:
-    """Where the system has no peak that can be reset: the peak of the whole process."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 1024
     try:
         import resource
     except ImportError:  # Windows
         return 0.0
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # in bytes on macOS
+    # Of the whole life of the process; in bytes on macOS, in kilobytes elsewhere.
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
 
 
 def _processor() -> str:

@@ -29,6 +29,7 @@ from workbench.images import from_array
 from workbench.settings import MODES, ClipSettings, Settings
 from workbench.video import clips, flow, metrics, modes, occlusion
 from workbench.video.flow import find_motion
+from workbench.video.frames import PaintedFrames
 from workbench.weights import cache_folder, load_weights
 
 FRAMES, SIZE = 24, 256
@@ -103,7 +104,7 @@ def compare(name: str, style: str) -> None:
         for mode in MODES:
             target = Path(folder, mode)
             took[mode] = paint(clip, paintings, target, ClipSettings(mode=mode))
-            films[mode] = modes.PaintedFrames(target, clip.frames)
+            films[mode] = PaintedFrames(target, clip.frames)
         figures = metrics.compare_films(films, clip, paintings, SETTINGS)
     base = figures["per-frame"]
     for mode, film in figures.items():
@@ -151,7 +152,7 @@ def measure_parts() -> None:
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder)
         timed("painting and all", lambda: paint(clip, paintings, target, ClipSettings()))
-        frames = modes.PaintedFrames(target, clip.frames)
+        frames = PaintedFrames(target, clip.frames)
         timed("encode", lambda: clips.write_film(frames.pictures(), target / "f.mp4", clip.fps))
     pictures: list[Tensor] = []
     timed("decode", lambda: pictures.extend(map(from_array, clips.read_frames(clip))))
@@ -190,7 +191,7 @@ def print_memory_of(frames: int) -> None:
         for now in modes.paint_clip(clip, paintings, target, settings, ClipSettings(later_steps=2)):
             if now.figures is not None:
                 peak = max(peak, now.figures.megabytes)
-        painted = modes.PaintedFrames(target, clip.frames)
+        painted = PaintedFrames(target, clip.frames)
         clips.write_film(painted.pictures(), target / "film.mp4", clip.fps, sound=clip)
     print(max(peak, peak_megabytes()))
 

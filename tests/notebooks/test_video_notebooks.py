@@ -13,7 +13,7 @@ from workbench.runs import read_result
 from workbench.samples import clip
 from workbench.settings import MODES
 from workbench.video.clips import open_clip, read_frames, write_film
-from workbench.video.modes import frame_path
+from workbench.video.frames import frame_path
 
 QUICK = {"size": 96, "steps": [22], "later_steps": 6, "flow_method": "dis"}
 

@@ -18,6 +18,7 @@ from workbench.images import Frame, from_array, to_array
 from workbench.optimize import measure
 from workbench.settings import Settings
 from workbench.video.clips import Clip, open_clip
+from workbench.video.cuts import is_cut
 from workbench.video.metrics import (
     FAR,
     FilmFigures,
@@ -27,15 +28,14 @@ from workbench.video.metrics import (
     warping_error,
     warping_errors,
 )
-from workbench.video.modes import is_cut
 
 WARM, COLD = (250, 170, 60), (20, 60, 130)
 
 
 def pan(count: int, *, speed: int = 3, colour: tuple[int, int, int] = WARM) -> list[Tensor]:
     """A camera that goes right over a wall of blobs, `(1, 3, 48, 64)` each."""
-    noise = np.random.default_rng(1).uniform(0, 1, (48, 64 + speed * count)).astype(np.float32)
-    blobs = np.asarray(cv2.GaussianBlur(noise, (0, 0), 2))
+    noise = np.random.default_rng(sum(colour)).uniform(0, 1, (48, 64 + speed * count))
+    blobs = np.asarray(cv2.GaussianBlur(noise.astype(np.float32), (0, 0), 2))
     blobs = (blobs - blobs.min()) / (blobs.max() - blobs.min())
     wall = (127 * blobs[..., None] + np.array(colour) / 2).astype(np.uint8)
     return [from_array(wall[:, speed * i : speed * i + 64]) for i in range(count)]

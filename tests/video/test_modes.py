@@ -7,7 +7,6 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from fractions import Fraction
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,23 +24,18 @@ from workbench.images import Frame, from_array, load_image, to_array
 from workbench.losses import Losses
 from workbench.optimize import Iterate, optimize
 from workbench.runs import read_result
-from workbench.samples import clip as sample_clip
 from workbench.settings import MODES, ClipSettings, Settings
 from workbench.video import modes
 from workbench.video.clips import Clip, Sound, open_clip, read_frames, write_film
 from workbench.video.flow import Motion, find_motion
+from workbench.video.frames import FrameFigures, PaintedFrames, film_figures, frame_path
 from workbench.video.modes import (
     Beginning,
     ClipIterate,
     Earlier,
-    FrameFigures,
     Now,
-    PaintedFrames,
     blended,
-    film_figures,
     flow_warped,
-    frame_path,
-    is_cut,
     paint_clip,
     per_frame,
     shortfall,
@@ -76,7 +70,7 @@ def pan(
     shape: tuple[int, int] = (48, 64),
 ) -> list[Frame]:
     """A camera that goes right over a wall; what it shows moves left."""
-    wall = tinted(texture(shape[0], shape[1] + speed * count), colour)
+    wall = tinted(texture(shape[0], shape[1] + speed * count, seed=sum(colour)), colour)
     return [wall[:, speed * i : speed * i + shape[1]] for i in range(count)]
 
 
@@ -253,49 +247,6 @@ def test_temporal_ties_each_pixel_to_the_nearest_frame_that_shows_it() -> None:
         assert torch.allclose(target.picture, painted[lag], atol=1e-5)
     ties = sum(target.visible for target in targets)
     assert torch.equal(ties, torch.maximum(torch.maximum(seen[1], seen[2]), seen[4]))
-
-
-# --- cuts --------------------------------------------------------------------------------
-
-
-def test_a_change_of_scene_is_a_cut() -> None:
-    for a, b in [(WARM, COLD), (COLD, WARM), ((30, 30, 30), WARM)]:
-        assert is_cut(pan(1, colour=a)[0], pan(1, colour=b)[0])
-
-
-def test_the_sample_clip_has_one_cut() -> None:
-    film = sample_clip()
-    cuts = [i + 1 for i, pair in enumerate(pairwise(film.frames)) if is_cut(*pair)]
-    assert cuts == [film.cut]
-
-
-@pytest.mark.parametrize("speed", [1, 8, 32])
-def test_a_pan_is_no_cut(speed: int) -> None:
-    assert not any(is_cut(*pair) for pair in pairwise(pan(6, speed=speed)))
-
-
-def test_fine_detail_in_motion_is_no_cut() -> None:
-    y, x = np.mgrid[:480, :640]
-    board = np.repeat((255 * ((x + y) % 2)).astype(np.uint8)[..., None], 3, axis=2)
-    assert not is_cut(board, 255 - board)
-
-
-def test_flicker_and_fades_are_no_cuts() -> None:
-    picture = sample_clip().frames[0].astype(np.float64)
-    flicker = [(picture * gain).astype(np.uint8) for gain in (1, 0.92, 1, 0.95, 1)]
-    fade = [(picture * (1 - t)).astype(np.uint8) for t in np.linspace(0, 1, 26)]
-    dissolve = [
-        (picture * (1 - t) + sample_clip().frames[-1] * t).astype(np.uint8)
-        for t in np.linspace(0, 1, 13)
-    ]
-    for film in (flicker, fade, fade[::-1], dissolve):
-        assert not any(is_cut(*pair) for pair in pairwise(film))
-
-
-def test_a_plain_picture_that_stays_is_no_cut() -> None:
-    for value in (0, 100, 255):
-        plain = np.full((48, 64, 3), value, np.uint8)
-        assert not is_cut(plain, plain)
 
 
 # --- the loop ----------------------------------------------------------------------------

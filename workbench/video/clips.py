@@ -200,7 +200,7 @@ def read_frames(clip: Clip, first: int = 0) -> Iterator[Frame]:
     end = start + clip.frames * clip.stride
     due = start + first * clip.stride  # slot of the next frame to yield
     if clip.path.is_dir():
-        for path in _numbered(clip.path)[due : end : clip.stride]:
+        for path in numbered_pictures(clip.path)[due : end : clip.stride]:
             yield _fitted(load_image(path), clip.shape)
         return
     reformatter = VideoReformatter()
@@ -222,6 +222,16 @@ def read_frames(clip: Clip, first: int = 0) -> Iterator[Frame]:
     while due < min(until, end):
         yield _picture(held, clip, reformatter)
         due += clip.stride
+
+
+def numbered_pictures(folder: Path) -> list[Path]:
+    """List the pictures in a folder by the last number in their names."""
+    found = []
+    for path in folder.iterdir():
+        number = re.search(r"(\d+)\D*$", path.stem)
+        if number and path.suffix.lower() in _PICTURES and not path.name.startswith("."):
+            found.append((int(number[1]), path.name, path))
+    return [path for _, _, path in sorted(found)]
 
 
 def _file(path: Path) -> Clip:
@@ -260,23 +270,13 @@ def _file(path: Path) -> Clip:
 
 def _folder(path: Path, fps: float | Fraction) -> Clip:
     rate = _checked_rate(fps)
-    paths = _numbered(path)
+    paths = numbered_pictures(path)
     if not paths:
         raise InputError(
             f"{path}: there are no numbered pictures in this folder (like frame_0001.png)."
         )
     height, width = load_image(paths[0]).shape[-2:]
     return Clip(path, (height, width), rate, len(paths), Fraction(0), 1, sound=False)
-
-
-def _numbered(folder: Path) -> list[Path]:
-    """The pictures in a folder by the last number in their names."""
-    found = []
-    for path in folder.iterdir():
-        number = re.search(r"(\d+)\D*$", path.stem)
-        if number and path.suffix.lower() in _PICTURES and not path.name.startswith("."):
-            found.append((int(number[1]), path.name, path))
-    return [path for _, _, path in sorted(found)]
 
 
 def _open(path: Path) -> InputContainer:
@@ -550,8 +550,10 @@ def write_film(
     return count
 
 
-def check_film(path: str | os.PathLike[str]) -> None:
-    """Raise `InputError` if `write_film` could not write to a file of that name."""
+def check_film(path: str | os.PathLike[str], *, quality: int = 18) -> None:
+    """Raise `InputError` if `write_film` could not write to a file of that name or quality."""
+    if not 0 <= quality <= 51:
+        raise InputError(f"quality = {quality}: give 0 (best) to 51.")
     if Path(path).suffix.lower() not in _FORMATS:
         raise InputError(f"{path}: the name of a film ends in .mp4, .mov or .mkv.")
 

@@ -25,8 +25,8 @@ from workbench.optimize import measure
 from workbench.progress import contact_sheet
 from workbench.settings import Settings
 from workbench.video.clips import Clip, read_frames
+from workbench.video.cuts import is_cut
 from workbench.video.flow import find_motion
-from workbench.video.modes import is_cut
 
 FAR = 10  # frames apart; where a film drifts, or repaints itself slowly
 # What a film may lose against the per-frame one.
@@ -175,7 +175,7 @@ def compare_films(
     Parameters
     ----------
     films
-        Name -> frames, `(1, 3, H, W)` each, sRGB in [0, 1], such as `modes.PaintedFrames`.
+        Name -> frames, `(1, 3, H, W)` each, sRGB in [0, 1], such as `frames.PaintedFrames`.
     clip
         What they were painted from.
     styles, settings

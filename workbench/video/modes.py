@@ -9,46 +9,56 @@ frame, and the film is the same as if nothing had happened.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import sys
 import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import chain
 from pathlib import Path
-from statistics import median
 from typing import Any
 
-import cv2
 import torch
 import torch.nn.functional as F
-from filelock import FileLock, Timeout
 from torch import Tensor
 from tqdm import tqdm
 
 import workbench
-from workbench.devices import peak_megabytes, reset_peak_megabytes
+from workbench.devices import reset_peak_megabytes
 from workbench.errors import InputError
-from workbench.files import check_writable, write_bytes
-from workbench.images import Frame, from_array, load_image, resize, save_image, to_array
+from workbench.images import Frame, from_array, load_image, resize, to_array
 from workbench.losses import TemporalTarget
 from workbench.optimize import Iterate, optimize, stylize
 from workbench.runs import Result, finish_run, start_run
 from workbench.settings import MIN_SIZE, ClipSettings, Settings
-from workbench.video.clips import Clip, open_clip, read_frames, write_film
+from workbench.video.clips import (
+    Clip,
+    check_film,
+    numbered_pictures,
+    open_clip,
+    read_frames,
+    write_film,
+)
+from workbench.video.cuts import is_cut
 from workbench.video.flow import Motion, find_motion
+from workbench.video.frames import (
+    FrameFigures,
+    PaintedFrames,
+    check_same_run,
+    claimed,
+    film_figures,
+    finish_frame,
+    finished_frames,
+    frame_path,
+)
 from workbench.weights import load_weights
 
-CUT = 0.25  # distance (0 to 1) of the colours of two frames, from which on a new scene begins
 STOP_STEPS = 10  # over which `stop_change` is measured
 SKETCH_STEPS = 60  # at half size; with half as many, what comes into view stays pale
 _NARROW = 5  # px
-_CUT_SIDE = 64  # px, at which frames are compared to find cuts
 _MOTION_IDENTITY = ("clip", "start", "stride", "frame size", "flow_method")
 
 
@@ -176,34 +186,6 @@ _MODES: Mapping[str, Mode] = {
 # --- the loop ----------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class FrameFigures:
-    """What is kept about a painted frame, in a file beside it.
-
-    Attributes
-    ----------
-    sha256
-        Of the picture file.
-    scene_start
-        Whether the frame begins a scene, the film's first among them.
-    steps
-        Optimisation steps it took.
-    losses
-        "total", "content", "style", "tv", "temporal"; weighted, at the precision of the run.
-    seconds
-        From the frame before to this one.
-    megabytes
-        Peak memory of the process meanwhile.
-    """
-
-    sha256: str
-    scene_start: bool
-    steps: int
-    losses: Mapping[str, float]
-    seconds: float
-    megabytes: float
-
-
 @dataclass(frozen=True, eq=False)
 class ClipIterate:
     """A film on its way.
@@ -270,12 +252,17 @@ def paint_clip(
     """
     folder = Path(folder)
     kept = None if motion_folder is None else Path(motion_folder)
+    if max(clip.shape) < MIN_SIZE:
+        raise InputError(
+            f"{clip.path} has frames of {clip.shape[1]}x{clip.shape[0]} pixels; the longer side"
+            f" needs at least {MIN_SIZE}."
+        )
     settings = replace(settings, size=max(clip.shape))
-    with _claimed(folder):
+    with claimed(folder):
         identity = _identity(clip, styles, settings, clip_settings)
-        _check_same_run(folder, identity)
+        check_same_run(folder, identity)
         if kept is not None and "flow_method" in identity:
-            _check_same_run(kept, {name: identity[name] for name in _MOTION_IDENTITY})
+            check_same_run(kept, {name: identity[name] for name in _MOTION_IDENTITY})
         done = {n: each for n, each in finished_frames(folder).items() if n < clip.frames}
         first = next(number for number in range(len(done) + 1) if number not in done)
         for number in range(first):
@@ -297,7 +284,7 @@ def paint_clip(
                 frame = from_array(picture)
                 for iterate in _paint_frame(frame, styles, settings, clip_settings, beginning):
                     yield ClipIterate(number, clip.frames, iterate, None)
-                figures = _finish_frame(
+                figures = finish_frame(
                     folder,
                     number,
                     iterate,
@@ -326,34 +313,6 @@ def show_progress(iterates: Iterable[ClipIterate], title: str) -> Iterator[ClipI
                 bar.initial += 0 if painted else 1  # found on disk: says nothing of the speed
                 bar.update(1)
             yield now
-
-
-@dataclass(frozen=True)
-class PaintedFrames(Sequence[Tensor]):
-    """The frames `(1, 3, H, W)` in a folder of `paint_clip`, read when asked for.
-
-    Attributes
-    ----------
-    folder
-        Where they lie.
-    length
-        How many.
-    """
-
-    folder: Path
-    length: int
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __getitem__(self, index: int) -> Tensor:  # type: ignore[override]
-        if not 0 <= index < self.length:
-            raise IndexError(f"frame {index} of {self.length}")
-        return load_image(frame_path(self.folder, index))
-
-    def pictures(self) -> Iterator[Frame]:
-        """All frames `(H, W, 3)` in 0..255, one after the other."""
-        return (to_array(frame) for frame in self)
 
 
 def stylize_clip(
@@ -393,6 +352,7 @@ def stylize_clip(
     """
     started = time.monotonic()
     output = Path(output_dir)
+    check_film(output / "film.mp4", quality=quality)
     if not isinstance(clip, Clip):
         clip = open_clip(clip, size=settings.size)
     if mode is not None:
@@ -419,18 +379,6 @@ def stylize_clip(
     )
 
 
-def film_figures(frames: Sequence[FrameFigures]) -> dict[str, float]:
-    """What painting a film took: frames, scenes, seconds and steps a frame, peak memory."""
-    later = [frame for frame in frames if not frame.scene_start] or frames
-    return {
-        "frames": len(frames),
-        "scenes": sum(frame.scene_start for frame in frames),
-        "seconds_a_frame": median(frame.seconds for frame in later),
-        "steps_a_frame": median(frame.steps for frame in later),
-        "peak_megabytes": max(frame.megabytes for frame in frames),
-    }
-
-
 def shortfall(clip: Clip, frames: int) -> str | None:
     """The sentence about a clip that gave fewer frames than its file promises, if it did."""
     if clip.frames - frames < 2:  # containers round their length
@@ -439,43 +387,6 @@ def shortfall(clip: Clip, frames: int) -> str | None:
         f"{clip.path} breaks off: {frames} of {clip.frames} frames could be decoded;"
         " the film is made of these."
     )
-
-
-def finished_frames(folder: str | os.PathLike[str]) -> dict[int, FrameFigures]:
-    """Figures of the frames in a folder of `paint_clip` that are there and whole, by number."""
-    done = {}
-    for path in sorted(Path(folder).glob("[0-9]*.json")):
-        try:
-            figures = FrameFigures(**json.loads(path.read_text("utf-8")))
-            picture = path.with_suffix(".png").read_bytes()
-        except (OSError, ValueError, TypeError):
-            continue
-        if hashlib.sha256(picture).hexdigest() == figures.sha256 and path.stem.isdecimal():
-            done[int(path.stem)] = figures
-    return done
-
-
-def frame_path(folder: str | os.PathLike[str], number: int) -> Path:
-    """Where `paint_clip` puts a painted frame."""
-    return Path(folder) / f"{number:06d}.png"
-
-
-def is_cut(before: Frame, after: Frame) -> bool:
-    """Whether two neighbouring frames `(H, W, 3)` belong to different scenes.
-
-    Their colours are counted, wherever they are in the picture: motion, however fast, changes
-    the counts little, and a new scene much. (Differences pixel by pixel, as scene detectors
-    often use, take the fast motion of a film with few frames a second for cuts.)
-    """
-    counts = []
-    for frame in (before, after):
-        small = cv2.resize(frame, (_CUT_SIDE, _CUT_SIDE), interpolation=cv2.INTER_AREA)
-        lab = cv2.cvtColor(small, cv2.COLOR_RGB2LAB)
-        everything = [0, 256, 0, 256, 0, 256]
-        histogram = cv2.calcHist([lab], [0, 1, 2], None, [8, 24, 24], everything).reshape(8, -1)
-        smooth = cv2.GaussianBlur(histogram, (3, 3), 0)  # or a little more light would matter
-        counts.append(smooth / smooth.sum())
-    return cv2.compareHist(counts[0], counts[1], cv2.HISTCMP_BHATTACHARYYA) > CUT
 
 
 def _begin(
@@ -539,22 +450,6 @@ def _paint_frame(
                 return
 
 
-# --- the folder --------------------------------------------------------------------------
-
-
-@contextmanager
-def _claimed(folder: Path) -> Iterator[None]:
-    """Keep a second run out of the folder; a killed run holds no claim."""
-    check_writable(folder / "run.json")
-    try:
-        with FileLock(folder / ".lock", timeout=0):
-            yield
-    except Timeout:
-        raise InputError(
-            f"{folder} is being painted into by another run; wait for it, or use another folder."
-        ) from None
-
-
 def _identity(
     clip: Clip, styles: Sequence[Tensor], settings: Settings, clip_settings: ClipSettings
 ) -> dict[str, Any]:
@@ -586,52 +481,9 @@ def _picture_digest(picture: Tensor) -> str:
 
 
 def _digest(path: Path) -> str:
-    """SHA-256 of a file, or of the names and contents of a folder's files."""
+    """SHA-256 of a file, or of the names and contents of a folder's numbered pictures."""
     if path.is_file():
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
-    inside = [f"{file.name} {_digest(file)}" for file in sorted(path.iterdir()) if file.is_file()]
+    inside = [f"{file.name} {_digest(file)}" for file in numbered_pictures(path)]
     return hashlib.sha256("\n".join(inside).encode()).hexdigest()
-
-
-def _check_same_run(folder: Path, identity: Mapping[str, Any]) -> None:
-    path = folder / "run.json"
-    try:
-        there = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
-        there = None
-    if not isinstance(there, dict):
-        if any(folder.glob("*.png")):
-            raise InputError(
-                f"{folder} holds pictures but no run.json that says what of; use another folder."
-            )
-        write_bytes(path, json.dumps(identity, indent=1).encode())
-        return
-    for name in (*identity, *there):
-        if there.get(name) != identity.get(name):
-            raise InputError(
-                f"{folder} belongs to another run: {name} is {there.get(name)!r} there and"
-                f" {identity.get(name)!r} here; use another folder, or delete this one."
-            )
-
-
-def _finish_frame(folder: Path, number: int, iterate: Iterate, **figures: Any) -> FrameFigures:
-    """Write the picture, and then the figures that say that it is whole."""
-    path = frame_path(folder, number)
-    save_image(iterate.image, path)
-    losses = iterate.losses
-    finished = FrameFigures(
-        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
-        steps=iterate.step,
-        losses={
-            "total": losses.total,
-            "content": losses.content_total,
-            "style": losses.style_total,
-            "tv": losses.tv,
-            "temporal": losses.temporal,
-        },
-        megabytes=peak_megabytes(),
-        **figures,
-    )
-    write_bytes(path.with_suffix(".json"), json.dumps(asdict(finished)).encode())
-    return finished

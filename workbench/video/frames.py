@@ -1,0 +1,177 @@
+"""The folder in which the painted frames of a film lie, each with its digest.
+
+A frame is there once its picture and, after it, its figures are written. What a run finds
+there it keeps, if it is whole and of the same run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from filelock import FileLock, Timeout
+from torch import Tensor
+
+from workbench.devices import peak_megabytes
+from workbench.errors import InputError
+from workbench.files import check_writable, write_bytes
+from workbench.images import Frame, load_image, save_image, to_array
+from workbench.optimize import Iterate
+
+
+@dataclass(frozen=True)
+class FrameFigures:
+    """What is kept about a painted frame, in a file beside it.
+
+    Attributes
+    ----------
+    sha256
+        Of the picture file.
+    scene_start
+        Whether the frame begins a scene, the film's first among them.
+    steps
+        Optimisation steps it took.
+    losses
+        "total", "content", "style", "tv", "temporal"; weighted, at the precision of the run.
+    seconds
+        From the frame before to this one.
+    megabytes
+        Peak memory of the process meanwhile.
+    """
+
+    sha256: str
+    scene_start: bool
+    steps: int
+    losses: Mapping[str, float]
+    seconds: float
+    megabytes: float
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Keep a second run out of the folder; a killed run holds no claim."""
+    check_writable(folder / "run.json")
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            yield
+    except Timeout:
+        raise InputError(
+            f"{folder} is being painted into by another run; wait for it, or use another folder."
+        ) from None
+
+
+def check_same_run(folder: Path, identity: Mapping[str, Any]) -> None:
+    """Write down what a folder holds the frames of, or refuse one that holds others.
+
+    Raises
+    ------
+    InputError
+        If `run.json` says something else (the message names the first difference), or there
+        are pictures without it.
+    """
+    path = folder / "run.json"
+    try:
+        there = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        there = None
+    if not isinstance(there, dict):
+        if any(folder.glob("*.png")):
+            raise InputError(
+                f"{folder} holds pictures but no run.json that says what of; use another folder."
+            )
+        write_bytes(path, json.dumps(identity, indent=1).encode())
+        return
+    for name in (*identity, *there):
+        if there.get(name) != identity.get(name):
+            raise InputError(
+                f"{folder} belongs to another run: {name} is {there.get(name)!r} there and"
+                f" {identity.get(name)!r} here; use another folder, or delete this one."
+            )
+
+
+def finished_frames(folder: str | os.PathLike[str]) -> dict[int, FrameFigures]:
+    """Figures of the frames in a folder of `paint_clip` that are there and whole, by number."""
+    done = {}
+    for path in sorted(Path(folder).glob("[0-9]*.json")):
+        try:
+            figures = FrameFigures(**json.loads(path.read_text("utf-8")))
+            picture = path.with_suffix(".png").read_bytes()
+        except (OSError, ValueError, TypeError):
+            continue
+        if hashlib.sha256(picture).hexdigest() == figures.sha256 and path.stem.isdecimal():
+            done[int(path.stem)] = figures
+    return done
+
+
+def frame_path(folder: str | os.PathLike[str], number: int) -> Path:
+    """Where `paint_clip` puts a painted frame."""
+    return Path(folder) / f"{number:06d}.png"
+
+
+def finish_frame(folder: Path, number: int, iterate: Iterate, **figures: Any) -> FrameFigures:
+    """Write the picture, and then the figures that say that it is whole."""
+    path = frame_path(folder, number)
+    save_image(iterate.image, path)
+    losses = iterate.losses
+    finished = FrameFigures(
+        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        steps=iterate.step,
+        losses={
+            "total": losses.total,
+            "content": losses.content_total,
+            "style": losses.style_total,
+            "tv": losses.tv,
+            "temporal": losses.temporal,
+        },
+        megabytes=peak_megabytes(),
+        **figures,
+    )
+    write_bytes(path.with_suffix(".json"), json.dumps(asdict(finished)).encode())
+    return finished
+
+
+@dataclass(frozen=True)
+class PaintedFrames(Sequence[Tensor]):
+    """The frames `(1, 3, H, W)` in a folder of `paint_clip`, read when asked for.
+
+    Attributes
+    ----------
+    folder
+        Where they lie.
+    length
+        How many.
+    """
+
+    folder: Path
+    length: int
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> Tensor:  # type: ignore[override]
+        if not 0 <= index < self.length:
+            raise IndexError(f"frame {index} of {self.length}")
+        return load_image(frame_path(self.folder, index))
+
+    def pictures(self) -> Iterator[Frame]:
+        """All frames `(H, W, 3)` in 0..255, one after the other."""
+        return (to_array(frame) for frame in self)
+
+
+def film_figures(frames: Sequence[FrameFigures]) -> dict[str, float]:
+    """What painting a film took: frames, scenes, seconds and steps a frame, peak memory."""
+    later = [frame for frame in frames if not frame.scene_start] or frames
+    return {
+        "frames": len(frames),
+        "scenes": sum(frame.scene_start for frame in frames),
+        "seconds_a_frame": median(frame.seconds for frame in later),
+        "steps_a_frame": median(frame.steps for frame in later),
+        "peak_megabytes": max(frame.megabytes for frame in frames),
+    }
