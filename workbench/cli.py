@@ -368,6 +368,7 @@ def video(
     Example: workbench video interview.mp4 sketch.jpg -o painted.mp4 --mode flow-warped --size 480
     """
     from workbench.files import check_writable
+    from workbench.progress import show_frames
     from workbench.samples import find_clip, load_picture
     from workbench.video import clips, modes
     from workbench.video.frames import FrameFigures, PaintedFrames, film_figures
@@ -401,7 +402,8 @@ def video(
     if sentence := modes.shortfall(source, len(finished)):
         print(f"workbench: {sentence}", file=sys.stderr)
     frames = PaintedFrames(folder, len(finished))
-    clips.write_film(frames.pictures(), output, source.fps, sound=source, quality=quality)
+    pictures = show_frames(frames.pictures(), len(frames), "writing")
+    clips.write_film(pictures, output, source.fps, sound=source, quality=quality)
     figures = film_figures(finished)
     height, width = source.shape
     print(

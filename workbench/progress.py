@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from matplotlib import colormaps
@@ -22,6 +23,8 @@ from workbench.files import write_bytes
 from workbench.images import Frame, fit, from_array, resize, save_image, to_array
 from workbench.losses import Losses
 from workbench.optimize import Iterate
+
+T = TypeVar("T")
 
 _THUMBNAIL = 96  # px; change that cannot be seen at this size does not count as visible
 _GIF_COLOURS = (256, 128, 64, 32)
@@ -45,6 +48,12 @@ def show_progress(iterates: Iterable[Iterate], title: str = "painting") -> Itera
             )
             bar.update(iterate.step - bar.n)
             yield iterate
+
+
+def show_frames(frames: Iterable[T], total: int, title: str) -> Iterator[T]:
+    """Pass the frames of a film on and draw a progress bar, of text likewise."""
+    bar = tqdm(frames, title, total, unit="frame", file=sys.stdout, ncols=88, mininterval=0.2)
+    yield from bar
 
 
 def keep_latest(

@@ -22,7 +22,7 @@ from workbench.errors import InputError
 from workbench.images import Frame, check_image, from_array, to_array
 from workbench.losses import Losses
 from workbench.optimize import measure
-from workbench.progress import contact_sheet
+from workbench.progress import contact_sheet, show_frames
 from workbench.settings import Settings
 from workbench.video.clips import Clip, read_frames
 from workbench.video.cuts import is_cut
@@ -191,13 +191,15 @@ def compare_films(
     def columns() -> list[Iterable[Tensor]]:
         return [source(), *films.values()]
 
-    near = list(warping_errors(columns(), source()))
-    far = list(warping_errors(columns(), source(), FAR))
+    near = list(show_frames(warping_errors(columns(), source()), count - 1, "flicker"))
+    pairs = warping_errors(columns(), source(), FAR)
+    far = list(show_frames(pairs, max(0, count - FAR), "far flicker"))
     settings = replace(settings, size=max(clip.shape))
     chosen = set(np.linspace(0, count - 1, samples).round().astype(int).tolist())
     losses: list[list[Losses]] = []
     sharp: list[list[float]] = []
-    for number, (content, *frames) in enumerate(zip(source(), *columns(), strict=True)):
+    rows = show_frames(zip(source(), *columns(), strict=True), count, "losses")
+    for number, (content, *frames) in enumerate(rows):
         sharp.append([sharpness(frame) for frame in frames])
         if number in chosen:
             losses.append([measure(frame, content, styles, settings) for frame in frames])

@@ -32,6 +32,7 @@ from workbench.errors import InputError
 from workbench.images import Frame, from_array, load_image, resize, to_array
 from workbench.losses import TemporalTarget
 from workbench.optimize import Iterate, optimize, stylize
+from workbench.progress import show_frames
 from workbench.runs import Result, finish_run, start_run
 from workbench.settings import MIN_SIZE, ClipSettings, Settings
 from workbench.video.clips import (
@@ -367,7 +368,8 @@ def stylize_clip(
     if sentence := shortfall(clip, len(finished)):
         warnings.warn(sentence, stacklevel=2)
     frames = PaintedFrames(output / "frames", len(finished))
-    write_film(frames.pictures(), output / "film.mp4", clip.fps, sound=clip, quality=quality)
+    pictures = show_frames(frames.pictures(), len(frames), "writing")
+    write_film(pictures, output / "film.mp4", clip.fps, sound=clip, quality=quality)
     weights = load_weights(settings.backbone)
     return finish_run(
         output,
