@@ -23,6 +23,7 @@ from workbench.images import (
     fit,
     from_array,
     load_image,
+    recolour,
     resize,
     save_image,
     to_array,
@@ -614,3 +615,43 @@ def test_floating_point_pixels_are_refused_with_what_to_do(tmp_path: Path) -> No
     Image.fromarray(np.ones((20, 20), np.float32)).save(path)
     with pytest.raises(InputError, match=r"float\.tif has floating-point pixels; save it with 8"):
         load_image(path)
+
+
+# --- colours -----------------------------------------------------------------------------
+
+
+def colours(image: Tensor) -> tuple[Tensor, Tensor]:
+    pixels = image.flatten(2)[0].double()
+    return pixels.mean(1), torch.cov(pixels, correction=0)
+
+
+def test_recolour_carries_mean_and_covariance_over() -> None:
+    generator = torch.Generator().manual_seed(5)
+    mix = torch.tensor([[0.1, 0.03, 0.0], [0.0, 0.08, 0.05], [0.02, 0.0, 0.06]])
+    source = 0.5 + 0.08 * torch.randn(1, 3, 40, 50, generator=generator)
+    noise = torch.randn(1, 3, 30, 20, generator=generator)
+    target = 0.5 + torch.einsum("ij,njhw->nihw", mix, noise)
+    mean, covariance = colours(recolour(source, source, target))
+    wanted_mean, wanted_covariance = colours(target)
+    assert torch.allclose(mean, wanted_mean, atol=1e-3)
+    assert torch.allclose(covariance, wanted_covariance, atol=3e-4)
+
+
+def test_recolour_without_a_change_is_the_identity() -> None:
+    image = torch.rand(1, 3, 20, 30, generator=torch.Generator().manual_seed(1))
+    assert torch.allclose(recolour(image, image, image), image, atol=1e-4)
+
+
+def test_recolour_applies_to_another_picture() -> None:
+    generator = torch.Generator().manual_seed(2)
+    source = 0.3 + 0.2 * torch.rand(1, 3, 20, 30, generator=generator)
+    image = 0.3 + 0.2 * torch.rand(1, 3, 8, 9, generator=generator)
+    assert torch.allclose(recolour(image, source, source + 0.2), image + 0.2, atol=1e-4)
+
+
+def test_recolour_of_a_plain_picture_is_plain_and_finite() -> None:
+    plain = torch.full((1, 3, 8, 8), 0.4)
+    noise = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(3))
+    for source, target in ((plain, noise), (noise, plain), (plain, plain)):
+        assert torch.isfinite(recolour(plain, source, target)).all()
+    assert torch.allclose(recolour(plain, plain, 0.5 * plain), 0.5 * plain, atol=1e-5)

@@ -12,7 +12,7 @@ from workbench import progress
 from workbench.errors import InputError, OutputError
 from workbench.losses import Losses
 from workbench.optimize import Iterate
-from workbench.progress import Recorder
+from workbench.progress import Recorder, contact_sheet, show_frames
 
 
 def losses(total: float = 10.0) -> Losses:
@@ -221,3 +221,19 @@ def test_the_latest_picture_goes_when_a_run_ends_well(tmp_path: Path) -> None:
     for each in progress.keep_latest(fading(4), path, seconds=0):
         assert path.is_file() or each.step == 0
     assert not path.exists()
+
+
+def test_a_contact_sheet_puts_every_picture_in_its_place() -> None:
+    colours = [(250, 0, 0), (0, 250, 0), (0, 0, 250)]
+    pictures = [np.full((20, 30, 3), colour, np.uint8) for colour in colours]
+    sheet = contact_sheet(pictures, ["a", "b", "c"], columns=2, height=40)
+    assert sheet.shape == (2 * (40 + 8 + 26), 2 * 60 + 3 * 8, 3)
+    for colour, (x, y) in zip(colours, [(38, 28), (106, 28), (38, 102)], strict=True):
+        assert tuple(sheet[y, x]) == colour
+    assert sheet[60, 38 - 10 : 38 + 10].min() < 100  # a caption below the first
+    assert (sheet[85:120, 80:] == 255).all()  # nothing in the fourth place
+
+
+def test_frames_pass_through_the_bar(capsys: pytest.CaptureFixture[str]) -> None:
+    assert list(show_frames(iter("abc"), 3, "writing")) == ["a", "b", "c"]
+    assert "writing: 100%" in capsys.readouterr().out

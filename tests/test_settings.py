@@ -323,7 +323,7 @@ def test_a_film_is_painted_as_still_as_can_be_by_default() -> None:
     settings = ClipSettings()
     assert (settings.mode, settings.flow_method) == ("temporal", "dis")
     assert (settings.temporal_weight, settings.temporal_lags) == (1000, (1, 2, 4))  # Ruder's
-    assert settings.blend == 0.7
+    assert settings.blend == 0.9
     assert 10 < settings.later_steps < sum(Settings().steps)
     assert 0 < settings.stop_change < 0.1
 

@@ -243,6 +243,46 @@ def resize(image: Tensor, size: int | tuple[int, int]) -> Tensor:
     return F.interpolate(image, target, mode="bicubic", antialias=True).clamp(0, 1)
 
 
+def recolour(image: Tensor, source: Tensor, target: Tensor) -> Tensor:
+    """Give a picture the colours that `target` has where `source` has its own.
+
+    The linear map of RGB that carries mean and covariance of the pixels of `source` to those
+    of `target` and changes colours least: Monge and Kantorovich's in closed form, after
+    Pitié and Kokaram 2007 ("The linear Monge-Kantorovitch linear colour mapping").
+
+    Parameters
+    ----------
+    image, source, target
+        `(1, 3, H, W)` each, of any size, sRGB in [0, 1].
+
+    Returns
+    -------
+    Tensor
+        `(1, 3, H, W)` of `image`, clipped to [0, 1].
+    """
+    (mean, covariance), (new_mean, new_covariance) = map(_colour_statistics, (source, target))
+    root, inverse_root = _matrix_power(covariance, 0.5), _matrix_power(covariance, -0.5)
+    middle = _matrix_power(root @ new_covariance @ root, 0.5)
+    change = inverse_root @ middle @ inverse_root
+    pixels = image.flatten(2)[0]
+    return (change @ (pixels - mean) + new_mean).reshape(image.shape).clamp(0, 1)
+
+
+def _colour_statistics(image: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean `(3, 1)` and covariance `(3, 3)`, of which no colour is quite without spread."""
+    pixels = image.flatten(2)[0]
+    mean = pixels.mean(dim=1, keepdim=True)
+    spread = (pixels - mean) @ (pixels - mean).T / pixels.shape[1]
+    return mean, spread + 1e-4 * torch.eye(3, device=image.device)
+
+
+def _matrix_power(matrix: Tensor, exponent: float) -> Tensor:
+    """Of a symmetric matrix without negative eigenvalues."""
+    values, vectors = torch.linalg.eigh(matrix)
+    power: Tensor = vectors @ torch.diag(values.clamp(min=1e-8) ** exponent) @ vectors.T
+    return power
+
+
 def _to_srgb(picture: Image.Image) -> Image.Image:
     """Upright 8-bit sRGB over white."""
     picture = _upright(picture)

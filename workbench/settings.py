@@ -246,9 +246,9 @@ class ClipSettings:
     """
 
     mode: str = "temporal"
-    later_steps: int = 25
+    later_steps: int = 30
     stop_change: float = 0.01
-    blend: float = 0.7
+    blend: float = 0.9
     temporal_weight: float = 1000.0
     temporal_lags: tuple[int, ...] = (1, 2, 4)
     flow_method: str = "dis"
