@@ -246,7 +246,7 @@ class ClipSettings:
     """
 
     mode: str = "temporal"
-    later_steps: int = 30
+    later_steps: int = 35
     stop_change: float = 0.01
     blend: float = 0.9
     temporal_weight: float = 1000.0

@@ -18,7 +18,7 @@ import av
 import numpy as np
 from av import AudioFrame, AudioStream, Packet, VideoFrame, VideoStream
 from av.container import InputContainer, OutputContainer
-from av.stream import Discard, Disposition
+from av.stream import Disposition
 from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 from numpy.typing import NDArray
 from torch import Tensor
@@ -237,7 +237,7 @@ def numbered_pictures(folder: Path) -> list[Path]:
 def _file(path: Path) -> Clip:
     """All of a clip file; its shape is upright and square, and may be odd yet."""
     with _open(path) as source:
-        stream = _only_stream(source, path)
+        stream = _video_stream(source, path)
         stamps: list[int] = []
         first: VideoFrame | None = None
         for packet in _packets(source, stream):
@@ -295,22 +295,14 @@ def _open(path: Path) -> InputContainer:
         ) from None
 
 
-def _only_stream(source: InputContainer, path: Path) -> VideoStream:
-    """Find the pictures, and have everything else skipped."""
+def _video_stream(source: InputContainer, path: Path) -> VideoStream:
+    """Find the pictures."""
     cover = Disposition.attached_pic
     found = [s for s in source.streams.video if s.codec_context and not s.disposition & cover]
     best = source.streams.best("video")
     if not found:
         raise InputError(f"{path} has no pictures in it that can be read, only sound or text.")
-    chosen = next((stream for stream in found if stream is best), found[0])
-    _skip_all_but(source, chosen)
-    return chosen
-
-
-def _skip_all_but(source: InputContainer, chosen: VideoStream | AudioStream) -> None:
-    for stream in source.streams:
-        if stream is not chosen:
-            stream.discard = Discard.all
+    return next((stream for stream in found if stream is best), found[0])
 
 
 def _packets(source: InputContainer, stream: VideoStream | AudioStream) -> Iterator[Packet[Any]]:
@@ -334,7 +326,7 @@ def _decoded(source: Packet[Any] | VideoStream | AudioStream) -> list[Any]:
 def _decode(clip: Clip, since: Fraction | None) -> Iterator[VideoFrame]:
     """Frames from the start, or from a key frame that lies likely before `since` seconds."""
     with _open(clip.path) as source:
-        stream = _only_stream(source, clip.path)
+        stream = _video_stream(source, clip.path)
         if since is not None:
             if stream.codec_context.name in _CHAINED:
                 return
@@ -421,7 +413,7 @@ def _end(source: InputContainer, stream: VideoStream, rate: Fraction) -> Fractio
         return int(said[1]) * 3600 + int(said[2]) * 60 + Fraction(said[3])
     end = Fraction(0)  # no word of it: look at all time stamps
     with _open(Path(source.name)) as again:
-        for packet in _packets(again, _only_stream(again, Path(source.name))):
+        for packet in _packets(again, _video_stream(again, Path(source.name))):
             stamp = packet.dts if packet.pts is None else packet.pts
             if stamp is None:
                 end += 1 / rate
@@ -651,7 +643,6 @@ def _add_sound(
             stream = source.streams.best("audio")
             if not isinstance(stream, AudioStream):
                 raise InputError(f"{sound.path} has lost its sound; open the clip again.")
-            _skip_all_but(source, stream)
             zero = sound.origin + sound.start
             if stream.codec_context.codec.canonical_name in _COPIED[path.suffix.lower()]:
                 track = film.add_stream_from_template(stream)
