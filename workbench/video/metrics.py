@@ -260,7 +260,7 @@ def steadiest(figures: Mapping[str, FilmFigures], reference: str = "per-frame") 
         sentence = f"No mode flickers less than {reference} without a loss"
     else:
         share = error(best) / error(reference)
-        sentence = f"{best} flickers least: its warping error is {share:.2f} of {reference}'s"
+        sentence = f"{best} flickers least: its warping error is {share:.2g} of {reference}'s"
     return best, "; ".join([sentence, *losers]) + "."
 
 
