@@ -103,8 +103,8 @@ def demo(
     photograph = {"output_dir": str(output_dir), "size": 400, "crop": [0.08, 0.0, 0.88, 0.8]}
     films = {
         "output_dir": str(output_dir / "clip"),
-        "start": 1.12,
-        "end": 2.08,
+        "start": 1.2,
+        "end": 1.92,
         "stride": 2,
         "size": 240,
         "steps": [30, 40],
@@ -117,7 +117,7 @@ def demo(
         run_notebook(find_notebook("stylize_image"), output_dir / "stylize_image.ipynb", photograph)
     except KeyboardInterrupt:
         _stop_with("Interrupted", output_dir / "picture.unfinished.png")
-    print("\nPainting a second of the sample clip in four ways.", flush=True)
+    print("\nPainting a moment of the sample clip in four ways.", flush=True)
     notebook = output_dir / "clip" / "compare_video.ipynb"
     try:
         run_notebook(find_notebook("compare_video"), notebook, films)

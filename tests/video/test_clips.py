@@ -3,6 +3,7 @@ from __future__ import annotations
 import gc
 import resource
 import subprocess
+import sys
 import tracemalloc
 import weakref
 from collections.abc import Iterator, Sequence
@@ -810,3 +811,15 @@ def test_sound_and_picture_lie_side_by_side(tmp_path: Path) -> None:
         kinds = [kind for _, kind in places]
     longest = max(len(run) for run in "".join(kind[0] for kind in kinds).split("v"))
     assert longest < 60
+
+
+@pytest.mark.slow
+def test_a_film_has_the_same_bytes_in_every_process(tmp_path: Path) -> None:
+    script = (
+        "import sys; from workbench import samples; from workbench.video.clips import write_film\n"
+        "clip = samples.clip(); write_film(clip.frames[34:42], sys.argv[1], clip.fps)"
+    )
+    films = [tmp_path / f"{number}.mp4" for number in range(6)]
+    for film in films:
+        subprocess.run([sys.executable, "-c", script, str(film)], check=True)
+    assert len({film.read_bytes() for film in films}) == 1

@@ -579,7 +579,9 @@ def _add_video(
 ) -> VideoStream:
     if len(shape) != 3 or min(shape[:2]) < 2 or shape[2] != 3:
         raise InputError(f"expected frames (H, W, 3) of at least 2 x 2 pixels, got {shape}.")
-    video = film.add_stream("libx264", rate=rate, options={"crf": str(quality)})
+    # Without mbtree, whose bytes differ from process to process.
+    options = {"crf": str(quality), "mbtree": "0"}
+    video = film.add_stream("libx264", rate=rate, options=options)
     video.height, video.width = shape[0] // 2 * 2, shape[1] // 2 * 2
     video.pix_fmt = "yuv420p"
     video.codec_context.time_base = 1 / rate
