@@ -122,11 +122,9 @@ def demo(
     try:
         run_notebook(find_notebook("compare_video"), notebook, films)
     except KeyboardInterrupt:
-        print(
-            f"\nInterrupted: {output_dir} has the picture; the same command goes on with the clip.",
-            file=sys.stderr,
+        _interrupted(
+            f"Interrupted: {output_dir} has the picture; the same command goes on with the clip."
         )
-        raise typer.Exit(130) from None
     print(f"\nDone in {time.monotonic() - began:.0f} s. Look at:")
     _list_run(output_dir, output_dir / "stylize_image.ipynb")
     _list_run(output_dir / "clip", notebook)
@@ -393,12 +391,10 @@ def video(
             if now.figures is not None:
                 finished.append(now.figures)
     except KeyboardInterrupt:
-        print(
-            f"\nInterrupted after {len(finished)} of {source.frames} frames; the same command"
-            " goes on there.",
-            file=sys.stderr,
+        _interrupted(
+            f"Interrupted after {len(finished)} of {source.frames} frames; the same command"
+            " goes on there."
         )
-        raise typer.Exit(130) from None
     if sentence := modes.shortfall(source, len(finished)):
         print(f"workbench: {sentence}", file=sys.stderr)
     frames = PaintedFrames(folder, len(finished))
@@ -417,7 +413,11 @@ def video(
 def _stop_with(why: str, unfinished: Path) -> NoReturn:
     """End after Ctrl-C, saying what is kept."""
     kept = f"the picture so far is {unfinished}" if unfinished.is_file() else "nothing was made yet"
-    print(f"\n{why}: {kept}.", file=sys.stderr)
+    _interrupted(f"{why}: {kept}.")
+
+
+def _interrupted(sentence: str) -> NoReturn:
+    print(f"\n{sentence}", file=sys.stderr)
     raise typer.Exit(130)
 
 

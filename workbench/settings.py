@@ -182,8 +182,7 @@ class Settings:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain numbers, texts and lists, as JSON and YAML have them."""
-        values = dataclasses.asdict(self)
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+        return _plain(self)
 
     @classmethod
     def from_preset(cls, preset: str, **changes: Any) -> Settings:
@@ -274,7 +273,7 @@ class ClipSettings:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain numbers, texts and lists, as JSON and YAML have them."""
-        return {**dataclasses.asdict(self), "temporal_lags": list(self.temporal_lags)}
+        return _plain(self)
 
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
@@ -282,6 +281,11 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     "normal": {"size": 512, "steps": (60, 120)},
     "fine": {"size": 768, "steps": (60, 90, 150)},
 }
+
+
+def _plain(settings: Settings | ClipSettings) -> dict[str, Any]:
+    values = dataclasses.asdict(settings)
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
 
 def _is(value: object, kind: type | tuple[type, ...]) -> bool:

