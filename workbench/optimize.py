@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from workbench.devices import choose_device, choose_precision
 from workbench.errors import InputError, OptimizationError
@@ -34,6 +35,7 @@ WARM_UP_STEPS = 20  # of Adam before L-BFGS at the first scale, where it would e
 HISTORY = 20  # pairs that L-BFGS remembers; more gains nothing
 EXPLODED = 2.0  # times the lowest loss so far: a step of L-BFGS beyond that is taken back
 MAX_RESCUES = 8  # in a row, each with half the step of the one before
+TARGETS_KEPT = 8  # of each picture: sizes, networks
 CALM_STEPS = 10  # without an explosion, after which steps have their full length again
 
 
@@ -69,6 +71,7 @@ def optimize(
     *,
     start: Tensor | None = None,
     temporal: Sequence[TemporalTarget] = (),
+    targets: TargetCache | None = None,
 ) -> Iterator[Iterate]:
     """Paint a content picture in the style of others, step by step.
 
@@ -91,6 +94,8 @@ def optimize(
         without the steps of Adam that would shake it up.
     temporal
         Earlier frames of a film that the picture is to agree with; see `TemporalTarget`.
+    targets
+        Where targets of earlier calls are kept; see `TargetCache`. None: nothing is.
 
     Yields
     ------
@@ -105,13 +110,13 @@ def optimize(
     OptimizationError
         If the loss keeps exploding; the last good iterate comes with it.
     """
-    problem = _Problem.of(content, styles, settings, temporal)
-    scales = problem.scales()
+    problem = _Problem.of(content, styles, settings, temporal, targets)
+    plan = problem.scales()
     image = start if start is not None else problem.start()
     check_image(image, "start")
-    total_steps = sum(steps for _, steps in scales)
+    total_steps = sum(steps for _, steps in plan)
     done = 0
-    for shape, steps in scales:
+    for shape, steps in plan:
         image = resize(image.to(problem.device, torch.float32), shape)
         fresh = done == 0 and start is None
         for iterate in _descend(problem.at(shape), image, settings, steps, fresh=fresh):
@@ -134,7 +139,80 @@ def stylize(content: Tensor, styles: Sequence[Tensor], settings: Settings) -> Te
     return iterate.image
 
 
-def measure(image: Tensor, content: Tensor, styles: Sequence[Tensor], settings: Settings) -> Losses:
+def scales(shape: tuple[int, int], settings: Settings) -> list[tuple[tuple[int, int], int]]:
+    """What `optimize` works through, from coarse to fine.
+
+    Parameters
+    ----------
+    shape
+        `(H, W)` of the content picture in pixels.
+
+    Returns
+    -------
+    list
+        `((H, W), steps)` of each scale.
+    """
+    plan = []
+    for halvings, steps in enumerate(reversed(settings.steps)):
+        fitted = fit(shape, round(settings.size / 2**halvings))
+        if halvings == 0 or min(fitted) >= SMALLEST_COARSE_SIDE:
+            plan.append((fitted, steps))
+    return plan[::-1]
+
+
+class TargetCache:
+    """Content activations and Gram matrices, kept from one call of `optimize` to the next.
+
+    Hand the same one to a series of calls (a grid of settings, many styles for a photograph,
+    a slider that moves), and what does not change between them is computed once. A picture
+    is known as an object: hand in the same tensor again, and do not write into it. What is
+    kept of a picture goes when the picture does.
+    """
+
+    def __init__(self) -> None:
+        self._kept: MutableMapping[Tensor, dict[Hashable, dict[str, Tensor]]] = (
+            WeakTensorKeyDictionary()
+        )
+
+    def get(
+        self,
+        picture: Tensor,
+        seen_as: Hashable,
+        layers: Sequence[str],
+        compute: Callable[[Sequence[str]], Mapping[str, Tensor]],
+    ) -> dict[str, Tensor]:
+        """Layer -> tensor, of which only those are computed that are not there.
+
+        Parameters
+        ----------
+        picture
+            Whose they are.
+        seen_as
+            All else that they depend on: the size, the network.
+        layers
+            That are wanted.
+        compute
+            Makes those of the layers it is given.
+        """
+        kept = self._kept.setdefault(picture, {})
+        there = kept.pop(seen_as, {})
+        missing = [layer for layer in layers if layer not in there]
+        if missing:
+            there = {**there, **compute(missing)}
+        kept[seen_as] = there
+        if len(kept) > TARGETS_KEPT:
+            del kept[next(iter(kept))]  # the one that was not asked for the longest
+        return {layer: there[layer] for layer in layers}
+
+
+def measure(
+    image: Tensor,
+    content: Tensor,
+    styles: Sequence[Tensor],
+    settings: Settings,
+    *,
+    targets: TargetCache | None = None,
+) -> Losses:
     """Losses of any picture under the settings, in float32, with no step taken.
 
     The referee for every comparison: what `optimize` minimises, whoever made the picture.
@@ -143,11 +221,12 @@ def measure(image: Tensor, content: Tensor, styles: Sequence[Tensor], settings: 
     ----------
     image
         `(1, 3, H, W)`, sRGB in [0, 1]; resized to `settings.size` if it has another size.
-    content, styles, settings
+    content, styles, settings, targets
         As for `optimize`.
     """
     check_image(image, "image")
-    problem = _Problem.of(content, styles, replace(settings, precision="float32"))
+    exact = replace(settings, precision="float32")
+    problem = _Problem.of(content, styles, exact, targets=targets)
     shape = problem.scales()[-1][0]
     evaluate = problem.at(shape)
     with torch.no_grad():
@@ -183,6 +262,7 @@ class _Problem:
     network: Network
     device: torch.device
     temporal: tuple[TemporalTarget, ...]
+    targets: TargetCache
 
     @classmethod
     def of(
@@ -191,6 +271,7 @@ class _Problem:
         styles: Sequence[Tensor],
         settings: Settings,
         temporal: Sequence[TemporalTarget] = (),
+        targets: TargetCache | None = None,
     ) -> _Problem:
         if isinstance(styles, Tensor):
             raise InputError("styles: give a list of pictures, such as [style].")
@@ -212,8 +293,9 @@ class _Problem:
         network = _network(
             settings.backbone, settings.layers, settings.pooling, device, precision, cache_folder()
         )
-        pictures = [picture.to(device, torch.float32) for picture in (content, *styles)]
-        problem = cls(pictures[0], tuple(pictures[1:]), settings, network, device, tuple(temporal))
+        if targets is None:
+            targets = TargetCache()
+        problem = cls(content, tuple(styles), settings, network, device, tuple(temporal), targets)
         problem._check_sizes()
         return problem
 
@@ -240,14 +322,8 @@ class _Problem:
         return max(1, math.ceil(self.settings.style_scale * size))
 
     def scales(self) -> list[tuple[tuple[int, int], int]]:
-        """`((H, W), steps)` from coarse to fine."""
         height, width = self.content.shape[-2:]
-        scales = []
-        for halvings, steps in enumerate(reversed(self.settings.steps)):
-            shape = fit((height, width), round(self.settings.size / 2**halvings))
-            if halvings == 0 or min(shape) >= SMALLEST_COARSE_SIDE:
-                scales.append((shape, steps))
-        return scales[::-1]
+        return scales((height, width), self.settings)
 
     def start(self) -> Tensor:
         """The picture that `settings.init` asks for, `(1, 3, H, W)` in [0, 1]."""
@@ -267,13 +343,9 @@ class _Problem:
             settings.content_weight, settings.style_weight_of(), settings.tv_weight
         )
         with torch.no_grad():
-            content = network(resize(self.content, shape) * 255, settings.content_layers)
-            size = self._style_size(max(shape))
-            grams = []
-            for style in self.styles:
-                picture = resize(style, max(size, network.smallest_side)) * 255
-                activations = network(picture, settings.style_layers)
-                grams.append({layer: gram_matrix(a) for layer, a in activations.items()})
+            content = self._content_target(shape)
+            size = max(self._style_size(max(shape)), network.smallest_side)
+            grams = [self._grams(style, size) for style in self.styles]
             blends = settings.style_blend_weights or (1.0,) * len(grams)
             style_targets = {
                 layer: blend([gram[layer] for gram in grams], blends)
@@ -295,6 +367,34 @@ class _Problem:
             return weighted_losses(pixels, network(pixels, settings.layers), targets, weights)
 
         return evaluate
+
+    def _content_target(self, shape: tuple[int, int]) -> dict[str, Tensor]:
+        """Content layer -> activation of the content picture at `shape`."""
+
+        def look(layers: Sequence[str]) -> dict[str, Tensor]:
+            return self.network(self._pixels(self.content, shape), layers)
+
+        seen_as = ("content", shape, *self._eye())
+        return self.targets.get(self.content, seen_as, self.settings.content_layers, look)
+
+    def _grams(self, style: Tensor, size: int) -> dict[str, Tensor]:
+        """Style layer -> Gram matrix of a style picture whose longest side is `size`."""
+
+        def look(layers: Sequence[str]) -> dict[str, Tensor]:
+            activations = self.network(self._pixels(style, size), layers)
+            return {layer: gram_matrix(activation) for layer, activation in activations.items()}
+
+        seen_as = ("style", size, *self._eye())
+        return self.targets.get(style, seen_as, self.settings.style_layers, look)
+
+    def _pixels(self, picture: Tensor, size: int | tuple[int, int]) -> Tensor:
+        """A picture as the network takes it, in 0..255."""
+        return resize(picture.to(self.device, torch.float32), size) * 255
+
+    def _eye(self) -> tuple[Hashable, ...]:
+        """What activations depend on beside the picture."""
+        settings = self.settings
+        return settings.backbone, settings.pooling, self.device, self.network.dtype, cache_folder()
 
 
 def _descend(
