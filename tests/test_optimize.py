@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gc
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,10 +11,19 @@ import torch
 from torch import Tensor
 
 from workbench.errors import InputError, OptimizationError
-from workbench.features import build_network
+from workbench.features import Network, build_network
 from workbench.images import from_array, resize, save_image, to_array
 from workbench.losses import TemporalTarget, content_loss, gram_matrix, style_loss, tv_loss
-from workbench.optimize import HISTORY, WARM_UP_STEPS, measure, optimize, stylize
+from workbench.optimize import (
+    HISTORY,
+    TARGETS_KEPT,
+    WARM_UP_STEPS,
+    TargetCache,
+    measure,
+    optimize,
+    scales,
+    stylize,
+)
 from workbench.settings import Settings
 from workbench.weights import load_weights
 
@@ -367,3 +377,121 @@ def test_an_earlier_frame_that_is_none_is_named(
         bad = replace(good, picture=picture)
         with pytest.raises(InputError, match="temporal target 2: expected"):
             next(optimize(photo, [painting], tiny, temporal=[good, bad]))
+
+
+# --- what is kept between runs -----------------------------------------------------------
+
+
+@pytest.fixture
+def looks(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
+    """The layers of every look at a picture that is not being painted."""
+    looks: list[tuple[str, ...]] = []
+    real = Network.__call__
+
+    def call(self: Network, picture: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
+        if not torch.is_grad_enabled():
+            looks.append(tuple(layers))
+        return real(self, picture, layers)
+
+    monkeypatch.setattr(Network, "__call__", call)
+    return looks
+
+
+def test_scales_can_be_asked_for_beforehand(
+    tiny: Settings, photo: Tensor, painting: Tensor
+) -> None:
+    settings = replace(tiny, size=256, steps=(2, 3, 4))
+    assert scales((60, 80), settings) == [((96, 128), 3), ((192, 256), 4)]
+    assert scales((256, 256), settings) == [((64, 64), 2), ((128, 128), 3), ((256, 256), 4)]
+    assert scales((60, 80), tiny) == [((48, 64), 12)]
+    for iterate in optimize(photo, [painting], settings):
+        assert tuple(iterate.image.shape[-2:]) in [shape for shape, _ in scales((60, 80), settings)]
+
+
+def test_targets_that_are_kept_change_no_bit(
+    tiny: Settings, photo: Tensor, painting: Tensor
+) -> None:
+    targets = TargetCache()
+    settings = replace(tiny, size=128, steps=(6, 4), style_scale=0.8)
+    for style_weight in (100.0, 3.0):
+        varied = replace(settings, style_weight=style_weight)
+        alone = list(optimize(photo, [painting], varied))
+        kept = list(optimize(photo, [painting], varied, targets=targets))
+        assert [one.losses for one in alone] == [other.losses for other in kept]
+        assert torch.equal(alone[-1].image, kept[-1].image)
+        picture = alone[-1].image
+        referee = measure(picture, photo, [painting], varied)
+        assert referee == measure(picture, photo, [painting], varied, targets=targets)
+
+
+def test_a_change_of_weights_looks_at_nothing_again(
+    tiny: Settings, photo: Tensor, painting: Tensor, looks: list[tuple[str, ...]]
+) -> None:
+    targets = TargetCache()
+    for changes in ({}, {"content_weight": 1.0}, {"style_weight": 1.0}, {"tv_weight": 1.0}):
+        next(optimize(photo, [painting], replace(tiny, **changes), targets=targets))
+    assert looks == [tiny.content_layers, tiny.style_layers]
+    next(optimize(photo, [painting, painting.flip(3)], tiny, targets=targets))
+    assert looks[2:] == [tiny.style_layers]
+    next(optimize(photo, [painting], tiny))  # without a cache, nothing is kept
+    assert len(looks) == 5
+
+
+def test_only_layers_that_are_missing_are_looked_at(
+    tiny: Settings, photo: Tensor, painting: Tensor, looks: list[tuple[str, ...]]
+) -> None:
+    targets = TargetCache()
+    two, three = ("relu1_1", "relu3_1"), ("relu2_1", "relu3_1", "relu1_1")
+    for layers in (two, three, two, ("relu2_1",)):
+        settings = replace(tiny, style_layers=layers)
+        kept = next(optimize(photo, [painting], settings, targets=targets))
+        with_no_cache = next(optimize(photo, [painting], settings))
+        assert kept.losses == with_no_cache.losses
+    assert looks[0] == tiny.content_layers
+    assert [look for look in looks[1:] if look not in (two, three, tiny.content_layers)] == [
+        ("relu2_1",),
+        ("relu2_1",),  # of the last run without a cache
+    ]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"size": 80},
+        {"pooling": "average"},
+        {"precision": "bfloat16"},
+        {"style_scale": 0.7},
+        {"content_layers": ("relu3_1",)},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_what_is_seen_otherwise_is_not_confused(
+    tiny: Settings, photo: Tensor, painting: Tensor, changes: dict[str, object]
+) -> None:
+    targets = TargetCache()
+    for settings in (tiny, replace(tiny, **changes), tiny):  # type: ignore[arg-type]
+        kept = next(optimize(photo, [painting], settings, targets=targets))
+        assert kept.losses == next(optimize(photo, [painting], settings)).losses
+
+
+def test_content_and_style_of_one_picture_are_not_confused(tiny: Settings, photo: Tensor) -> None:
+    settings = replace(tiny, content_layers=("relu2_1",), style_layers=("relu2_1",))
+    kept = next(optimize(photo, [photo], settings, targets=TargetCache()))
+    assert kept.losses == next(optimize(photo, [photo], settings)).losses
+
+
+def test_a_picture_that_goes_takes_what_was_kept_with_it(
+    tiny: Settings, photo: Tensor, painting: Tensor
+) -> None:
+    targets = TargetCache()
+    for _ in range(3):
+        next(optimize(photo, [painting.clone()], tiny, targets=targets))
+    gc.collect()
+    assert len(targets._kept) == 1
+
+
+def test_a_cache_is_bounded(tiny: Settings, photo: Tensor, painting: Tensor) -> None:
+    targets = TargetCache()
+    for size in range(64, 64 + 3 * TARGETS_KEPT):
+        next(optimize(photo, [painting], replace(tiny, size=size), targets=targets))
+    assert {len(kept) for kept in targets._kept.values()} == {TARGETS_KEPT}

@@ -122,6 +122,22 @@ def test_gif_colours_are_near(tmp_path: Path) -> None:
             assert np.abs(difference).mean() < 12
 
 
+def test_pictures_with_few_colours_in_common_have_a_palette_each(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    shade = generator.integers(0, 64, (30, 40, 1))
+    colours = generator.integers(0, 190, (40, 1, 1, 3))
+    frames = [(shade + colour).astype(np.uint8) for colour in colours]
+    worst = {}
+    for one_palette in (True, False):
+        path = tmp_path / f"{one_palette}.gif"
+        progress.save_gif(frames, path, one_palette=one_palette)
+        with Image.open(path) as gif:
+            decoded = [np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(gif)]
+        pairs = zip(frames, decoded, strict=True)
+        worst[one_palette] = max(np.abs(a.astype(int) - b).mean() for a, b in pairs)
+    assert worst[False] < 3 < 10 < worst[True]
+
+
 def test_gif_frames_of_coarse_scales_grow_to_the_last(tmp_path: Path) -> None:
     path = tmp_path / "film.gif"
     progress.save_gif([*film(2, 20, 30), *film(2)], path)
@@ -232,6 +248,33 @@ def test_a_contact_sheet_puts_every_picture_in_its_place() -> None:
         assert tuple(sheet[y, x]) == colour
     assert sheet[60, 38 - 10 : 38 + 10].min() < 100  # a caption below the first
     assert (sheet[85:120, 80:] == 255).all()  # nothing in the fourth place
+
+
+def test_a_contact_sheet_has_labels_at_its_edges_if_they_are_given() -> None:
+    pictures = [np.full((20, 40, 3), 0, np.uint8)] * 4
+    bare = contact_sheet(pictures, [""] * 4, columns=2, height=60)
+    labels = {"row_labels": ["one", "two"], "column_labels": ["left", "right"]}
+    sheet = contact_sheet(pictures, [""] * 4, columns=2, height=60, **labels)
+    top, left = 26, sheet.shape[1] - bare.shape[1]
+    assert sheet.shape[0] == bare.shape[0] + top
+    assert 20 < left < 60
+    assert (sheet[top:, left:] == bare).all()
+    assert (sheet[:top, :left] == 255).all()
+    for part in (sheet[:top, left : left + 128], sheet[:top, left + 128 :]):
+        assert part.min() < 100
+    for part in (sheet[top : top + 68, :left], sheet[top + 94 : top + 162, :left]):
+        assert part.min() < 100
+    assert (sheet[top + 68 : top + 94, :left] == 255).all()
+
+
+def test_texts_on_a_contact_sheet_stay_below_their_pictures() -> None:
+    pictures = [np.full((50, 90, 3), 255, np.uint8)] * 3
+    captions = ["two\nlines", "words that are wrapped", "Donaudampfschifffahrtsgesellschaft"]
+    sheet = contact_sheet(pictures, captions, height=50)
+    assert sheet.shape[0] == 50 + 8 + 8 + 2 * 18
+    assert sheet.min() < 100
+    for gap in (0, 98, 196, 294):
+        assert (sheet[:, gap : gap + 8] == 255).all()
 
 
 def test_frames_pass_through_the_bar(capsys: pytest.CaptureFixture[str]) -> None:

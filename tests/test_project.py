@@ -13,7 +13,12 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parent.parent
-CONDA_NAMES = {"torch": "pytorch", "opencv-python": "py-opencv", "matplotlib": "matplotlib-base"}
+CONDA_NAMES = {
+    "matplotlib": "matplotlib-base",
+    "opencv-python": "py-opencv",
+    "playwright": "playwright-python",
+    "torch": "pytorch",
+}
 
 
 def conda_name(requirement: str) -> str:
@@ -79,11 +84,12 @@ def test_code_is_clean(command: tuple[str, ...]) -> None:
 
 
 @pytest.mark.slow
-def test_a_wheel_brings_the_notebooks(tmp_path: Path) -> None:
+def test_a_wheel_brings_notebooks_and_templates(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", str(tmp_path)]
     subprocess.run([*command, str(ROOT)], check=True)
     (wheel,) = tmp_path.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     assert "workbench/_notebooks/stylize_image.ipynb" in names
     assert "workbench/paintings/swirls.py" in names
+    assert "workbench/gallery.html.j2" in names
     assert not any(name.startswith("tests/") for name in names)

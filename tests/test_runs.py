@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import workbench
 from workbench.errors import InputError, OutputError
-from workbench.runs import RESULT, Result, finish_run, read_result, start_run
+from workbench.runs import RESULT, Result, check_result, finish_run, read_result, start_run
 from workbench.settings import Settings
 
 DETAILS: dict[str, Any] = {
@@ -185,6 +185,7 @@ def test_foreign_result_is_none(tmp_path: Path, content: bytes) -> None:
         lambda result: result.update(versions="1.0"),
         lambda result: result.update(seconds=None),
         lambda result: result.update(seconds=float("inf")),
+        lambda result: result.update(seconds=10**400),
     ],
 )
 def test_result_with_a_wrong_entry_is_none(
@@ -202,3 +203,45 @@ def test_a_figure_that_is_not_finite_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="'loss' is nan"):
         finish_run(start_run(tmp_path), outputs={}, **details)
     assert read_result(tmp_path) is None
+
+
+@pytest.mark.parametrize("way", ["absolute", "dots", "link", "linked folder"])
+def test_result_with_an_output_outside_of_its_folder_is_none(tmp_path: Path, way: str) -> None:
+    folder = tmp_path / "run"
+    finished(folder)
+    outside = tmp_path / "elsewhere" / "secret.png"
+    outside.parent.mkdir()
+    outside.write_bytes(b"secret")
+    (folder / "link.png").symlink_to(outside)
+    (folder / "linked").symlink_to(outside.parent)
+    result = json.loads((folder / RESULT).read_text("utf-8"))
+    result["outputs"]["picture"] = {
+        "absolute": str(outside),
+        "dots": "../elsewhere/secret.png",
+        "link": "link.png",
+        "linked folder": "linked/secret.png",
+    }[way]
+    (folder / RESULT).write_text(json.dumps(result))
+    assert read_result(folder) is None
+    with pytest.raises(InputError, match=r"'picture' lies outside of the run's folder"):
+        check_result(folder)
+
+
+def test_link_within_the_folder_is_an_output_like_any(tmp_path: Path) -> None:
+    finished(tmp_path)
+    (tmp_path / "painted.png").rename(tmp_path / "other.png")
+    (tmp_path / "painted.png").symlink_to("other.png")
+    assert read_result(tmp_path) is not None
+
+
+def test_what_is_wrong_with_a_result_is_said(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"result\.json cannot be read: no such file"):
+        check_result(tmp_path)
+    finished(tmp_path)
+    (tmp_path / "painted.png").unlink()
+    with pytest.raises(InputError, match=r"'picture', .*painted\.png, is gone"):
+        check_result(tmp_path)
+    for content in ("[" * 100_000, '{"outputs": {}', "[]"):
+        (tmp_path / RESULT).write_text(content)
+        with pytest.raises(InputError, match=r"is damaged, or was not written by the workbench"):
+            check_result(tmp_path)

@@ -410,6 +410,38 @@ def video(
     print(f"  {folder}/  (its frames; delete them when you are done with the film)")
 
 
+@app.command()
+def gallery(
+    folders: Annotated[
+        list[Path], typer.Argument(help="Folders of runs, or any folders above them.")
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder to write the page to.")
+    ] = Path("site"),
+    title: Annotated[str, typer.Option(help="Heading of the page.")] = "Gallery",
+) -> None:
+    """Show finished runs on a page for a blog: stills that play their GIF or film on a click.
+
+    Everything lies in one folder, with index.html to open or to put on any web server. The
+    same command again brings it up to date.
+
+    Example: workbench gallery runs/ -o site --title "Portraits"
+    """
+    from workbench.gallery import build_gallery
+
+    try:
+        made = build_gallery(folders, output, title=title)
+    except KeyboardInterrupt:
+        _interrupted(f"Interrupted: the page in {output} is as it was; the same command goes on.")
+    for problem in made.problems:
+        print(f"workbench: {problem}", file=sys.stderr)
+    if made.page is None:
+        raise InputError(f"{', '.join(map(str, folders))}: no run in here can be shown.")
+    left_out = f" ({len(made.problems)} left out)" if made.problems else ""
+    count = len(made.exhibits)
+    print(f"{count} {'run' if count == 1 else 'runs'} in {made.page}{left_out}")
+
+
 def _stop_with(why: str, unfinished: Path) -> NoReturn:
     """End after Ctrl-C, saying what is kept."""
     kept = f"the picture so far is {unfinished}" if unfinished.is_file() else "nothing was made yet"

@@ -243,6 +243,11 @@ def resize(image: Tensor, size: int | tuple[int, int]) -> Tensor:
     return F.interpolate(image, target, mode="bicubic", antialias=True).clamp(0, 1)
 
 
+def resize_down(image: Tensor, size: int) -> Tensor:
+    """`(1, 3, H, W)` with a longest side of at most `size` pixels."""
+    return resize(image, min(size, max(image.shape[-2:])))
+
+
 def recolour(image: Tensor, source: Tensor, target: Tensor) -> Tensor:
     """Give a picture the colours that `target` has where `source` has its own.
 

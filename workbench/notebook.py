@@ -72,6 +72,20 @@ def _fields(kind: type, parameters: Mapping[str, Any]) -> dict[str, Any]:
     return {name: parameters[name] for name in names if name in parameters}
 
 
+def is_headless() -> bool:
+    """Whether nobody is looking: papermill or nbconvert runs the notebook, not a front end.
+
+    A front end says with every request which of its cells it is for.
+    """
+    from IPython.core.getipython import get_ipython
+
+    shell = get_ipython()
+    kernel = getattr(shell, "kernel", None)
+    if kernel is None:
+        return True
+    return "cellId" not in kernel.get_parent().get("metadata", {})
+
+
 def find_notebook(name: str) -> Path:
     """Path of a notebook of the workbench, such as "stylize_image"."""
     here = Path(__file__).resolve().parent

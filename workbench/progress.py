@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import math
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -15,6 +16,7 @@ from typing import TypeVar
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.figure import Figure
+from matplotlib.font_manager import findfont
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
@@ -29,6 +31,7 @@ T = TypeVar("T")
 _THUMBNAIL = 96  # px; change that cannot be seen at this size does not count as visible
 _GIF_COLOURS = (256, 128, 64, 32)
 _GIF_SCALES = (1.0, 0.8, 0.65, 0.5, 0.4, 0.3, 0.2)
+_ROW_LABEL_WIDTH = 150  # px, at most
 
 
 # --- streams of iterates -----------------------------------------------------------------
@@ -141,6 +144,15 @@ class Recorder:
         if len(self._kept) > 8 * self.frames:
             self._thin_out()
 
+    def rewind(self, iterate: Iterate) -> None:
+        """Forget what came after an earlier iterate."""
+        self._latest = iterate
+        while self.steps and self.steps[-1] > iterate.step:
+            self.steps.pop()
+            self.losses.pop()
+        self.scale_changes = [step for step in self.scale_changes if step < iterate.step]
+        self._kept = [kept for kept in self._kept if kept.snapshot.step <= iterate.step]
+
     def snapshots(self, count: int | None = None) -> list[Snapshot]:
         """Choose `count` pictures (`frames` if not given), the first and the last among them."""
         if self._latest is None:
@@ -203,11 +215,9 @@ def save_gif(
     fps: float = 5.0,
     hold: float = 2.0,
     max_megabytes: float | None = None,
+    one_palette: bool = True,
 ) -> None:
     """Write frames as a GIF that loops for ever.
-
-    All frames share one palette (median cut over frames of the whole run, refined by
-    k-means, no dither): half the bytes of a palette a frame, and nothing shimmers.
 
     Parameters
     ----------
@@ -222,6 +232,10 @@ def save_gif(
     max_megabytes
         The largest size and palette that fit into this many megabytes (10^6 bytes) are
         chosen; None: full size, 256 colours.
+    one_palette
+        Whether all frames share one palette (median cut over frames of the whole run, refined
+        by k-means, no dither): half the bytes in a film, and nothing shimmers. False, for
+        pictures that have few colours in common: each has its own.
 
     Raises
     ------
@@ -234,14 +248,14 @@ def save_gif(
     _check_film(frames, fps, hold)
     frames = _same_size(frames)
     if max_megabytes is None:
-        write_bytes(path, _encode_gif(frames, fps, hold, 256))
+        write_bytes(path, _encode_gif(frames, fps, hold, 256, one_palette))
         return
     for scale in _GIF_SCALES:
         size = max(16, round(max(frames[0].shape[:2]) * scale))
         shape = fit((frames[0].shape[0], frames[0].shape[1]), size)
         small = [_resize_frame(frame, shape) for frame in frames]
         for colours in _GIF_COLOURS:
-            data = _encode_gif(small, fps, hold, colours)
+            data = _encode_gif(small, fps, hold, colours, one_palette)
             if len(data) <= max_megabytes * 1e6:
                 write_bytes(path, data)
                 return
@@ -283,13 +297,21 @@ def _resize_frame(frame: Frame, shape: tuple[int, int]) -> Frame:
     return np.asarray(picture)
 
 
-def _encode_gif(frames: Sequence[Frame], fps: float, hold: float, colours: int) -> bytes:
-    sampled = [frames[i] for i in np.linspace(0, len(frames) - 1, min(len(frames), 8)).astype(int)]
-    mosaic = Image.fromarray(np.concatenate(sampled)).reduce(2)
-    palette = mosaic.quantize(colours, Image.Quantize.MEDIANCUT, kmeans=3)
+def _encode_gif(
+    frames: Sequence[Frame], fps: float, hold: float, colours: int, one_palette: bool
+) -> bytes:
+    def palette_of(frames: Sequence[Frame]) -> Image.Image:
+        mosaic = Image.fromarray(np.concatenate(frames)).reduce(2)
+        return mosaic.quantize(colours, Image.Quantize.MEDIANCUT, kmeans=3)
+
+    if one_palette:
+        sampled = np.linspace(0, len(frames) - 1, min(len(frames), 8)).astype(int)
+        palettes = [palette_of([frames[i] for i in sampled])] * len(frames)
+    else:
+        palettes = [palette_of([frame]) for frame in frames]
     pictures = [
         Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.NONE)
-        for frame in frames
+        for frame, palette in zip(frames, palettes, strict=True)
     ]
     duration = round(1000 / fps)
     buffer = io.BytesIO()
@@ -314,8 +336,12 @@ def contact_sheet(
     *,
     columns: int | None = None,
     height: int = 200,
+    row_labels: Sequence[str] = (),
+    column_labels: Sequence[str] = (),
 ) -> Frame:
     """Lay pictures out in rows, each with its caption below.
+
+    Texts may have several lines; what is too wide is wrapped between words.
 
     Parameters
     ----------
@@ -327,13 +353,17 @@ def contact_sheet(
         Pictures in a row; None: all in one.
     height
         That all pictures are brought to, in pixels.
+    row_labels
+        One for each row, at the left edge; none given: no edge.
+    column_labels
+        One for each column, along the top; likewise.
 
     Returns
     -------
     Frame
         The sheet, `(H, W, 3)`; its columns are as wide as their widest picture.
     """
-    gap, caption_height = 8, 26
+    gap, line = 8, 18
     columns = columns or len(frames)
     pictures = []
     for frame in frames:
@@ -341,18 +371,68 @@ def contact_sheet(
         pictures.append(Image.fromarray(_resize_frame(frame, (height, width))))
     widths = [max(picture.width for picture in pictures[i::columns]) for i in range(columns)]
     rows = math.ceil(len(pictures) / columns)
+
+    below = [_wrap(text, widths[i % columns]) for i, text in enumerate(captions)]
+    above = [_wrap(text, width) for text, width in zip(column_labels, widths, strict=False)]
+    beside = [_wrap(text, _ROW_LABEL_WIDTH) for text in row_labels]
+    caption_height = gap + line * max(map(len, below))
+    top_edge = gap + line * max(map(len, above)) if above else 0
+    lines = [text for label in beside for text in label]
+    left_edge = math.ceil(max(_font().getlength(text) for text in lines)) + gap if lines else 0
+
     row_height = height + gap + caption_height
-    sheet = Image.new("RGB", (sum(widths) + gap * (columns + 1), rows * row_height), "white")
+    sheet_width = left_edge + sum(widths) + gap * (columns + 1)
+    sheet = Image.new("RGB", (sheet_width, top_edge + rows * row_height), "white")
     draw = ImageDraw.Draw(sheet)
-    font = ImageFont.load_default(14)
-    for i, (picture, caption) in enumerate(zip(pictures, captions, strict=True)):
+
+    def write(lines: Sequence[str], x: float, y: float, anchor: str) -> None:
+        """Lines of text, the first one at the height `y`."""
+        for i, text in enumerate(lines):
+            draw.text((x, y + line * i), text, fill="black", font=_font(), anchor=anchor)
+
+    for column, label in enumerate(above):
+        middle = left_edge + sum(widths[:column]) + gap * (column + 1) + widths[column] / 2
+        write(label, middle, top_edge - line * (len(label) - 0.5), "mm")
+    for row, label in enumerate(beside):
+        first = gap + height / 2 - line * (len(label) - 1) / 2
+        write(label, left_edge, top_edge + row * row_height + first, "rm")
+    for i, (picture, caption) in enumerate(zip(pictures, below, strict=True)):
         row, column = divmod(i, columns)
-        middle = sum(widths[:column]) + gap * (column + 1) + widths[column] / 2
-        top = row * row_height + gap
+        middle = left_edge + sum(widths[:column]) + gap * (column + 1) + widths[column] / 2
+        top = top_edge + row * row_height + gap
         sheet.paste(picture, (round(middle - picture.width / 2), top))
-        below = (middle, top + height + caption_height / 2)
-        draw.text(below, caption, fill="black", font=font, anchor="mm")
+        write(caption, middle, top + height + (gap + line) / 2, "mm")
     return np.asarray(sheet)
+
+
+@functools.cache
+def _font() -> ImageFont.FreeTypeFont:
+    """Matplotlib's, which knows more alphabets than Pillow's own."""
+    return ImageFont.truetype(findfont("DejaVu Sans"), 13)
+
+
+def _wrap(text: str, width: float) -> list[str]:
+    """Lines of at most `width` pixels; a word that is wider alone ends in an ellipsis."""
+    lines = []
+    for paragraph in text.split("\n"):
+        line = ""
+        for word in paragraph.split():
+            longer = f"{line} {word}" if line else word
+            if line and _font().getlength(longer) > width:
+                lines.append(line)
+                line = word
+            else:
+                line = longer
+        lines.append(line)
+    return [_shorten(line, width) for line in lines]
+
+
+def _shorten(text: str, width: float) -> str:
+    if _font().getlength(text) <= width:
+        return text
+    while text and _font().getlength(text + "…") > width:
+        text = text[:-1]
+    return text + "…"
 
 
 def save_strip(
@@ -375,26 +455,33 @@ def save_progress_strip(
     save_strip([shot.frame for shot in snapshots], captions, path, height=height)
 
 
-def plot_losses(recorder: Recorder) -> Figure:
-    """Draw the weighted losses over the steps, style and content by layer, on a log scale."""
+def plot_losses(recorder: Recorder, moves: Sequence[int] = ()) -> Figure:
+    """Draw the weighted losses over the steps, style and content by layer, on a log scale.
+
+    Grey lines show where the picture grew, red ones the steps of `moves`, at which somebody
+    changed a setting.
+    """
     figure = Figure(figsize=(9, 4.5), layout="constrained", dpi=110)
     axes = figure.subplots()
     steps, losses = recorder.steps, recorder.losses
     axes.plot(steps, [loss.total for loss in losses], color="black", lw=2.2, label="total")
-    content = [layer for layer in losses[0].content if losses[-1].content[layer] > 0]
+    # Settings may change on the way: a layer counts if it ever did.
+    content = _layers(loss.content for loss in losses)
     for i, layer in enumerate(content):
-        values = [loss.content[layer] for loss in losses]
+        values = [loss.content.get(layer) or math.nan for loss in losses]
         axes.plot(steps, values, color=f"C{i + 1}", lw=1.8, ls="--", label=f"content {layer}")
-    style = [layer for layer in losses[0].style if losses[-1].style[layer] > 0]
+    style = _layers(loss.style for loss in losses)
     shades = np.linspace(0.35, 0.95, max(1, len(style)))
     for shade, layer in zip(shades, style, strict=False):
-        values = [loss.style[layer] for loss in losses]
+        values = [loss.style.get(layer) or math.nan for loss in losses]
         axes.plot(steps, values, color=colormaps["Blues"](shade), lw=1.5, label=f"style {layer}")
-    if losses[-1].tv > 0:
-        tv = [loss.tv for loss in losses]
+    if any(loss.tv > 0 for loss in losses):
+        tv = [loss.tv or math.nan for loss in losses]
         axes.plot(steps, tv, color="tab:green", lw=1.5, ls=":", label="total variation")
     for step in recorder.scale_changes:
         axes.axvline(step, color="0.8", lw=1, zorder=0)
+    for step in moves:
+        axes.axvline(step, color="tab:red", lw=0.8, alpha=0.4, zorder=0)
     axes.set(yscale="log", xlabel="step", ylabel="weighted loss", title="What is being minimised")
     positive = [loss.total for loss in losses if loss.total > 0]
     if positive:
@@ -403,6 +490,11 @@ def plot_losses(recorder: Recorder) -> Figure:
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=9)
     return figure
+
+
+def _layers(losses: Iterable[Mapping[str, float]]) -> list[str]:
+    """Layers, from shallow to deep, at which there is ever a loss."""
+    return sorted({layer for loss in losses for layer, value in loss.items() if value > 0})
 
 
 def save_plot(figure: Figure, path: str | os.PathLike[str]) -> None:

@@ -102,18 +102,42 @@ def finish_run(
 
 
 def read_result(folder: str | os.PathLike[str]) -> Result | None:
-    """Read a run's `result.json`; None if the run is unfinished or an output is gone."""
-    folder = Path(folder)
+    """Read a run's `result.json`; None if `check_result` finds anything wrong with it."""
     try:
-        result = Result(**json.loads((folder / RESULT).read_text("utf-8")))
-        outputs = [folder / path for path in result.outputs.values()]
-        finite = all(math.isfinite(value) for value in (result.seconds, *result.figures.values()))
-        there = all(path.is_file() for path in outputs)
-    except (OSError, ValueError, TypeError, AttributeError):
+        return check_result(folder)
+    except InputError:
         return None
+
+
+def check_result(folder: str | os.PathLike[str]) -> Result:
+    """Read a run's `result.json`, or say what is wrong with it.
+
+    Raises
+    ------
+    InputError
+        If there is none, it is damaged or another program's, or an output is gone or lies
+        outside of `folder`.
+    """
+    folder = Path(folder)
+    path = folder / RESULT
+    damaged = InputError(f"{path} is damaged, or was not written by the workbench.")
+    try:
+        result = Result(**json.loads(path.read_text("utf-8")))
+        finite = all(math.isfinite(value) for value in (result.seconds, *result.figures.values()))
+        for name, relative in result.outputs.items():
+            output = folder / relative
+            if not output.is_file():
+                raise InputError(f"{path}: the output {name!r}, {output}, is gone; run it again.")
+            if not output.resolve().is_relative_to(folder.resolve()):
+                raise InputError(f"{path}: the output {name!r} lies outside of the run's folder.")
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {(error.strerror or '').lower()}.") from None
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
+        raise damaged from None
     tables = (result.settings, result.weights, result.versions)
-    sound = finite and there and all(isinstance(table, dict) for table in tables)
-    return result if sound else None
+    if not (finite and all(isinstance(table, dict) for table in tables)):
+        raise damaged
+    return result
 
 
 def _versions() -> dict[str, str]:

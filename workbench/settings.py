@@ -201,11 +201,21 @@ class Settings:
             If the preset or a setting is unknown, or a value makes no sense.
         """
         _check_choice("preset", preset, tuple(PRESETS))
-        known = [field.name for field in dataclasses.fields(cls)]
+        return cls().changed(**{**PRESETS[preset], **changes})
+
+    def changed(self, **changes: Any) -> Settings:
+        """These settings with some of them changed.
+
+        Raises
+        ------
+        InputError
+            If a setting is unknown, or a value makes no sense.
+        """
+        known = [field.name for field in dataclasses.fields(self)]
         for name in changes:
             if name not in known:
                 raise InputError(f"no setting {name!r}; there are {', '.join(known)}.")
-        return cls(**{**PRESETS[preset], **changes})
+        return dataclasses.replace(self, **changes)
 
 
 @dataclass(frozen=True, kw_only=True)

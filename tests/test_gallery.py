@@ -1,0 +1,568 @@
+from __future__ import annotations
+
+import html
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from workbench.errors import InputError, OutputError
+from workbench.gallery import GENERATOR, Gallery, build_gallery, find_runs
+from workbench.progress import save_gif
+from workbench.runs import RESULT, finish_run, start_run
+from workbench.video.clips import save_mp4
+
+EVIL = """<script>alert(1)</script> "quoted" 'single' & 100% #1? ünï côdé 絵"""
+
+
+def noise(width: int = 48, height: int = 32, seed: int = 0) -> np.ndarray:
+    generator = np.random.default_rng(seed)
+    return generator.integers(0, 255, (height, width, 3), dtype=np.uint8)
+
+
+def save(pixels: np.ndarray, path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def make_run(folder: Path, *files: str, names: Mapping[str, str] = {}, **settings: Any) -> Path:
+    """A finished run with files of such names; output names are their stems, unless given."""
+    start_run(folder)
+    frames = [noise(seed=seed) for seed in range(3)]
+    outputs = {}
+    for file in files:
+        path = folder / file
+        if path.suffix == ".gif":
+            save_gif(frames, path)
+        elif path.suffix == ".mp4":
+            save_mp4(frames, path)
+        elif path.suffix == ".csv":
+            path.write_text("a,b\n")
+        else:
+            save(frames[-1], path)
+        outputs[names.get(file, path.stem)] = path
+    figures = {"loss": 123456.789, "steps": 12}
+    weights = {"name": "vgg16", "sha256": "0" * 64}
+    finish_run(
+        folder, outputs=outputs, figures=figures, settings=settings, weights=weights, seconds=83.2
+    )
+    return folder
+
+
+GIF_RUN = {"progress.gif": "gif", "progress.mp4": "mp4"}
+
+
+def build(*folders: Path, site: Path, **options: Any) -> Gallery:
+    return build_gallery(folders, site, **options)
+
+
+def shape(path: Path) -> tuple[int, int]:
+    with Image.open(path) as picture:
+        return picture.size
+
+
+class Elements(HTMLParser):
+    """Every element of a page with its attributes, and the texts."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str]]] = []
+        self.texts: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, {name: value or "" for name, value in attrs}))
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data)
+
+    def attributes(self, tag: str) -> list[dict[str, str]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+def read(gallery: Gallery) -> Elements:
+    assert gallery.page is not None
+    return Elements(gallery.page.read_text("utf-8"))
+
+
+# --- which runs --------------------------------------------------------------------------
+
+
+def test_runs_are_found_at_any_depth_and_once(tmp_path: Path) -> None:
+    for name in ("b/deep/run", "b", "a", ".hidden/run", "a/.hidden", "site/assets/run"):
+        make_run(tmp_path / name, "picture.png")
+    make_run(tmp_path, "picture.png")
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    runs, problems = find_runs([tmp_path, tmp_path / "b"], leave_out=tmp_path / "site")
+    assert [folder for folder, _ in runs] == [
+        tmp_path,
+        tmp_path / "a",
+        tmp_path / "b",
+        tmp_path / "b/deep/run",
+    ]
+    assert problems == []
+
+
+def test_titles_tell_runs_apart(tmp_path: Path) -> None:
+    for name in ("x/one/film", "y/one/film", "y/two/film", "y/portrait"):
+        make_run(tmp_path / name, "picture.png")
+    gallery = build(tmp_path, site=tmp_path / "site")
+    titles = [exhibit.title for exhibit in gallery.exhibits]
+    assert titles == ["x / one / film", "y / one / film", "portrait", "two / film"]
+
+
+@pytest.mark.parametrize(
+    ("place", "sentence"),
+    [
+        ("nowhere", "nowhere: there is no such folder"),
+        ("file.txt", "file.txt is a file; name the folder of a run"),
+        ("empty", "empty: there is no finished run in here .*workbench demo"),
+        ("site", "site is where the page goes"),
+        ("site/assets", "assets is where the page goes"),
+    ],
+)
+def test_folders_without_runs_are_named(tmp_path: Path, place: str, sentence: str) -> None:
+    (tmp_path / "file.txt").touch()
+    (tmp_path / "empty/.hidden").mkdir(parents=True)
+    (tmp_path / "site/assets").mkdir(parents=True)
+    with pytest.raises(InputError, match=sentence):
+        build(tmp_path / place, site=tmp_path / "site")
+    assert not list(tmp_path.rglob("index.html"))
+
+
+def spoil(folder: Path, **changes: Any) -> None:
+    result = json.loads((folder / RESULT).read_text())
+    (folder / RESULT).write_text(json.dumps({**result, **changes}))
+
+
+def test_what_cannot_be_shown_is_left_out_with_a_sentence_each(tmp_path: Path) -> None:
+    make_run(tmp_path / "good", "picture.png")
+    save(noise(), tmp_path / "secret.png")
+    for name in ("cut", "foreign", "list", "outside", "absolute", "gone", "damaged", "new\nline"):
+        make_run(tmp_path / "bad" / name, "picture.png")
+    make_run(tmp_path / "bad/table", "table.csv")
+    make_run(tmp_path / "bad/empty gif", "picture.png", "progress.gif")
+    bad = tmp_path / "bad"
+    (bad / "cut" / RESULT).write_text('{"outputs": {"pic')
+    (bad / "foreign" / RESULT).write_text('{"passed": 3, "failed": 0}')
+    (bad / "list" / RESULT).write_text("[1, 2]")
+    spoil(bad / "outside", outputs={"picture": "../../secret.png"})
+    spoil(bad / "absolute", outputs={"picture": str(tmp_path / "secret.png")})
+    (bad / "gone/picture.png").unlink()
+    (bad / "damaged/picture.png").write_bytes((bad / "damaged/picture.png").read_bytes()[:200])
+    (bad / "new\nline/picture.png").write_text("no picture")
+    (bad / "empty gif/progress.gif").write_bytes(b"")
+    gallery = build(tmp_path, site=tmp_path / "site")
+    assert [exhibit.title for exhibit in gallery.exhibits] == ["good"]
+    expected = {
+        "cut": "is damaged, or was not written by the workbench",
+        "foreign": "is damaged, or was not written by the workbench",
+        "list": "is damaged, or was not written by the workbench",
+        "outside": "'picture' lies outside of the run's folder",
+        "absolute": "'picture' lies outside of the run's folder",
+        "gone": "is gone; run it again",
+        "damaged": "picture.png is damaged or cut short",
+        "new line": "picture.png is not a picture that can be read",
+        "table": "it has neither a picture nor a GIF or MP4",
+        "empty gif": "progress.gif is empty",
+    }
+    assert len(gallery.problems) == len(expected)
+    for name, reason in expected.items():
+        (problem,) = (each for each in gallery.problems if each.startswith(f"{bad / name}: "))
+        assert "left out, because" in problem
+        assert reason in problem
+        assert "\n" not in problem
+    assert len(list((tmp_path / "site/assets").glob("*.webp"))) == 1
+
+
+def test_folder_that_may_not_be_read_is_a_problem(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_run(tmp_path / "good", "picture.png")
+    make_run(tmp_path / "closed", "picture.png")
+    scandir = os.scandir
+
+    def guarded(path: str) -> object:
+        if Path(path).name == "closed":
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", guarded)
+    gallery = build(tmp_path, site=tmp_path / "site")
+    assert [exhibit.title for exhibit in gallery.exhibits] == ["good"]
+    assert gallery.problems == (
+        f"{tmp_path / 'closed'}: left out, because it cannot be read: permission denied.",
+    )
+
+
+def test_nothing_is_written_when_nothing_can_be_shown(tmp_path: Path) -> None:
+    make_run(tmp_path / "run", "table.csv")
+    gallery = build(tmp_path, site=tmp_path / "site")
+    assert gallery.page is None
+    assert len(gallery.problems) == 1
+    assert not (tmp_path / "site/index.html").exists()
+
+
+# --- which files -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("files", "names", "still", "animation"),
+    [
+        (["strip.png", "picture.png", "a.gif", "progress.gif"], GIF_RUN, "picture", "progress.gif"),
+        (["b.jpg", "a.png", "film.mp4", "z.gif", "y.gif"], {}, "b", "z.gif"),
+        (["film.mp4", "other.mp4"], {"other.mp4": "mp4"}, None, "other.mp4"),
+        (["table.csv", "sheet.webp", "flip.gif"], {"flip.gif": "gif"}, "sheet", "flip.gif"),
+        (["moment.gif"], {}, None, "moment.gif"),
+        (["picture.png"], {}, "picture", None),
+        (["content.png", "style.png", "style 2.png", "a.bmp"], {}, "a", None),
+    ],
+)
+def test_still_and_animation_are_chosen(
+    tmp_path: Path,
+    files: list[str],
+    names: dict[str, str],
+    still: str | None,
+    animation: str | None,
+) -> None:
+    run = make_run(tmp_path / "run", *files, names=names)
+    if still:
+        (shown,) = run.glob(f"{still}.*")
+        save(noise(60, 30, seed=9), shown)  # of twice the width of its height
+    (exhibit,) = build(run, site=tmp_path / "site").exhibits
+    assert (exhibit.still.width, exhibit.still.height) == ((60, 30) if still else (48, 32))
+    if animation is None:
+        assert exhibit.animation is None
+    else:
+        assert exhibit.animation is not None
+        copied = tmp_path / "site" / exhibit.animation.address
+        assert copied.read_bytes() == (run / animation).read_bytes()
+        assert exhibit.animation.bytes == copied.stat().st_size
+
+
+def test_film_strip_is_no_still_for_a_film(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", "strip.png", "film.mp4")
+    save(noise(300, 32), run / "strip.png")
+    (exhibit,) = build(run, site=tmp_path / "site").exhibits
+    assert (exhibit.still.width, exhibit.still.height) == (48, 32)
+
+
+def test_still_is_shrunk_and_says_its_size(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", "picture.png")
+    save(noise(900, 1200), run / "picture.png")
+    gallery = build(run, site=tmp_path / "site")
+    still = gallery.exhibits[0].still
+    assert (still.width, still.height) == (480, 640)
+    assert shape(tmp_path / "site" / still.address) == (480, 640)
+    (image,) = read(gallery).attributes("img")
+    assert (image["width"], image["height"], image["loading"]) == ("480", "640", "lazy")
+
+
+def test_what_went_in_is_shown_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(noise(400, 200), tmp_path / "photo.jpg")
+    save(noise(100, 400), tmp_path / "runs/run/near.png")
+    monkeypatch.chdir(tmp_path)
+    run = make_run(
+        tmp_path / "runs/run",
+        "picture.png",
+        content="photo.jpg",
+        style=["near.png", "sample:mosaic", "gone.png"],
+        crop=[0.5, 0, 1, 1],
+    )
+    gallery = build(run, site=tmp_path / "site")
+    (exhibit,) = gallery.exhibits
+    assert exhibit.content is not None
+    assert (exhibit.content.width, exhibit.content.height) == (160, 160)
+    assert [style.alt for style in exhibit.styles] == ["near.png", "mosaic"]
+    assert exhibit.styles[0].height == 160
+    sentence = "photo.jpg painted in the style of near.png, mosaic and gone.png"
+    assert exhibit.still.alt == sentence
+    alts = [image["alt"] for image in read(gallery).attributes("img")]
+    assert alts == [sentence, "Content: photo.jpg", "Style: near.png", "Style: mosaic"]
+
+
+def test_outputs_that_show_what_went_in_come_first(tmp_path: Path) -> None:
+    run = make_run(
+        tmp_path / "run", "picture.png", "content.png", "style.png", content="gone.jpg", style=3
+    )
+    save(noise(20, 30), run / "content.png")
+    (exhibit,) = build(run, site=tmp_path / "site").exhibits
+    assert exhibit.content is not None
+    assert (exhibit.content.width, exhibit.content.height) == (20, 30)
+    assert len(exhibit.styles) == 1
+    assert exhibit.still.alt == "gone.jpg, painted"
+
+
+@pytest.mark.parametrize("crop", [[], None, "left", [0, 0, 1], [0.9, 0, 0.1, 1], [[0], 0, 1, 1]])
+def test_crop_that_makes_no_sense_is_no_obstacle(tmp_path: Path, crop: object) -> None:
+    photo = save(noise(), tmp_path / "photo.png")
+    run = make_run(tmp_path / "run", "picture.png", content=str(photo), crop=crop)
+    assert len(build(run, site=tmp_path / "site").exhibits) == 1
+
+
+def test_a_picture_that_many_runs_share_is_written_once(tmp_path: Path) -> None:
+    photo = save(noise(), tmp_path / "photo.png")
+    for number in range(3):
+        make_run(tmp_path / f"runs/{number}", "picture.png", content=str(photo))
+    build(tmp_path / "runs", site=tmp_path / "site")
+    assert len(list((tmp_path / "site/assets").glob("photo-*.webp"))) == 1
+
+
+# --- the page ----------------------------------------------------------------------------
+
+
+def test_settings_and_figures_worth_reading(tmp_path: Path) -> None:
+    run = make_run(
+        tmp_path / "run",
+        "picture.png",
+        style_weight=100.0,
+        tv_weight=0.001,
+        crop=[],
+        steps=[60, 120],
+        init="/home/someone/private/start.png",
+        pooling="l2",
+    )
+    gallery = build(run, site=tmp_path / "site")
+    (exhibit,) = gallery.exhibits
+    assert dict(exhibit.settings) == {
+        "style weight": "100",
+        "steps": "60, 120",
+        "init": "start.png",
+        "pooling": "l2",
+    }
+    assert dict(exhibit.figures) == {
+        "loss": "123,457",
+        "steps": "12",
+        "time": "1 min 23 s",
+        "network": "vgg16",
+    }
+    assert "private" not in gallery.page.read_text()  # type: ignore[union-attr]
+
+
+def addresses(elements: Elements) -> list[str]:
+    return [
+        value
+        for _, attributes in elements.elements
+        for name, value in attributes.items()
+        if name in ("href", "src", "data-animation", "poster") and not value.startswith("#")
+    ]
+
+
+def test_page_needs_nothing_but_its_own_folder(tmp_path: Path) -> None:
+    make_run(tmp_path / "runs/run", "picture.png", "progress.gif")
+    make_run(tmp_path / "runs/film", "film.mp4")
+    gallery = build(tmp_path / "runs", site=tmp_path / "site")
+    shutil.move(tmp_path / "site", tmp_path / "elsewhere")
+    page = (tmp_path / "elsewhere/index.html").read_text()
+    elements = Elements(page)
+    for snippet in re.findall(r"<textarea[^>]*>(.*?)</textarea>", page, re.DOTALL):
+        elements.elements += Elements(html.unescape(snippet)).elements
+    local = [address for address in addresses(elements) if not address.startswith("data:")]
+    assert len(local) >= 3 * len(gallery.exhibits)
+    for address in local:
+        assert not urlsplit(address).scheme
+        assert (tmp_path / "elsewhere" / unquote(address)).is_file()
+    assert "@import" not in page
+    assert "@font-face" not in page
+    assert elements.attributes("meta")[2] == {"name": "generator", "content": GENERATOR}
+
+
+def test_animations_are_not_in_the_page_itself(tmp_path: Path) -> None:
+    make_run(tmp_path / "run", "picture.png", "progress.gif")
+    elements = read(build(tmp_path / "run", site=tmp_path / "site"))
+    assert not [image for image in elements.attributes("img") if image["src"].endswith(".gif")]
+    assert not elements.attributes("video")
+    (swap,) = (each for each in elements.attributes("button") if each["class"] == "swap")
+    assert swap["aria-pressed"] == "false"
+    assert swap["data-animation"].endswith(".gif")
+
+
+@pytest.mark.parametrize("animation", ["progress.gif", "film.mp4", None])
+def test_snippet_is_a_picture_that_links_to_its_animation(
+    tmp_path: Path, animation: str | None
+) -> None:
+    run = make_run(tmp_path / "run", "picture.png", *filter(None, [animation]), content=EVIL)
+    gallery = build(run, site=tmp_path / "site")
+    (exhibit,) = gallery.exhibits
+    page = gallery.page.read_text()  # type: ignore[union-attr]
+    (escaped,) = re.findall(r"<textarea[^>]*>(.*?)</textarea>", page, re.DOTALL)
+    assert "<" not in escaped
+    snippet = Elements(html.unescape(escaped))
+    tags = [tag for tag, _ in snippet.elements]
+    assert tags == (["a", "img"] if animation else ["img"])
+    (image,) = snippet.attributes("img")
+    assert image["src"] == exhibit.still.address
+    assert image["alt"] == exhibit.still.alt
+    assert (image["width"], image["height"]) == ("48", "32")
+    if animation:
+        (link,) = snippet.attributes("a")
+        assert link["href"] == exhibit.animation.address  # type: ignore[union-attr]
+        assert "alert" not in link["onclick"]
+
+
+def test_odd_names_are_text_everywhere(tmp_path: Path) -> None:
+    evil = EVIL.replace("/", "")
+    folder = tmp_path / "runs" / f"{evil}\nnew line"
+    photo = save(noise(), tmp_path / f"{evil}.png")
+    run = make_run(
+        folder,
+        f"{evil}.png",
+        f"{evil}.gif",
+        content=str(photo),
+        style=f"{evil}.jpg",
+        note=EVIL,
+        **{EVIL: [EVIL, {EVIL: None}]},
+    )
+    gallery = build(run, site=tmp_path / "site", title=EVIL)
+    elements = read(gallery)
+    assert len(elements.attributes("script")) == 1
+    texts = "".join(elements.texts)
+    for shown in (EVIL, f"{evil} new line", f"{evil}.png painted in the style of {evil}.jpg"):
+        assert shown in texts
+    assert f"Content: {evil}.png" in [image["alt"] for image in elements.attributes("img")]
+    for path in (tmp_path / "site/assets").glob("[!.]*"):
+        assert re.fullmatch(r"[a-z0-9-]+\.(webp|gif)", path.name)
+
+
+def test_names_that_are_not_unicode(tmp_path: Path) -> None:
+    run = make_run(tmp_path / os.fsdecode(b"caf\xe9"), "picture.png")
+    spoil(run, settings={"note": "\ud800", "init": "\u0000"})
+    gallery = build(run, site=tmp_path / "site")
+    assert "caf?" in gallery.page.read_text("utf-8")  # type: ignore[union-attr]
+
+
+# --- building again ----------------------------------------------------------------------
+
+
+def files(site: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(site).as_posix(): path.read_bytes()
+        for path in site.rglob("*")
+        if path.is_file()
+    }
+
+
+def test_building_again_changes_nothing(tmp_path: Path) -> None:
+    make_run(tmp_path / "run", "picture.png", "progress.gif")
+    build(tmp_path / "run", site=tmp_path / "site")
+    before = files(tmp_path / "site")
+    times = {path: path.stat().st_mtime_ns for path in (tmp_path / "site/assets").iterdir()}
+    build(tmp_path, site=tmp_path / "site")
+    assert files(tmp_path / "site") == before
+    times.pop(tmp_path / "site/assets/.made-by-gallery.json")
+    assert {path: path.stat().st_mtime_ns for path in times} == times
+
+
+def test_building_again_follows_what_changed(tmp_path: Path) -> None:
+    make_run(tmp_path / "runs/kept", "picture.png", "progress.gif")
+    make_run(tmp_path / "runs/dropped", "picture.png", "progress.gif")
+    first = build(tmp_path / "runs", site=tmp_path / "site")
+    mine = save(noise(), tmp_path / "site/assets/dropped-0123456789.webp")
+    (tmp_path / "site/notes.txt").write_text("mine")
+    shutil.rmtree(tmp_path / "runs/dropped")
+    kept = make_run(tmp_path / "runs/kept", "picture.png", "progress.gif")
+    save(noise(seed=99), kept / "picture.png")
+    save_gif([noise(seed=98), noise(seed=97)], kept / "progress.gif")
+    make_run(tmp_path / "runs/else/kept", "picture.png")
+    before = files(tmp_path / "site")
+    second = build(tmp_path / "runs", site=tmp_path / "site")
+    after = files(tmp_path / "site")
+    old, new = first.exhibits[1], second.exhibits[1]
+    assert (old.title, new.title) == ("kept", "runs / kept")
+    assert old.still.address == new.still.address  # posts go on finding it
+    assert before[old.still.address] != after[old.still.address]
+    assert after[new.animation.address] == (kept / "progress.gif").read_bytes()  # type: ignore[union-attr]
+    dropped = first.exhibits[0]
+    assert dropped.still.address in before
+    assert dropped.still.address not in after
+    assert dropped.animation.address not in after  # type: ignore[union-attr]
+    assert mine.is_file()
+    assert after["notes.txt"] == b"mine"
+
+
+@pytest.mark.parametrize("manifest", ["", "[3]", '["../../run/picture.png", "mine.txt", "x/y"]'])
+def test_a_list_of_files_that_was_tampered_with_removes_nothing(
+    tmp_path: Path, manifest: str
+) -> None:
+    run = make_run(tmp_path / "run", "picture.png")
+    assets = tmp_path / "site/assets"
+    assets.mkdir(parents=True)
+    (assets / "mine.txt").write_text("mine")
+    (assets / ".made-by-gallery.json").write_text(manifest)
+    build(run, site=tmp_path / "site")
+    assert (run / "picture.png").is_file()
+    assert (assets / "mine.txt").is_file()
+
+
+@pytest.mark.parametrize("page", ["", "<title>My blog</title>"])
+def test_a_page_of_someone_else_is_not_replaced(tmp_path: Path, page: str) -> None:
+    run = make_run(tmp_path / "run", "picture.png")
+    (tmp_path / "blog").mkdir()
+    (tmp_path / "blog/index.html").write_text(page)
+    with pytest.raises(OutputError, match=r"index\.html was not made by `workbench gallery`"):
+        build(run, site=tmp_path / "blog")
+    assert files(tmp_path / "blog") == {"index.html": page.encode()}
+
+
+def test_the_page_is_written_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make_run(tmp_path / "run", "picture.png", "progress.gif")
+    build(run, site=tmp_path / "site")
+    page = (tmp_path / "site/index.html").read_bytes()
+    make_run(tmp_path / "run/more", "picture.png", "progress.gif")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("shutil.copyfile", full)
+    with pytest.raises(OutputError, match="free some space"):
+        build(run, site=tmp_path / "site")
+    assert (tmp_path / "site/index.html").read_bytes() == page
+    monkeypatch.undo()
+    shutil.rmtree(run / "more")
+    build(run, site=tmp_path / "site")
+    assert len(list((tmp_path / "site/assets").iterdir())) == 3  # nothing is forgotten
+
+
+def test_file_is_no_folder_for_a_page(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", "picture.png")
+    (tmp_path / "site").write_text("mine")
+    with pytest.raises(OutputError, match="cannot be written"):
+        build(run, site=tmp_path / "site")
+    assert (tmp_path / "site").read_text() == "mine"
+
+
+# --- command line ------------------------------------------------------------------------
+
+
+def gallery_command(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "workbench", "gallery", *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120)
+
+
+def test_command_says_what_it_made_and_what_it_left_out(tmp_path: Path) -> None:
+    make_run(tmp_path / "runs/good", "picture.png")
+    make_run(tmp_path / "runs/bad", "table.csv")
+    done = gallery_command("runs", "-o", "site", "--title", "My paintings", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "1 run in site/index.html (1 left out)"
+    assert done.stderr == (
+        "workbench: runs/bad: left out, because it has neither a picture nor a GIF or MP4.\n"
+    )
+    assert "<h1>My paintings</h1>" in (tmp_path / "site/index.html").read_text()
+    (tmp_path / "runs/good/picture.png").unlink()
+    done = gallery_command("runs", "-o", "site", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 3
+    assert done.stderr.endswith("workbench: runs: no run in here can be shown.\n")

@@ -1,0 +1,636 @@
+"""A picture that is being painted while its settings change, in the background and again."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import yaml
+from torch import Tensor
+
+from workbench import progress, runs, samples
+from workbench.errors import InputError, WorkbenchError
+from workbench.files import write_bytes
+from workbench.images import load_image, resize_down, save_image
+from workbench.losses import Losses
+from workbench.optimize import Iterate, TargetCache, measure, optimize, scales
+from workbench.settings import Settings
+from workbench.weights import load_weights
+
+SNAPSHOT_EVERY = 10  # steps between two pictures that can be gone back to
+SAVED_SIDE = 640  # px; longest side of the small pictures of content and style
+SNAPSHOTS_KEPT = 24  # of those, the newest
+START_ONLY = ("init", "seed")  # settings that say where a painting begins
+
+State = Literal["ready", "running", "paused", "finished", "stopped", "failed"]
+
+
+@dataclass(frozen=True)
+class Move:
+    """What was changed, and when.
+
+    Attributes
+    ----------
+    step
+        Steps that the picture had taken.
+    changes
+        Setting -> its new value.
+    back_to
+        The step whose picture and settings were gone back to; None: not that kind of move.
+    """
+
+    step: int
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    back_to: int | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Flat, as in YAML: `{"step": 20, "style_weight": 300.0}`."""
+        back = {} if self.back_to is None else {"back_to": self.back_to}
+        changes = {k: list(v) if isinstance(v, tuple) else v for k, v in self.changes.items()}
+        return {"step": self.step, **back, **changes}
+
+    @classmethod
+    def from_dict(cls, flat: Mapping[str, Any]) -> Move:
+        """Undo `as_dict`.
+
+        Raises
+        ------
+        InputError
+            If there is no step, or a number is not one.
+        """
+        changes = {**flat} if isinstance(flat, Mapping) else {}
+        numbers = changes.pop("step", None), changes.pop("back_to", None)
+        for name, number in zip(("step", "back_to"), numbers, strict=True):
+            whole = isinstance(number, int) and not isinstance(number, bool) and number >= 0
+            if not (whole or (name == "back_to" and number is None)):
+                raise InputError(
+                    f"move {flat!r}: {name} is {number!r}; give a whole number from 0 on, as in"
+                    ' {"step": 20, "style_weight": 300.0}.'
+                )
+        step, back_to = numbers
+        if back_to is not None and (changes or back_to >= step):
+            raise InputError(f"move {flat!r}: back_to goes to an earlier step and changes nothing.")
+        return cls(step, changes, back_to)
+
+
+class Painting:
+    """A picture being painted, one step at a time, whose settings may change in between.
+
+    A change goes on from the picture as it is, with the optimiser's history forgotten. It
+    gives the picture the coarse scales that it has not been through, and then all steps at
+    full size. Iterate over it to paint to the end.
+
+    Parameters
+    ----------
+    content
+        Photograph, `(1, 3, H, W)`, sRGB in [0, 1].
+    styles
+        One or more style pictures, likewise.
+    settings
+        To begin with.
+    moves
+        The `log` of an earlier painting, whose moves are made again at their steps: the same
+        picture comes about. A call of `change` or `step_back` drops those yet to come.
+    targets
+        See `optimize`.
+
+    Attributes
+    ----------
+    settings
+        Of the next step.
+    first_settings
+        Of the first.
+    iterate
+        The newest; None before the first.
+    log
+        Every move so far.
+    recorder
+        Losses and pictures of the way here, without what was gone back from.
+    seconds
+        That all steps took.
+
+    Raises
+    ------
+    InputError
+        If a move names an unknown setting or a value that makes no sense.
+    """
+
+    def __init__(
+        self,
+        content: Tensor,
+        styles: Sequence[Tensor],
+        settings: Settings,
+        *,
+        moves: Sequence[Move] = (),
+        targets: TargetCache | None = None,
+    ) -> None:
+        self.content, self.styles = content, tuple(styles)
+        self.settings = self.first_settings = settings
+        self.iterate: Iterate | None = None
+        self.log: list[Move] = []
+        self.recorder = progress.Recorder()
+        self.seconds = 0.0
+        self._to_come = effective(moves)
+        self._targets = targets or TargetCache()
+        self._snapshots: list[_Snapshot] = []
+        self._iterates: Iterator[Iterate] | None = None
+        for move in self._to_come:
+            settings = settings.changed(**move.changes)
+
+    def __iter__(self) -> Iterator[Iterate]:
+        while (iterate := self.step()) is not None:
+            yield iterate
+
+    def step(self) -> Iterate | None:
+        """Take one step (the first shows the start picture); None when all are taken.
+
+        Raises
+        ------
+        InputError
+            If the pictures and the settings do not go together.
+        OptimizationError
+            If the loss explodes; after a change of settings, it can go on.
+        """
+        while self._to_come and self.iterate and self._to_come[0].step <= self.iterate.step:
+            self._make(self._to_come.pop(0).changes)
+        began = time.monotonic()
+        iterates = self._iterates or self._begin()
+        self._iterates = None  # an iterator that raises is at its end
+        try:
+            iterate = next(iterates, None)
+        except Exception:
+            if self.iterate is not None:
+                self._make({})  # a move too: it goes on without the optimiser's history
+            raise
+        self.seconds += time.monotonic() - began
+        if iterate is not None:
+            self._iterates = iterates
+            self._keep(iterate)
+        elif self._to_come:
+            raise InputError(
+                f"a move is to be made at step {self._to_come[0].step}, but the painting ends"
+                f" at step {self.iterate.step if self.iterate else 0}."
+            )
+        return iterate
+
+    def change(self, **changes: Any) -> bool:
+        """Set one or more settings from the next step on; False if they are so already.
+
+        Raises
+        ------
+        InputError
+            If there is no such setting or a value makes no sense; nothing has changed then.
+        """
+        changed = self.settings.changed(**changes)
+        if changed == self.settings:
+            return False
+        self._to_come = []
+        if self.iterate is None:
+            self.settings = self.first_settings = changed
+            self._iterates = None
+        else:
+            # Values as Settings has them: plain numbers, texts and tuples.
+            new = {name: getattr(changed, name) for name in changes}
+            old = self.settings
+            self._make({name: v for name, v in new.items() if v != getattr(old, name)})
+        return True
+
+    def step_back(self) -> bool:
+        """Return to the picture, and the settings, of the newest snapshot before this one."""
+        if self.iterate is None:
+            return False
+        now = self.iterate.step
+        earlier = [shot for shot in self._snapshots if shot.iterate.step < now]
+        if not earlier:
+            return False
+        self._to_come, self._snapshots = [], earlier
+        back = earlier[-1]
+        self.iterate, self.settings = back.iterate, back.settings
+        self.recorder.rewind(back.iterate)
+        self.log.append(Move(now, back_to=back.iterate.step))
+        self._iterates = None
+        return True
+
+    def settings_so_far(self) -> Settings:
+        """With the steps that were taken, if the picture was painted without moves.
+
+        Painting with these from the start gives the very picture that there is now.
+        """
+        if self.iterate is None or effective(self.log):
+            return self.settings
+        coarse = sum(steps for _, steps in self._plan()[:-1])
+        taken = self.iterate.step - coarse
+        if taken < 1:
+            return self.settings
+        return replace(self.settings, steps=(*self.settings.steps[:-1], taken))
+
+    def _plan(self) -> list[tuple[tuple[int, int], int]]:
+        height, width = self.content.shape[-2:]
+        return scales((height, width), self.settings)
+
+    def _begin(self) -> Iterator[Iterate]:
+        """Iterates from here on, numbered on from here."""
+        if self.iterate is None:
+            yield from optimize(self.content, self.styles, self.settings, targets=self._targets)
+            return
+        done = self.iterate.step
+        left = replace(self.settings, steps=_steps_left([s for _, s in self._plan()], done))
+        iterates = optimize(
+            self.content, self.styles, left, start=self.iterate.image, targets=self._targets
+        )
+        for iterate in iterates:
+            if iterate.step > 0:  # where it starts is where it was
+                yield replace(iterate, step=done + iterate.step, steps=done + iterate.steps)
+
+    def _keep(self, iterate: Iterate) -> None:
+        self.iterate = iterate
+        self.recorder.add(iterate)
+        if iterate.step % SNAPSHOT_EVERY == 0:
+            self._snapshots.append(_Snapshot(iterate, self.settings))
+            del self._snapshots[:-SNAPSHOTS_KEPT]
+
+    def _make(self, changes: Mapping[str, Any]) -> None:
+        """Make a move and log it; those between the same two steps are one."""
+        assert self.iterate is not None
+        step = self.iterate.step
+        self.settings = replace(self.settings, **changes)
+        if self.log and self.log[-1].step == step and self.log[-1].back_to is None:
+            changes = {**self.log.pop().changes, **changes}
+        self.log.append(Move(step, changes))
+        self._iterates = None
+
+
+@dataclass(frozen=True)
+class _Snapshot:
+    iterate: Iterate
+    settings: Settings
+
+
+def _steps_left(plan: Sequence[int], done: int) -> tuple[int, ...]:
+    """Steps at each scale from here on, of which the last scale has all of its own."""
+    left = []
+    for steps in plan[:-1]:
+        left.append(max(0, steps - done))
+        done = max(0, done - steps)
+    return (*(steps for steps in left if steps > 0), plan[-1])
+
+
+def effective(log: Sequence[Move]) -> list[Move]:
+    """The moves that the picture at the end of the log is made with.
+
+    Going back to a step undoes the moves since, and forgets the optimiser's history there.
+    """
+    kept: list[Move] = []
+    for move in log:
+        if move.back_to is None:
+            kept.append(move)
+        else:
+            kept = [earlier for earlier in kept if earlier.step < move.back_to]
+            kept.append(Move(move.back_to))
+    return kept
+
+
+class Session:
+    """A painting in a thread of its own: who turns the knobs never waits for it.
+
+    Every method returns at once; what it asks for is done between two steps, in the order of
+    the calls. The thread lives only while there is something to do. Of all sessions in a
+    process one paints at a time: to start one is to pause the other, because two would slow
+    each other down many times over.
+
+    Parameters
+    ----------
+    content
+        Photograph, `(1, 3, H, W)`, sRGB in [0, 1].
+    styles
+        One or more style pictures, likewise.
+    settings
+        To begin with.
+    on_update
+        Called in the session's thread after every step and every change of `state`, with
+        nothing else going on: it may read `painting`. What it takes, the painting waits.
+    on_settings
+        Called likewise when `settings` were set by other means than `change`: by going back,
+        or by a replay.
+
+    Attributes
+    ----------
+    settings
+        What is wanted now; the next step uses them.
+    state
+        "ready" (nothing painted yet), "running", "paused", "finished" (all steps taken; a
+        change of settings goes on), "stopped" (the next start begins anew) or "failed"
+        (`message` says why; start and changes go on from the last good picture).
+    message
+        One sentence for whoever watches; empty if there is nothing to say.
+    painting
+        The present one, or the last; None before the first.
+    """
+
+    _now_running: ClassVar[weakref.ref[Session] | None] = None
+    _turns: ClassVar[threading.Lock] = threading.Lock()
+
+    def __init__(
+        self,
+        content: Tensor,
+        styles: Sequence[Tensor],
+        settings: Settings,
+        *,
+        on_update: Callable[[], None] = lambda: None,
+        on_settings: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.content, self.styles, self.settings = content, tuple(styles), settings
+        self.state: State = "ready"
+        self.message = ""
+        self.painting: Painting | None = None
+        self._on_update, self._on_settings = on_update, on_settings
+        self._targets = TargetCache()
+        self._pause_at: int | None = None
+        self._requests: deque[Callable[[], None]] = deque()
+        self._lock = threading.Lock()
+        self._worker: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Begin, or go on after a pause or a failure."""
+
+        def start() -> None:
+            if self.state in ("ready", "finished", "stopped") or self.painting is None:
+                self._begin(self.settings)
+            self._set("running")
+
+        self.between_steps(start)
+
+    def pause(self, message: str = "") -> None:
+        """Hold on after the step that is being taken."""
+
+        def pause() -> None:
+            if self.state == "running":
+                self._set("paused", message)
+
+        self.between_steps(pause)
+
+    def stop(self) -> None:
+        """End after the step that is being taken; the picture so far stays."""
+
+        def stop() -> None:
+            if self.painting is not None:
+                self._set("stopped")
+
+        self.between_steps(stop)
+
+    def change(self, **changes: Any) -> None:
+        """Set one or more settings; a painting that is under way uses them from the next step on.
+
+        `init` and `seed` wait for the next start.
+
+        Raises
+        ------
+        InputError
+            At once, if there is no such setting or a value makes no sense; nothing has changed
+            then.
+        """
+        self.settings = self.settings.changed(**changes)
+        now = {name: value for name, value in changes.items() if name not in START_ONLY}
+
+        def change() -> None:
+            self.settings = self.settings.changed(**changes)  # unless gone back on since
+            if self.painting is None or self.state in ("ready", "stopped"):
+                return
+            if self.painting.change(**now):
+                self._pause_at = None
+                if self.state in ("finished", "failed"):
+                    self._set("running")
+
+        self.between_steps(change)
+
+    def step_back(self) -> None:
+        """Return to the picture and the settings of some steps ago, and pause there."""
+
+        def step_back() -> None:
+            if self.painting is None or not self.painting.step_back():
+                self._set(self.state, "There is no earlier picture to go back to.")
+                return
+            start_only = {name: getattr(self.settings, name) for name in START_ONLY}
+            self._take(self.painting.settings.changed(**start_only))
+            self._pause_at = None
+            self._set("paused")
+
+        self.between_steps(step_back)
+
+    def replay(self) -> None:
+        """Paint the same picture again from the log, up to where it is now."""
+
+        def replay() -> None:
+            last = self.painting
+            if last is None or last.iterate is None:
+                self._set(self.state, "There is nothing to replay yet.")
+                return
+            self._begin(last.first_settings, last.log)
+            self._pause_at = last.iterate.step
+            self._set("running")
+
+        self.between_steps(replay)
+
+    def choose(self, content: Tensor | None = None, styles: Sequence[Tensor] = ()) -> None:
+        """Take other pictures; the next start begins with them."""
+
+        def choose() -> None:
+            self.content = self.content if content is None else content
+            self.styles = tuple(styles) or self.styles
+            self.painting = None
+            self._set("ready")
+
+        self.between_steps(choose)
+
+    def between_steps(self, request: Callable[[], None]) -> None:
+        """Have something done in the session's thread, between two steps."""
+        with self._lock:
+            self._requests.append(request)
+            if self._worker is None or not self._worker.is_alive():
+                self._worker = threading.Thread(target=self._work, name="painting", daemon=True)
+                self._worker.start()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until there is nothing left to do; False if that takes longer than `timeout`."""
+        worker = self._worker
+        if worker is not None:
+            worker.join(timeout)
+        return worker is None or not worker.is_alive()
+
+    def _work(self) -> None:
+        while True:
+            with self._lock:
+                request = self._requests.popleft() if self._requests else None
+                if request is None and self.state != "running":
+                    self._worker = None
+                    return
+            try:
+                if request is not None:
+                    request()
+                else:
+                    self._step()
+            except WorkbenchError as error:
+                self._set("failed", str(error))
+            except Exception as error:
+                first_line = (str(error).strip().splitlines() or [""])[0]
+                self._set("failed", f"{type(error).__name__}: {first_line}")
+
+    def _step(self) -> None:
+        assert self.painting is not None
+        iterate = self.painting.step()
+        if self._pause_at is not None:
+            self._take(self.painting.settings)  # moves of the log are made as it goes
+        if iterate is None:
+            self._set("finished")
+        elif iterate.step == self._pause_at:
+            self._pause_at = None
+            self._set("paused")
+        else:
+            self._on_update()
+
+    def _begin(self, settings: Settings, moves: Sequence[Move] = ()) -> None:
+        self._take(settings)
+        self.painting = Painting(
+            self.content, self.styles, settings, moves=moves, targets=self._targets
+        )
+        self._pause_at = None
+
+    def _take(self, settings: Settings) -> None:
+        if settings != self.settings:
+            self.settings = settings
+            self._on_settings()
+
+    def _set(self, state: State, message: str = "") -> None:
+        if state == "running":
+            with Session._turns:
+                other = Session._now_running() if Session._now_running else None
+                Session._now_running = weakref.ref(self)
+            if other is not None and other is not self:
+                other.pause("Paused, because another panel was started.")
+        self.state, self.message = state, message
+        self._on_update()
+
+
+# --- what a session leaves behind --------------------------------------------------------
+
+
+def save_settings(
+    painting: Painting, content: str, style: str, output_dir: str | os.PathLike[str]
+) -> list[Path]:
+    """Write settings as YAML that papermill's `-f` takes.
+
+    `settings.yaml` is for the notebook stylize_image; for a painting without moves, it gives
+    the same picture. `session.yaml`, for tune_weights, has the moves too; it is written if
+    there are any.
+
+    Parameters
+    ----------
+    content, style
+        Names of the pictures; paths become absolute.
+
+    Returns
+    -------
+    list of Path
+        What was written.
+    """
+    names = {"content": _absolute(content), "style": _absolute(style)}
+    moves = [move.as_dict() for move in effective(painting.log)]
+    settings = _yaml({**names, **_as_parameters(painting.settings_so_far())})
+    head = "# For: papermill notebooks/stylize_image.ipynb out.ipynb -f settings.yaml\n"
+    if moves:
+        head += "# Settings were changed on the way, so the picture will be another; session.yaml\n"
+        head += "# is the whole session.\n"
+    folder = Path(output_dir)
+    paths = [folder / "settings.yaml"]
+    write_bytes(paths[0], (head + settings).encode())
+    if moves:
+        assert painting.iterate is not None
+        session = {
+            **names,
+            **_as_parameters(painting.first_settings),
+            "moves": moves,
+            "last_step": painting.iterate.step,
+        }
+        head = "# For: papermill notebooks/tune_weights.ipynb out.ipynb -f session.yaml\n"
+        paths.append(folder / "session.yaml")
+        write_bytes(paths[1], (head + _yaml(session)).encode())
+    return paths
+
+
+def save_run(
+    painting: Painting, content: str, style: str, output_dir: str | os.PathLike[str]
+) -> runs.Result:
+    """Write the picture, its progress, curves, settings and a `result.json` into a folder."""
+    iterate = painting.iterate
+    if iterate is None:
+        raise InputError("there is no picture yet; start the painting first.")
+    folder = runs.start_run(output_dir)
+    outputs = {
+        "picture": folder / "picture.png",
+        "gif": folder / "progress.gif",
+        "strip": folder / "strip.png",
+        "losses": folder / "losses.png",
+        "content": folder / "content.jpg",
+        "style": folder / "style.jpg",
+    }
+    save_image(iterate.image, outputs["picture"])
+    save_image(resize_down(painting.content, SAVED_SIDE), outputs["content"])
+    save_image(resize_down(painting.styles[0], SAVED_SIDE), outputs["style"])
+    frames = [snapshot.frame for snapshot in painting.recorder.snapshots()]
+    progress.save_gif(frames, outputs["gif"])
+    progress.save_progress_strip(painting.recorder, outputs["strip"])
+    moves = effective(painting.log)
+    curves = progress.plot_losses(painting.recorder, [move.step for move in moves])
+    progress.save_plot(curves, outputs["losses"])
+    for path in save_settings(painting, content, style, folder):
+        outputs[path.stem] = path
+    picture = load_image(outputs["picture"])
+    losses = measure(picture, painting.content, painting.styles, painting.settings)
+    weights = load_weights(painting.settings.backbone)
+    return runs.finish_run(
+        folder,
+        outputs=outputs,
+        figures={**_figures(losses), "steps": iterate.step, "moves": len(moves)},
+        settings={
+            "content": content,
+            "style": style,
+            **painting.settings_so_far().as_dict(),
+            "moves": [move.as_dict() for move in moves],
+        },
+        weights={"name": weights.name, "sha256": weights.sha256},
+        seconds=painting.seconds,
+    )
+
+
+def _figures(losses: Losses) -> dict[str, float]:
+    return {
+        "loss": losses.total,
+        "content_loss": losses.content_total,
+        "style_loss": losses.style_total,
+        "tv_loss": losses.tv,
+    }
+
+
+def _as_parameters(settings: Settings) -> dict[str, Any]:
+    """Settings as a notebook takes them, wherever it runs."""
+    init = settings.init
+    named = init in ("content", "random")
+    return {**settings.as_dict(), "init": init if named else _absolute(init)}
+
+
+def _absolute(name: str) -> str:
+    return name if name.startswith(samples.PREFIX) else str(Path(name).resolve())
+
+
+def _yaml(values: dict[str, Any]) -> str:
+    text: str = yaml.safe_dump(
+        values, sort_keys=False, allow_unicode=True, width=10_000, default_flow_style=None
+    )
+    return text
