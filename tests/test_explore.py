@@ -517,10 +517,15 @@ def test_a_table_is_sorted_with_problems_at_its_end(tmp_path: Path) -> None:
     assert lines[1]["picture"] == "c_d.png"
     assert lines[2]["problem"] == "it | is damaged."
 
-    _, _, first, second, third = explore.markdown_table(ranked).splitlines()
-    assert first == "| a | 1,000,000 | 1,000 | 123,000 | 5 | 80 | 1.5 |"
+    head, _, first, second, third = explore.markdown_table(ranked).splitlines()
+    names = "loss | content loss | style loss | tv loss | steps | seconds"
+    assert head == f"|  | {names} | problem |"
+    assert first == "| a | 1,000,000 | 1,000 | 123,000 | 5 | 80 | 1.5 |  |"
     assert second.startswith("| c\\*d | 333,000 |")
-    assert third == "| b | it \\| is damaged. |"
+    assert third == "| b |  |  |  |  |  |  | it \\| is damaged. |"
+    fine = explore.markdown_table(ranked[:1]).splitlines()
+    assert fine[0] == f"|  | {names} |"
+    assert fine[2] == "| a | 1,000,000 | 1,000 | 123,000 | 5 | 80 | 1.5 |"
 
 
 def test_a_run_lists_its_pictures_and_figures(tmp_path: Path) -> None:

@@ -127,6 +127,8 @@ def test_pictures_with_few_colours_in_common_have_a_palette_each(tmp_path: Path)
     shade = generator.integers(0, 64, (30, 40, 1))
     colours = generator.integers(0, 190, (40, 1, 1, 3))
     frames = [(shade + colour).astype(np.uint8) for colour in colours]
+    for frame in frames:
+        frame[25:] = 255
     worst = {}
     for one_palette in (True, False):
         path = tmp_path / f"{one_palette}.gif"
@@ -136,6 +138,7 @@ def test_pictures_with_few_colours_in_common_have_a_palette_each(tmp_path: Path)
         pairs = zip(frames, decoded, strict=True)
         worst[one_palette] = max(np.abs(a.astype(int) - b).mean() for a, b in pairs)
     assert worst[False] < 3 < 10 < worst[True]
+    assert all((frame[25:] == 255).all() for frame in decoded)
 
 
 def test_gif_frames_of_coarse_scales_grow_to_the_last(tmp_path: Path) -> None:

@@ -25,9 +25,11 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib import colormaps
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.transforms import Bbox
 from torch import Tensor
 from tqdm import tqdm
 
@@ -48,6 +50,15 @@ CROP = "crop"  # may vary like a setting, although it is none
 _READABLE = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif")
 _PICTURES = (*_READABLE, ".heic", ".heif", ".avif")  # the table is to say which are not painted
 _NAME_BYTES = 180  # what a file system takes, less what is put around it while writing
+# Where a label may stand beside its point: offset, and which edges of the text lie there.
+_SIDES = (
+    (6, 4, "left", "bottom"),
+    (6, -4, "left", "top"),
+    (-6, 4, "right", "bottom"),
+    (-6, -4, "right", "top"),
+    (0, 8, "center", "bottom"),
+    (0, -8, "center", "top"),
+)
 
 Axis = tuple[str, Sequence[Any]]
 """What changes along a side of a grid: the name of a setting, or "crop", and its values."""
@@ -325,7 +336,7 @@ def paint_variations(
     with claimed(folder), _bar(len(variations)) as bar:
         for variation in variations:
             path = folder / f"{variation.name}.png"
-            bar.set_postfix_str(variation.caption[:30])
+            bar.set_postfix_str(variation.caption[:30], refresh=False)
             content = contents[variation.content, variation.crop]
             try:
                 key = _key(variation, ruler, weights)
@@ -542,6 +553,7 @@ def plot_tradeoff(painted: Sequence[Painted], rows: Axis, columns: Axis, ruler: 
     figure = Figure(figsize=(8, 6), layout="constrained", dpi=110)
     axes = figure.subplots()
     width = len(columns[1])
+    labels: list[tuple[str, float, float, Any]] = []
     shades = colormaps["viridis"](np.linspace(0, 0.75, len(rows[1])))
     for number, (label, shade) in enumerate(zip(_labels(rows), shades, strict=True)):
         row = painted[number * width : (number + 1) * width]
@@ -549,17 +561,11 @@ def plot_tradeoff(painted: Sequence[Painted], rows: Axis, columns: Axis, ruler: 
         content = [each.figures.get("content_loss") or math.nan for each in row]
         style = [each.figures.get("style_loss") or math.nan for each in row]
         axes.plot(content, style, "o-", color=shade, lw=1.6, label=label)
-        for value, x, y in zip(columns[1], content, style, strict=True):
-            if math.isfinite(x + y):
-                text = axes.annotate(
-                    _value(columns[0], value),
-                    (x, y),
-                    (7, 5),
-                    textcoords="offset points",
-                    color=shade,
-                    fontsize=9,
-                )
-                text.set_path_effects([withStroke(linewidth=3, foreground="white")])
+        labels += [
+            (_value(columns[0], value), x, y, shade)
+            for value, x, y in zip(columns[1], content, style, strict=True)
+            if math.isfinite(x + y)
+        ]
     how = f"weight 1, float32, {ruler.size} px"
     axes.set(
         xscale="log",
@@ -570,13 +576,48 @@ def plot_tradeoff(painted: Sequence[Painted], rows: Axis, columns: Axis, ruler: 
     )
     axes.margins(0.12)
     for side in (axes.xaxis, axes.yaxis):
-        side.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        low, high = side.get_view_interval()
+        side.set_major_locator(
+            MaxNLocator(5)
+            if high < 4 * low
+            else LogLocator(subs=(1, 2, 3, 5, 7) if high < 20 * low else (1, 2, 5))
+        )
         side.set_major_formatter(FuncFormatter(lambda number, _: _short(number)))
         side.set_minor_formatter(NullFormatter())
     axes.grid(alpha=0.25, which="both")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(title=f"at the points: {columns[0]}", frameon=False, fontsize=9)
+    if labels:
+        _write_at_points(axes, labels)
     return figure
+
+
+def _write_at_points(axes: Axes, labels: Sequence[tuple[str, float, float, Any]]) -> None:
+    """Write `(text, x, y, colour)` beside the points, on the side where there is room."""
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    figure.draw_without_rendering()  # only then is it known where on the page a point lies
+    points = axes.transData.transform([(x, y) for _, x, y, _ in labels])
+    taken = [Bbox.from_bounds(x - 6, y - 6, 12, 12) for x, y in points]
+    for text, x, y, colour in labels:
+        written = axes.annotate(
+            text,
+            (x, y),
+            (6, 4),
+            textcoords="offset points",
+            color=colour,
+            fontsize=9,
+            path_effects=[withStroke(linewidth=3, foreground="white")],
+        )
+        boxes = []
+        for dx, dy, side, edge in _SIDES:
+            written.set(position=(dx, dy), ha=side, va=edge)
+            boxes.append(written.get_window_extent())
+        overlaps = [sum(map(box.overlaps, taken)) for box in boxes]
+        best = overlaps.index(min(overlaps))
+        dx, dy, side, edge = _SIDES[best]
+        written.set(position=(dx, dy), ha=side, va=edge)
+        taken.append(boxes[best])
 
 
 def check_figure(name: str) -> None:
@@ -622,17 +663,18 @@ def save_table(painted: Sequence[Painted], path: str | os.PathLike[str]) -> None
 
 def markdown_table(painted: Sequence[Painted]) -> str:
     """The same as a table in Markdown, with three digits of each number."""
-    lines = ["| | " + " | ".join(FIGURES) + " |", "| --- |" + " ---: |" * len(FIGURES)]
-    lines = [line.replace("_", " ") for line in lines]
+    head, rule = ["", *FIGURES], ["---", *["---:"] * len(FIGURES)]
+    if any(each.problem for each in painted):
+        head, rule = [*head, "problem"], [*rule, "---"]
+    rows = [[text.replace("_", " ") for text in head], rule]
     for each in painted:
-        cells = [each.variation.caption]
-        if each.problem is None:
-            cells += [_short(each.figures[name]) for name in FIGURES]
-        else:
-            cells.append(each.problem)
-        plain = [re.sub(r"([\\`*_<>|\[\]])", r"\\\1", cell) for cell in cells]
-        lines.append("| " + " | ".join(plain) + " |")
-    return "\n".join(lines)
+        figures = [_short(each.figures[name]) if not each.problem else "" for name in FIGURES]
+        texts = [
+            re.sub(r"([\\`*_<>|\[\]])", r"\\\1", text)
+            for text in (each.variation.caption, each.problem or "")
+        ]
+        rows.append([texts[0], *figures, *texts[1:]][: len(head)])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def pictures_of(painted: Sequence[Painted]) -> dict[str, Path]:

@@ -32,6 +32,7 @@ from workbench.weights import cache_folder, load_weights
 
 SMALLEST_COARSE_SIDE = 64  # pixels; a coarse scale with a shorter side is left out
 WARM_UP_STEPS = 20  # of Adam before L-BFGS at the first scale, where it would explode at once
+FIRST_STEP = 0.25  # grey levels (root mean square) of the first step of L-BFGS
 HISTORY = 20  # pairs that L-BFGS remembers; more gains nothing
 EXPLODED = 2.0  # times the lowest loss so far: a step of L-BFGS beyond that is taken back
 MAX_RESCUES = 8  # in a row, each with half the step of the one before
@@ -438,6 +439,8 @@ def _descend(
         good_pixels, good_grad, good = pixels.detach().clone(), pixels.grad, losses
         # Loss and gradient at `pixels` are known; the optimiser only has to take its step.
         optimizer.step(lambda loss=losses.total: loss)  # type: ignore[misc]
+        if step >= warm_up:
+            optimizer.param_groups[0]["lr"] = rate  # from L-BFGS's second step on
         losses = look()
         if _exploded(losses.total, lowest, adam=step < warm_up):
             with torch.no_grad():
@@ -464,7 +467,13 @@ def _optimizer(
 ) -> torch.optim.Optimizer:
     if adam:
         return torch.optim.Adam([pixels], lr=rate * settings.learning_rate)
-    return torch.optim.LBFGS([pixels], lr=rate, max_iter=1, history_size=HISTORY)
+    # torch would begin with a step of one grey level over all pixels together. That is nothing,
+    # and in bfloat16 the gradient's change, from which L-BFGS learns, would be noise.
+    assert pixels.grad is not None
+    begins_with = pixels.grad / pixels.grad.abs().sum().clamp(min=1.0)
+    length = float(begins_with.square().mean().sqrt())
+    first = rate * FIRST_STEP / length if length > 0 else rate
+    return torch.optim.LBFGS([pixels], lr=first, max_iter=1, history_size=HISTORY)
 
 
 def _exploded(loss: float, lowest: float, *, adam: bool) -> bool:

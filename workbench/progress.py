@@ -300,19 +300,12 @@ def _resize_frame(frame: Frame, shape: tuple[int, int]) -> Frame:
 def _encode_gif(
     frames: Sequence[Frame], fps: float, hold: float, colours: int, one_palette: bool
 ) -> bytes:
-    def palette_of(frames: Sequence[Frame]) -> Image.Image:
-        mosaic = Image.fromarray(np.concatenate(frames)).reduce(2)
-        return mosaic.quantize(colours, Image.Quantize.MEDIANCUT, kmeans=3)
-
     if one_palette:
         sampled = np.linspace(0, len(frames) - 1, min(len(frames), 8)).astype(int)
-        palettes = [palette_of([frames[i] for i in sampled])] * len(frames)
+        palette = _palette([frames[i] for i in sampled], colours)
+        pictures = [_in_colours_of(palette, frame) for frame in frames]
     else:
-        palettes = [palette_of([frame]) for frame in frames]
-    pictures = [
-        Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.NONE)
-        for frame, palette in zip(frames, palettes, strict=True)
-    ]
+        pictures = [_in_own_colours(frame, colours) for frame in frames]
     duration = round(1000 / fps)
     buffer = io.BytesIO()
     pictures[0].save(
@@ -325,6 +318,25 @@ def _encode_gif(
         optimize=False,
     )
     return buffer.getvalue()
+
+
+def _palette(frames: Sequence[Frame], colours: int) -> Image.Image:
+    mosaic = Image.fromarray(np.concatenate(frames)).reduce(2)
+    return mosaic.quantize(colours, Image.Quantize.MEDIANCUT, kmeans=3)
+
+
+def _in_colours_of(palette: Image.Image, frame: Frame) -> Image.Image:
+    return Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.NONE)
+
+
+def _in_own_colours(frame: Frame, colours: int) -> Image.Image:
+    """With white itself among them, or the paper around captions would flicker."""
+    palette = _palette([frame], colours - 1)
+    others = (palette.getpalette() or [])[: 3 * (colours - 1)]
+    palette.putpalette([*others, 252, 252, 252])  # Pillow rounds 255 down to that to look it up
+    picture = _in_colours_of(palette, frame)
+    picture.putpalette([*others, 255, 255, 255])
+    return picture
 
 
 # --- sheets and plots --------------------------------------------------------------------

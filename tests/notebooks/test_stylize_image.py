@@ -104,7 +104,8 @@ def test_runs_headless_and_shows_everything(
     run_notebook(find_notebook("stylize_image"), executed, {"output_dir": str(output), **QUICK})
     result = read_result(output)
     assert result is not None
-    assert set(result.outputs) == {"picture", "gif", "mp4", "strip", "comparison", "losses"}
+    files = {"picture", "gif", "mp4", "strip", "comparison", "losses", "content", "style 1"}
+    assert set(result.outputs) == files
     assert result.weights["name"] == "vgg16"
     assert len(result.weights["sha256"]) == 64
     assert result.settings["size"] == 128

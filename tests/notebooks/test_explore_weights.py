@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+
+from workbench.errors import InputError
+from workbench.images import crop_image, load_image
+from workbench.notebook import find_notebook, run_notebook, settings_from
+from workbench.optimize import measure
+from workbench.runs import read_result
+from workbench.samples import load_picture
+from workbench.settings import Settings
+
+QUICK = {"size": 96, "steps": [6]}
+
+
+def explore(output: Path, **parameters: Any) -> Path:
+    executed = output / "explore_weights.ipynb"
+    parameters = {"output_dir": str(output), **QUICK, **parameters}
+    run_notebook(find_notebook("explore_weights"), executed, parameters)
+    return executed
+
+
+def kinds(executed: Path) -> list[str]:
+    return [
+        kind
+        for cell in nbformat.read(executed, 4).cells
+        for out in cell.get("outputs", [])
+        for kind in out.get("data", {})
+    ]
+
+
+def pictures(output: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_mtime_ns for path in (output / "pictures").glob("*.png")}
+
+
+@pytest.mark.slow
+def test_a_grid_of_weights_and_the_same_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    grid = {"row_values": [1.0, 25.0], "column_values": [10.0, 1000.0]}
+    executed = explore(tmp_path, **grid)
+    assert "4/4" in capsys.readouterr().out
+    assert kinds(executed).count("image/png") == 3  # inputs, sheet, trade-off
+    assert "text/markdown" in kinds(executed)
+    result = read_result(tmp_path)
+    assert result is not None
+    assert {"sheet", "tradeoff", "table", "inputs"} <= set(result.outputs)
+    assert len(result.outputs) == 8
+    assert result.figures["pictures"] == 4
+    assert result.settings["columns"] == "style_weight"
+
+    name = "content_weight_1-style_weight_1000"
+    painted = load_image(tmp_path / result.outputs[f"picture {name}"])
+    ruler = Settings(content_weight=1, style_weight=1, tv_weight=1, size=96)
+    photo, style = load_picture("sample:astronaut"), load_picture("sample:swirls")
+    measured = measure(painted, photo, [style], ruler)
+    assert result.figures[f"{name} style_loss"] == pytest.approx(measured.style_total, rel=1e-4)
+
+    before = pictures(tmp_path)
+    explore(tmp_path, row_values=[1.0, 25.0], column_values=[10.0, 100.0, 1000.0])
+    after = pictures(tmp_path)
+    assert len(after) == 6
+    assert {name: after[name] for name in before} == before
+
+
+@pytest.mark.slow
+def test_crops_are_compared(tmp_path: Path) -> None:
+    box = [0.2, 0.0, 0.65, 0.6]
+    explore(tmp_path, rows="crop", row_values=[[], box], column_values=[20.0])
+    result = read_result(tmp_path)
+    assert result is not None
+    whole = load_image(tmp_path / result.outputs["picture crop_whole-style_weight_20"])
+    part = load_image(tmp_path / result.outputs["picture crop_0.2_0_0.65_0.6-style_weight_20"])
+    assert whole.shape == (1, 3, 96, 96)
+    cropped = crop_image(load_picture("sample:astronaut"), (0.2, 0.0, 0.65, 0.6))
+    assert part.shape[-1] / part.shape[-2] == pytest.approx(
+        cropped.shape[-1] / cropped.shape[-2], abs=0.02
+    )
+
+
+@pytest.mark.slow
+def test_nonsense_is_refused_before_anything_is_painted(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="did you mean 'style_scale'"):
+        explore(tmp_path, columns="style_scal", column_values=[1.0])
+    assert not (tmp_path / "pictures").exists()
+
+
+def test_defaults_are_a_quick_grid() -> None:
+    source = nbformat.read(find_notebook("explore_weights"), 4).cells[1].source
+    values: dict[str, Any] = {}
+    exec(source, values)  # our own file
+    assert settings_from(values) == Settings.from_preset("draft")
+    assert len(values["row_values"]) * len(values["column_values"]) == 9
