@@ -315,7 +315,7 @@ def test_a_start_is_near_already_and_is_not_shaken_up(
     tiny: Settings, photo: Tensor, painting: Tensor
 ) -> None:
     finished = stylize(photo, [painting], replace(tiny, steps=(80,)))
-    steps = replace(tiny, steps=(10,))
+    steps = replace(tiny, steps=(30,))
     begun = list(optimize(photo, [painting], steps, start=finished))
     shaken = list(optimize(finished, [painting], replace(steps, content_weight=0)))
     losses = [iterate.losses.total for iterate in begun]

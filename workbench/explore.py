@@ -35,14 +35,13 @@ from tqdm import tqdm
 
 import workbench
 from workbench.errors import InputError, OptimizationError
-from workbench.files import write_bytes
+from workbench.files import claimed, write_bytes
 from workbench.images import Box, Frame, crop_image, from_array, load_image, save_image, to_array
 from workbench.notebook import unknown_parameter
 from workbench.optimize import Iterate, TargetCache, measure, optimize
 from workbench.progress import contact_sheet
 from workbench.samples import PREFIX, load_picture
 from workbench.settings import Settings
-from workbench.video.frames import claimed
 from workbench.weights import load_weights
 
 FIGURES = ("loss", "content_loss", "style_loss", "tv_loss", "steps", "seconds")

@@ -9,7 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from workbench.errors import OutputError
+from filelock import FileLock, Timeout
+
+from workbench.errors import InputError, OutputError
 
 
 @contextmanager
@@ -78,3 +80,16 @@ def _output_errors(path: Path) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             reason += "; free some space and run it again"
         raise OutputError(f"{path} cannot be written: {reason}.") from error
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Keep a second run out of the folder; a killed run holds no claim."""
+    check_writable(folder / ".lock")
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            yield
+    except Timeout:
+        raise InputError(
+            f"{folder} is being painted into by another run; wait for it, or use another folder."
+        ) from None

@@ -10,18 +10,16 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from filelock import FileLock, Timeout
 from torch import Tensor
 
 from workbench.devices import peak_megabytes
 from workbench.errors import InputError
-from workbench.files import check_writable, write_bytes
+from workbench.files import write_bytes
 from workbench.images import Frame, load_image, save_image, to_array
 from workbench.optimize import Iterate
 
@@ -52,19 +50,6 @@ class FrameFigures:
     losses: Mapping[str, float]
     seconds: float
     megabytes: float
-
-
-@contextmanager
-def claimed(folder: Path) -> Iterator[None]:
-    """Keep a second run out of the folder; a killed run holds no claim."""
-    check_writable(folder / "run.json")
-    try:
-        with FileLock(folder / ".lock", timeout=0):
-            yield
-    except Timeout:
-        raise InputError(
-            f"{folder} is being painted into by another run; wait for it, or use another folder."
-        ) from None
 
 
 def check_same_run(folder: Path, identity: Mapping[str, Any]) -> None:

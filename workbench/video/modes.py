@@ -29,6 +29,7 @@ from tqdm import tqdm
 import workbench
 from workbench.devices import reset_peak_megabytes
 from workbench.errors import InputError
+from workbench.files import claimed
 from workbench.images import Frame, from_array, load_image, recolour, resize, to_array
 from workbench.losses import TemporalTarget
 from workbench.optimize import Iterate, optimize
@@ -49,7 +50,6 @@ from workbench.video.frames import (
     FrameFigures,
     PaintedFrames,
     check_same_run,
-    claimed,
     film_figures,
     finish_frame,
     finished_frames,
