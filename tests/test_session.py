@@ -467,8 +467,6 @@ def test_whatever_is_done_the_log_gives_the_same_picture(
     for log in (work.log, [Move.from_dict(move.as_dict()) for move in effective(work.log)]):
         again = Painting(square, [painting], work.first_settings, moves=log)
         paint(again, work.iterate.step)  # type: ignore[union-attr]
-        if again.settings != work.settings:
-            again.step()  # the last change was after the last step
         assert torch.equal(picture(again), picture(work))
         assert again.settings == work.settings
         assert again.iterate.losses == work.iterate.losses  # type: ignore[union-attr]
@@ -715,6 +713,20 @@ def test_a_drag_while_paused_is_one_move(tiny: Settings, watched: Callable[..., 
     assert session.state == "paused"
     assert session.painting is not None
     assert session.painting.log == [Move(5, {"style_weight": 499.0})]
+
+
+def test_settings_are_what_was_asked_for_last_before_it_is_done(
+    tiny: Settings, watched: Callable[..., Watched]
+) -> None:
+    session, go_on, seen = watched(tiny), threading.Event(), []
+    session.between_steps(lambda: go_on.wait(PATIENCE) and None)
+    for weight in (200.0, 300.0, 400.0):
+        session.change(style_weight=weight)
+        session.between_steps(lambda: seen.append(session.settings.style_weight))
+    assert session.settings.style_weight == 400.0
+    go_on.set()
+    session.settle()
+    assert seen == [400.0] * 3
 
 
 def test_init_and_seed_wait_for_the_next_start(

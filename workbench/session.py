@@ -161,17 +161,17 @@ class Painting:
         while self._to_come and self.iterate and self._to_come[0].step <= self.iterate.step:
             self._make(self._to_come.pop(0).changes)
         began = time.monotonic()
-        iterates = self._iterates or self._begin()
-        self._iterates = None  # an iterator that raises is at its end
+        if self._iterates is None:
+            self._iterates = self._begin()
         try:
-            iterate = next(iterates, None)
-        except Exception:
+            iterate = next(self._iterates, None)
+        except BaseException:
+            self._iterates = None
             if self.iterate is not None:
                 self._make({})  # a move too: it goes on without the optimiser's history
             raise
         self.seconds += time.monotonic() - began
         if iterate is not None:
-            self._iterates = iterates
             self._keep(iterate)
         elif self._to_come:
             raise InputError(

@@ -88,7 +88,7 @@ class Tuner:
         )
         self._line = _Line()
         self._showing: int | None = None  # thread that sets widgets to what the session has
-        self._shown_state = ""
+        self._shown_state = ("", "")
         self._next_curves = self._next_strip = 0.0
         self._make_widgets(settings)
         self._show_settings()
@@ -119,7 +119,9 @@ class Tuner:
             "Step back", "undo", "To the picture and the sliders of some steps ago, and pause"
         )
         self.replay = button("Replay", "repeat", "The same again from the log of all moves")
-        self.save_settings = button("Save settings", "save", "For papermill, as YAML")
+        self.save_settings = button(
+            "Save settings", "save", "What made this picture, as YAML for papermill"
+        )
         self.save_gif = button("Save GIF", "film", "The progress so far")
         self.save_run = button(
             "Save run", "folder-open", "Picture, GIF, curves, settings and result.json"
@@ -249,9 +251,9 @@ class Tuner:
     def _update(self) -> None:
         """Bring the browser up to date; called in the session's thread after every step."""
         session, now = self.session, time.monotonic()
-        turned = session.state != self._shown_state or session.message
+        turned = (session.state, session.message) != self._shown_state
         if turned:
-            self._shown_state = session.state
+            self._shown_state = session.state, session.message
             self._enable_buttons()
             self._say(session.message, bad=session.state == "failed")
         painting = session.painting
@@ -282,7 +284,7 @@ class Tuner:
 
     def _show_choice(self) -> None:
         """The photograph, before there is anything else to see."""
-        self._shown_state = "ready"
+        self._shown_state = ("ready", "")
         self._enable_buttons()
         self.picture.value = _jpeg(to_array(resize_down(self.content.image, PICTURE_SIDE)))
         self.caption.value = "Press Start."

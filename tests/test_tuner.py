@@ -1,0 +1,878 @@
+"""The slider panel without a browser: what a person does is the setting of a widget's value."""
+
+from __future__ import annotations
+
+import datetime
+import html
+import io
+import re
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from torch import Tensor
+
+from workbench import samples, session
+from workbench.images import from_array, load_image, resize, save_image
+from workbench.optimize import stylize
+from workbench.runs import read_result
+from workbench.session import Move, Painting
+from workbench.settings import Settings
+from workbench.tuner import PICTURE_SIDE, Tuner, tuner
+
+PATIENCE = 30  # seconds, within which anything here must be done
+FOR_EVER = 100_000  # steps
+
+
+@pytest.fixture
+def pictures(photo: Tensor, painting: Tensor, tmp_path: Path) -> tuple[str, str]:
+    """Paths of a photograph and a style picture."""
+    paths = tmp_path / "photo.png", tmp_path / "style.png"
+    for picture, path in zip((photo, painting), paths, strict=True):
+        save_image(picture, path)
+    return str(paths[0]), str(paths[1])
+
+
+@pytest.fixture
+def make(
+    tiny: Settings, pictures: tuple[str, str], tmp_path: Path
+) -> Iterator[Callable[..., Tuner]]:
+    """Opens panels, whose sessions are stopped in the end whatever happens."""
+    made: list[Tuner] = []
+
+    def make(**changes: Any) -> Tuner:
+        folder = changes.pop("output_dir", tmp_path / "out")
+        content = changes.pop("content", pictures[0])
+        made.append(tuner(content, pictures[1], tiny.changed(**changes), folder))
+        return made[-1]
+
+    yield make
+    for panel in made:
+        panel.session.stop()
+        panel.session.wait(PATIENCE)
+
+
+@pytest.fixture
+def panel(make: Callable[..., Tuner]) -> Tuner:
+    return make()
+
+
+def settle(panel: Tuner) -> None:
+    assert panel.session.wait(PATIENCE)
+
+
+def run(panel: Tuner) -> None:
+    panel.start.click()
+    settle(panel)
+
+
+def at(panel: Tuner, step: int, do: Callable[[], object]) -> None:
+    """Have something done as soon as the panel has been told of a step."""
+    update = panel.session._on_update
+    done = threading.Event()
+
+    def watch() -> None:
+        update()
+        painting = panel.session.painting
+        if painting and painting.iterate and painting.iterate.step == step and not done.is_set():
+            done.set()
+            do()
+
+    panel.session._on_update = watch
+
+
+def run_until(panel: Tuner, step: int) -> None:
+    at(panel, step, panel.session.pause)
+    run(panel)
+    assert panel.session.state == "paused"
+    assert panel.session.painting.iterate.step == step  # type: ignore[union-attr]
+
+
+def said(panel: Tuner) -> str:
+    """What the panel says, as a person reads it."""
+    assert len(re.findall(r"<[^>]*>", panel.message.value)) in (0, 2)  # one element at most
+    return html.unescape(re.sub(r"<[^>]*>", "", panel.message.value))
+
+
+def caption(panel: Tuner) -> str:
+    return html.unescape(re.sub(r"<[^>]*>", " ", panel.caption.value))
+
+
+def decoded(data: bytes) -> Image.Image:
+    picture = Image.open(io.BytesIO(data))
+    picture.load()
+    return picture
+
+
+def shown_settings(panel: Tuner) -> dict[str, Any]:
+    """What the widgets stand at."""
+    layers = tuple(layer for layer, box in panel.style_layers.items() if box.value)
+    return {
+        **{name: widget.value for name, widget in (panel.sliders | panel.others).items()},
+        "steps": panel.steps.value,
+        "content_layers": tuple(name for name, box in panel.content_layers.items() if box.value),
+        "style": {layer: panel.layer_weights[layer].value for layer in layers},
+    }
+
+
+def settings_as_shown(settings: Settings) -> dict[str, Any]:
+    """What the widgets have to stand at."""
+    names = ("content_weight", "style_weight", "tv_weight", "style_scale", "size")
+    names += ("optimizer", "init", "seed")
+    factors = settings.style_layer_weights or (1.0,) * len(settings.style_layers)
+    pairs = zip(settings.style_layers, factors, strict=True)
+    return {
+        **{name: getattr(settings, name) for name in names},
+        "steps": settings.steps[-1],
+        "content_layers": settings.content_layers,
+        "style": {layer: factor for layer, factor in pairs if factor > 0},
+    }
+
+
+def upload(content: bytes, name: str = "some.png", kind: str = "image/png") -> dict[str, Any]:
+    """A file as the upload widget has it."""
+    when = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
+    return {
+        "name": name,
+        "type": kind,
+        "size": len(content),
+        "content": memoryview(content),
+        "last_modified": when,
+    }
+
+
+def png(colour: tuple[int, int, int] = (200, 30, 30), size: tuple[int, int] = (70, 50)) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", size, colour).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+# --- opening -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"style_weight": 123.4, "content_weight": 0.0, "tv_weight": 0.0},
+        {"content_weight": 1e-7, "style_weight": 3e7, "tv_weight": 12.0},
+        {"size": 300, "style_scale": 0.77},
+        {"size": 32, "content_layers": ("relu1_1",), "style_layers": ("relu2_1",)},
+        {"style_layer_weights": (1.0, 0.0, 2.0, 0.333, 50.0)},
+        {"style_layers": ("relu5_3", "relu1_2"), "style_layer_weights": (0.0, 7.0)},
+        {"content_layers": ("relu1_1", "relu3_1"), "style_blend_weights": (2.0,)},
+        {"steps": (5, 7), "optimizer": "adam", "init": "random", "seed": 2**40},
+        {"init": "start.png", "pooling": "l2", "learning_rate": 3.0},
+    ],
+    ids=str,
+)
+def test_a_panel_opens_on_the_settings_given_and_changes_none(
+    make: Callable[..., Tuner], tiny: Settings, changes: dict[str, Any]
+) -> None:
+    panel, given = make(**changes), tiny.changed(**changes)
+    settle(panel)
+    assert panel.session.settings == given
+    assert shown_settings(panel) == settings_as_shown(given)
+    assert panel.session.state == "ready"
+    assert said(panel) == ""
+
+
+def test_without_settings_a_panel_opens_on_the_draft(pictures: tuple[str, str]) -> None:
+    panel = tuner(*pictures)
+    assert panel.session.settings == Settings.from_preset("draft")
+    assert panel.output_dir == Path("runs/tune_weights")
+
+
+def test_a_panel_shows_in_jupyter(panel: Tuner) -> None:
+    bundle = panel._repr_mimebundle_()
+    assert "application/vnd.jupyter.widget-view+json" in bundle
+    assert not panel.output_dir.exists()  # nothing is written before it is asked for
+
+
+def test_a_picture_that_is_missing_is_told_and_a_sample_taken(
+    make: Callable[..., Tuner], tmp_path: Path
+) -> None:
+    path = tmp_path / "<b>gone</b>.png"
+    panel = make(content=str(path))
+    assert said(panel) == f"{path}: there is no such file."
+    assert panel.content.name == panel.content.path.value == "sample:astronaut"
+    assert torch.equal(panel.content.image, samples.photograph())
+    assert decoded(panel.picture.value).size == (512, 512)
+    run(panel)
+    assert panel.session.state == "finished"
+
+
+def test_the_photograph_shows_before_anything_is_painted(
+    make: Callable[..., Tuner], tmp_path: Path
+) -> None:
+    Image.effect_noise((900, 300), 90).save(tmp_path / "wide.png")
+    panel = make(content=str(tmp_path / "wide.png"))
+    assert decoded(panel.picture.value).size == (PICTURE_SIDE, 213)
+    assert "Press Start" in caption(panel)
+    assert max(decoded(panel.content.thumbnail.value).size) <= 160
+    assert max(decoded(panel.style.thumbnail.value).size) <= 160
+
+
+# --- painting ----------------------------------------------------------------------------
+
+
+def test_start_paints_and_the_picture_arrives(
+    panel: Tuner, tiny: Settings, pictures: tuple[str, str]
+) -> None:
+    panel.sliders["style_weight"].value = 400.0
+    run(panel)
+    assert panel.session.state == "finished"
+    picture = decoded(panel.picture.value)
+    assert picture.format == "JPEG"
+    assert picture.size == (64, 48)
+    photo, painting = map(load_image, pictures)
+    painted = stylize(photo, [painting], replace(tiny, style_weight=400.0))
+    shown = from_array(np.asarray(picture))
+    assert (resize(shown, 16) - resize(painted, 16)).abs().mean() < 0.03  # JPEG
+    for part in ("finished", "step 12 of 12", "64×48 px", "content weight 5 ·", "tv weight 0.001"):
+        assert part in caption(panel)
+    assert "style weight 400 ·" in caption(panel)
+    assert "loss " in caption(panel)
+    assert decoded(panel.curves.value).format == "PNG"
+    assert decoded(panel.strip.value).format == "JPEG"
+    assert panel.moves.value == "None yet."
+
+
+@pytest.mark.parametrize("weight", [123.4, 1120.0, 10_000.0, 0.05])
+def test_the_caption_names_a_weight_as_the_slider_does(
+    make: Callable[..., Tuner], weight: float
+) -> None:
+    panel = make(style_weight=weight)
+    run(panel)
+    assert f"style weight {panel.sliders['style_weight'].label} ·" in caption(panel)
+
+
+def test_a_large_picture_is_made_small_for_the_browser(make: Callable[..., Tuner]) -> None:
+    panel = make(size=800, steps=(1,), style_layers=("relu1_1",), content_layers=("relu1_1",))
+    run(panel)
+    assert decoded(panel.picture.value).size == (PICTURE_SIDE, 480)
+    assert "800×600 px" in caption(panel)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("content_weight", 25.0),
+        ("content_weight", 0.0),
+        ("style_weight", 355.0),
+        ("style_weight", 0.0),
+        ("tv_weight", 0.0),
+        ("tv_weight", 1.0),
+        ("style_scale", 0.5),
+        ("size", 128),
+    ],
+)
+def test_every_slider_counts(panel: Tuner, tiny: Settings, name: str, value: float) -> None:
+    panel.sliders[name].value = value
+    settle(panel)
+    assert panel.session.settings == tiny.changed(**{name: value})
+    assert said(panel) == ""
+
+
+def test_every_other_widget_counts(panel: Tuner, tiny: Settings) -> None:
+    panel.others["optimizer"].value = "adam"
+    panel.others["init"].value = "random"
+    panel.others["seed"].value = 77
+    panel.steps.value = 5
+    settle(panel)
+    wanted = tiny.changed(optimizer="adam", init="random", seed=77, steps=(5,))
+    assert panel.session.settings == wanted
+    run(panel)
+    painting = panel.session.painting
+    assert painting is not None
+    assert painting.first_settings == wanted
+    assert painting.iterate.step == 5  # type: ignore[union-attr]
+
+
+def test_the_steps_of_coarse_scales_stay(make: Callable[..., Tuner]) -> None:
+    panel = make(steps=(3, 4, 5))
+    panel.steps.value = 9
+    assert panel.session.settings.steps == (3, 4, 9)
+
+
+def test_layers_and_their_weights_count(panel: Tuner, tiny: Settings) -> None:
+    panel.content_layers["relu2_2"].value = True
+    panel.content_layers["relu4_2"].value = False
+    settle(panel)
+    assert panel.session.settings.content_layers == ("relu2_2",)
+    panel.style_layers["relu5_1"].value = False
+    panel.style_layers["relu1_2"].value = True
+    settle(panel)
+    layers = ("relu1_1", "relu1_2", "relu2_1", "relu3_1", "relu4_1")
+    assert panel.session.settings.style_layers == layers
+    assert panel.session.settings.style_layer_weights == ()
+    panel.layer_weights["relu1_2"].value = 2.0
+    panel.layer_weights["relu5_3"].value = 10.0  # is off, so nothing changes
+    settle(panel)
+    assert panel.session.settings.style_layer_weights == (1, 2, 1, 1, 1)
+    panel.layer_weights["relu1_2"].value = 1.0
+    settle(panel)
+    assert panel.session.settings == tiny.changed(content_layers=("relu2_2",), style_layers=layers)
+
+
+def test_a_layer_with_weight_0_goes_when_another_is_touched(make: Callable[..., Tuner]) -> None:
+    panel = make(style_layer_weights=(1.0, 0.0, 2.0, 1.0, 1.0))
+    panel.style_layers["relu5_1"].value = False
+    assert panel.session.settings.style_layers == ("relu1_1", "relu3_1", "relu4_1")
+    assert panel.session.settings.style_layer_weights == (1, 2, 1)
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_what_makes_no_sense_is_told_and_the_widgets_return(
+    panel: Tuner, tiny: Settings, begun: bool
+) -> None:
+    if begun:
+        run_until(panel, 3)
+    panel.content_layers["relu4_2"].value = False
+    assert said(panel) == "content_layers is empty; name at least one layer."
+    assert panel.content_layers["relu4_2"].value
+    for layer in ("relu1_1", "relu2_1", "relu3_1", "relu4_1"):
+        panel.style_layers[layer].value = False
+    assert said(panel) == ""
+    panel.style_layers["relu5_1"].value = False
+    assert said(panel) == "style_layers is empty; name at least one layer."
+    assert panel.style_layers["relu5_1"].value
+    panel.sliders["content_weight"].value = 0.0
+    panel.sliders["style_weight"].value = 0.0
+    assert said(panel) == "content_weight and style_weight are both 0: nothing to paint."
+    assert panel.sliders["style_weight"].value == 100.0
+    settle(panel)
+    wanted = tiny.changed(style_layers=("relu5_1",), content_weight=0.0)
+    assert panel.session.settings == wanted
+    assert shown_settings(panel) == settings_as_shown(wanted)
+    if begun:
+        assert panel.session.painting.settings == wanted  # type: ignore[union-attr]
+        assert panel.session.state == "paused"
+    panel.sliders["content_weight"].value = 5.0
+    assert said(panel) == ""
+
+
+def test_buttons_can_be_pressed_when_they_do_something(panel: Tuner) -> None:
+    buttons = ("start", "pause", "stop", "back", "replay", "save_settings", "save_gif", "save_run")
+
+    def enabled() -> set[str]:
+        return {name for name in buttons if not getattr(panel, name).disabled}
+
+    saving = {"save_settings", "save_gif", "save_run"}
+    assert enabled() == {"start", "save_settings"}
+    assert panel.start.description == "Start"
+    seen: list[set[str]] = []
+    at(panel, 3, lambda: (seen.append(enabled()), panel.pause.click()))
+    run(panel)
+    assert seen == [{"pause", "stop", "back", "replay", *saving}]
+    assert enabled() == {"start", "stop", "back", "replay", *saving}
+    assert panel.start.description == "Go on"
+    panel.stop.click()
+    settle(panel)
+    assert enabled() == {"start", "back", "replay", *saving}
+    assert panel.start.description == "Start"
+    run(panel)
+    assert panel.session.state == "finished"
+    assert enabled() == {"start", "back", "replay", *saving}
+    panel.sliders["style_weight"].value = 3150.0
+    settle(panel)
+    assert enabled() == {"start", "back", "replay", *saving}
+
+
+def test_a_failure_is_told_and_a_slider_goes_on(make: Callable[..., Tuner]) -> None:
+    panel = make(style_weight=1e38)
+    run(panel)
+    assert panel.session.state == "failed"
+    assert "finite number" in said(panel)
+    assert "c62828" in panel.message.value
+    assert panel.start.description == "Go on"
+    panel.save_gif.click()
+    panel.save_run.click()
+    settle(panel)
+    assert "there is no picture yet" in said(panel)
+    panel.sliders["style_weight"].value = 200.0
+    settle(panel)
+    assert panel.session.state == "finished"
+    assert said(panel) == ""
+    assert "style weight 200" in caption(panel)
+
+
+def test_a_slider_moved_in_mid_run_is_in_caption_and_log(panel: Tuner) -> None:
+    slider = panel.sliders["style_weight"]
+    at(panel, 5, lambda: setattr(slider, "value", 800.0))
+    run(panel)
+    assert panel.session.painting.log == [Move(5, {"style_weight": 800.0})]  # type: ignore[union-attr]
+    assert "style weight 800 ·" in caption(panel)
+    assert "step 17 of 17" in caption(panel)
+    assert "step 5: style weight 800.0" in panel.moves.value
+
+
+def test_step_back_moves_the_widgets_back(make: Callable[..., Tuner]) -> None:
+    panel = make(steps=(40,))
+    before = panel.session.settings
+    run_until(panel, 12)
+    panel.sliders["style_weight"].value = 800.0
+    panel.sliders["size"].value = 128
+    panel.style_layers["relu5_1"].value = False
+    panel.layer_weights["relu1_1"].value = 3.15
+    panel.content_layers["relu1_1"].value = True
+    panel.others["optimizer"].value = "adam"
+    panel.steps.value = 9
+    settle(panel)
+    run_until(panel, 15)
+    panel.back.click()
+    settle(panel)
+    assert "step 10 of 40" in caption(panel)
+    assert panel.session.settings == before
+    assert shown_settings(panel) == settings_as_shown(before)
+    assert panel.session.painting.settings == before  # type: ignore[union-attr]
+    assert "back to step 10" in panel.moves.value
+    for _ in range(2):  # quick clicks, that a browser has not answered to
+        panel.back.click()
+    settle(panel)
+    assert "step 0 of 40" in caption(panel)
+    assert said(panel) == "There is no earlier picture to go back to."
+
+
+def test_replay_moves_the_widgets_along(make: Callable[..., Tuner]) -> None:
+    panel = make(steps=(40,))
+    run_until(panel, 4)
+    panel.sliders["style_weight"].value = 800.0
+    run_until(panel, 9)
+    panel.sliders["tv_weight"].value = 0.1
+    run_until(panel, 14)
+    image, wanted = panel.session.painting.iterate.image, panel.session.settings  # type: ignore[union-attr]
+    moved: list[float] = []
+    panel.sliders["style_weight"].observe(lambda change: moved.append(change["new"]), "value")
+    panel.replay.click()
+    settle(panel)
+    assert moved == [100.0, 800.0]
+    assert panel.session.state == "paused"
+    assert torch.equal(panel.session.painting.iterate.image, image)  # type: ignore[union-attr]
+    assert panel.session.settings == wanted
+    assert shown_settings(panel) == settings_as_shown(wanted)
+    log = panel.session.painting.log  # type: ignore[union-attr]
+    assert log == [Move(4, {"style_weight": 800.0}), Move(9, {"tv_weight": 0.1})]
+
+
+def test_two_panels_take_turns(make: Callable[..., Tuner]) -> None:
+    one, other = make(steps=(FOR_EVER,)), make(steps=(FOR_EVER,))
+    going = threading.Event()
+    at(one, 3, going.set)
+    one.start.click()
+    assert going.wait(PATIENCE)
+    at(other, 3, other.pause.click)
+    other.start.click()
+    settle(one)
+    settle(other)
+    assert one.session.state == "paused"
+    assert said(one) == "Paused, because another panel was started."
+    assert one.start.description == "Go on"
+    assert not one.start.disabled
+    assert said(other) == ""
+    assert other.session.painting.iterate.step == 3  # type: ignore[union-attr]
+
+
+def test_pictures_do_not_pile_up_before_a_closed_tab(make: Callable[..., Tuner]) -> None:
+    panel = make(steps=(60,))
+    sent: list[int] = []
+    panel.picture.observe(lambda change: sent.append(1), "value")
+    run(panel)
+    # Nobody answers: the start, perhaps one after a second's patience, the end.
+    assert 2 <= len(sent) <= 8
+
+
+def test_a_sentence_does_not_make_pictures_pile_up(make: Callable[..., Tuner]) -> None:
+    panel = make(steps=(80,))
+    sent: list[int] = []
+    panel.picture.observe(lambda change: sent.append(1), "value")
+    at(panel, 0, panel.back.click)  # nothing earlier: the panel says so, and paints on
+    run(panel)
+    assert panel.session.painting.iterate.step == 80  # type: ignore[union-attr]
+    assert len(sent) <= 10
+
+
+# --- other pictures ----------------------------------------------------------------------
+
+
+def test_an_uploaded_picture_becomes_the_content_and_is_kept(panel: Tuner) -> None:
+    data = png()
+    panel.content.upload.value = (upload(data, "my photo.png"),)
+    settle(panel)
+    (kept,) = (panel.output_dir / "uploads").iterdir()
+    assert kept.read_bytes() == data
+    assert kept.name.endswith("my photo.png")
+    assert panel.content.name == panel.content.path.value == str(kept)
+    assert torch.equal(panel.content.image, load_image(kept))
+    assert decoded(panel.content.thumbnail.value).size == (70, 50)
+    assert decoded(panel.picture.value).size == (70, 50)
+    assert panel.content.upload.value == ()
+    assert said(panel) == "Start begins with the new picture."
+    run(panel)
+    assert "64×46 px" in caption(panel)
+    panel.save_settings.click()
+    settle(panel)
+    saved = yaml.safe_load((panel.output_dir / "settings.yaml").read_text())
+    assert saved["content"] == str(kept.resolve())
+
+
+def test_an_uploaded_style_is_painted_with(
+    panel: Tuner, tiny: Settings, pictures: tuple[str, str]
+) -> None:
+    panel.style.upload.value = (upload(png((20, 200, 20)), "green.png"),)
+    assert panel.content.name == pictures[0]
+    run(panel)
+    painted = stylize(load_image(pictures[0]), [load_image(panel.style.name)], tiny)
+    assert torch.equal(panel.session.painting.iterate.image, painted)  # type: ignore[union-attr]
+
+
+def test_the_same_picture_may_be_uploaded_twice(panel: Tuner) -> None:
+    for _ in range(2):
+        panel.content.upload.value = (upload(png()),)
+    panel.content.upload.value = (upload(png((1, 2, 3))),)  # another one of the same name
+    assert len(list((panel.output_dir / "uploads").iterdir())) == 2
+    assert torch.allclose(panel.content.image[0, :, 0, 0] * 255, torch.tensor([1.0, 2.0, 3.0]))
+
+
+@pytest.mark.parametrize(
+    "content", [b"Dear diary", b"", png()[:60], b"\0" * 5000, b"<svg xmlns='x'/>"], ids=repr
+)
+def test_an_upload_that_is_no_picture_is_told_and_not_kept(
+    panel: Tuner, pictures: tuple[str, str], content: bytes
+) -> None:
+    run_until(panel, 3)
+    name = "<script>alert(1)</script>.png"
+    panel.content.upload.value = (upload(content, name),)
+    assert said(panel).endswith(".")
+    assert "script>.png" in said(panel)
+    assert "<script" not in panel.message.value
+    assert panel.content.name == panel.content.path.value == pictures[0]
+    assert not list((panel.output_dir / "uploads").iterdir())
+    assert panel.session.state == "paused"  # the painting is untouched
+    panel.content.upload.value = (upload(png()),)
+    assert panel.content.name != pictures[0]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../../../evil.png",
+        "..\\..\\evil.png",
+        "/etc/evil.png",
+        "C:\\Users\\me\\evil.png",
+        "..",
+        ".",
+        "",
+        "<script>alert('x')</script>\".png",
+        "a b'c\"d&e;f$(g)`h`.png",
+        "Größe 絵 🎨.png",
+        "no suffix",
+        "sample:astronaut",
+        "new\nline.png",
+        "-rf",
+    ],
+    ids=repr,
+)
+def test_uploads_of_any_name_stay_in_their_folder(panel: Tuner, tmp_path: Path, name: str) -> None:
+    before = set(tmp_path.rglob("*"))
+    data = png((9, 90, 9))
+    panel.content.upload.value = (upload(data, name),)
+    uploads = panel.output_dir / "uploads"
+    (kept,) = set(tmp_path.rglob("*")) - before - {panel.output_dir, uploads}
+    assert kept.parent == uploads
+    assert kept.read_bytes() == data
+    assert panel.content.name == str(kept)
+    run_until(panel, 1)
+    panel.save_settings.click()
+    settle(panel)
+    saved = yaml.safe_load((panel.output_dir / "settings.yaml").read_text("utf-8"))
+    assert saved["content"] == str(kept.resolve())
+    assert load_image(saved["content"]).shape == (1, 3, 50, 70)
+
+
+def test_an_upload_with_a_very_long_name(panel: Tuner) -> None:
+    panel.content.upload.value = (upload(png((9, 90, 9)), "絵" * 83 + ".png"),)  # 253 bytes
+    assert said(panel)  # that it was taken, or why not
+    assert panel.content.upload.value == ()
+
+
+def test_an_upload_that_cannot_be_kept_is_told(
+    make: Callable[..., Tuner], pictures: tuple[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "in the way").write_text("a file")
+    panel = make(output_dir=tmp_path / "in the way")
+    panel.content.upload.value = (upload(png()),)
+    assert "cannot be written" in said(panel)
+    assert panel.content.name == pictures[0]
+
+
+@pytest.mark.parametrize(
+    ("path", "sentence"),
+    [
+        ("nowhere/<b>photo</b>.jpg", "nowhere/<b>photo</b>.jpg: there is no such file."),
+        ("sample:monalisa", "no sample picture 'sample:monalisa'"),
+        ("", "folder"),
+        ("/", "folder"),
+        ("x" * 5000, ""),
+    ],
+    ids=["missing", "sample", "empty", "root", "long"],
+)
+def test_a_path_that_is_no_picture_is_told(
+    panel: Tuner, pictures: tuple[str, str], path: str, sentence: str
+) -> None:
+    run_until(panel, 3)
+    panel.content.path.value = path
+    assert said(panel)
+    assert sentence in said(panel)
+    assert "<b>" not in panel.message.value
+    assert panel.content.path.value == panel.content.name == pictures[0]
+    settle(panel)
+    assert panel.session.state == "paused"
+
+
+def test_a_path_typed_is_taken(
+    panel: Tuner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "other.png").write_bytes(png())
+    panel.content.path.value = "other.png"
+    assert panel.content.image.shape == (1, 3, 50, 70)
+    settle(panel)
+    assert panel.session.content is panel.content.image
+    assert said(panel) == "Start begins with the new picture."
+    panel.content.path.value = "sample:astronaut"
+    assert panel.content.image.shape == (1, 3, 512, 512)
+
+
+@pytest.fixture
+def album(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working folder, with pictures, other files and a folder of pictures."""
+    album = tmp_path / "album"
+    (album / "Zoo").mkdir(parents=True)
+    (album / "Zoo" / "lion.PNG").write_bytes(png((200, 150, 20), (90, 60)))
+    (album / "b.png").write_bytes(png())
+    (album / "A.jpg").write_bytes(png())
+    (album / "diary.txt").write_text("no picture")
+    (album / ".hidden.png").write_bytes(png())
+    (album / "broken.png").write_text("no picture either")
+    monkeypatch.chdir(album)
+    return album
+
+
+def entries(panel: Tuner) -> dict[str, str]:
+    return dict(panel.content.entries.options)
+
+
+def test_the_folder_lists_samples_folders_and_pictures(album: Path, panel: Tuner) -> None:
+    listed = entries(panel)
+    above = f"↑ {album.parent}"
+    assert [*listed] == ["sample:astronaut", above, "📁 Zoo", "A.jpg", "b.png", "broken.png"]
+    assert listed["b.png"] == str(album / "b.png")
+    assert panel.content.entries.value is None
+
+
+def test_browsing_folders_chooses_nothing_until_a_picture_is_clicked(
+    album: Path, panel: Tuner, pictures: tuple[str, str]
+) -> None:
+    run_until(panel, 3)
+    panel.content.entries.value = str(album / "Zoo")
+    assert panel.content.name == pictures[0]
+    assert [*entries(panel)] == ["sample:astronaut", f"↑ {album}", "lion.PNG"]
+    assert panel.content.entries.value is None
+    panel.content.entries.value = str(album)
+    assert "📁 Zoo" in entries(panel)
+    assert panel.content.name == pictures[0]
+    panel.content.entries.value = str(album / "Zoo")
+    settle(panel)
+    assert panel.session.state == "paused"
+    panel.content.entries.value = str(album / "Zoo" / "lion.PNG")
+    assert panel.content.name == panel.content.path.value == str(album / "Zoo" / "lion.PNG")
+    assert panel.content.image.shape == (1, 3, 60, 90)
+    assert panel.content.entries.value is None
+    settle(panel)
+    assert panel.session.state == "ready"
+
+
+def test_a_broken_picture_in_a_folder_is_told(
+    album: Path, panel: Tuner, pictures: tuple[str, str]
+) -> None:
+    panel.content.entries.value = str(album / "broken.png")
+    assert "broken.png is not a picture" in said(panel)
+    assert panel.content.name == pictures[0]
+    panel.content.entries.value = str(album / "broken.png")  # the same once more
+    assert panel.content.entries.value is None
+
+
+def test_a_sample_is_a_click_away(panel: Tuner) -> None:
+    panel.content.entries.value = "sample:astronaut"
+    assert panel.content.name == "sample:astronaut"
+    settle(panel)
+    assert panel.session.content.shape == (1, 3, 512, 512)
+
+
+def test_a_folder_that_is_gone_is_told(album: Path, panel: Tuner) -> None:
+    (album / "Zoo" / "lion.PNG").unlink()
+    panel.content.entries.value = str(album / "Zoo")
+    (album / "Zoo").rmdir()
+    panel.content.path.value = str(album / "b.png")
+    assert panel.content.name == str(album / "b.png")
+    panel.content.entries.value = str(album)
+    assert "b.png" in entries(panel)
+
+
+def test_a_picture_chosen_in_mid_step_is_what_is_shown(
+    make: Callable[..., Tuner], album: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    panel = make(steps=(FOR_EVER,))
+    in_step, go_on = threading.Event(), threading.Event()
+    step = Painting.step
+
+    def slow_step(self: Painting) -> object:
+        if self.iterate and self.iterate.step == 4:
+            in_step.set()
+            assert go_on.wait(PATIENCE)
+        return step(self)
+
+    monkeypatch.setattr(Painting, "step", slow_step)
+    monkeypatch.setattr(panel._line, "free", lambda: True)  # a browser that is quick
+    panel.start.click()
+    assert in_step.wait(PATIENCE)
+    panel.content.path.value = str(album / "b.png")
+    go_on.set()
+    settle(panel)
+    assert panel.session.state == "ready"
+    assert decoded(panel.picture.value).size == (70, 50)
+    assert "Press Start" in caption(panel)
+    assert said(panel) == "Start begins with the new picture."
+    assert not panel.start.disabled
+    assert panel.pause.disabled
+
+
+@pytest.mark.slow
+def test_a_hundred_megapixels(panel: Tuner, tmp_path: Path, pictures: tuple[str, str]) -> None:
+    path = tmp_path / "huge.png"
+    Image.new("RGB", (10_000, 10_000), (90, 120, 30)).save(path)
+    panel.content.path.value = str(path)
+    settle(panel)
+    if panel.content.name == pictures[0]:
+        assert said(panel).endswith(".")
+    else:
+        assert decoded(panel.picture.value).size == (PICTURE_SIDE, PICTURE_SIDE)
+    run(panel)
+    assert panel.session.state == "finished"
+
+
+# --- saving ------------------------------------------------------------------------------
+
+
+def test_settings_can_be_saved_before_anything_is_painted(
+    panel: Tuner, tiny: Settings, pictures: tuple[str, str]
+) -> None:
+    panel.sliders["style_weight"].value = 355.0
+    panel.save_settings.click()
+    settle(panel)
+    path = panel.output_dir / "settings.yaml"
+    assert said(panel) == f"Saved {path}"
+    saved = yaml.safe_load(path.read_text())
+    assert (saved.pop("content"), saved.pop("style")) == pictures
+    assert Settings(**saved) == tiny.changed(style_weight=355.0)
+
+
+def test_what_the_save_buttons_write(panel: Tuner, tiny: Settings) -> None:
+    run_until(panel, 5)
+    folder = panel.output_dir
+    panel.save_settings.click()
+    settle(panel)
+    assert said(panel) == f"Saved {folder / 'settings.yaml'}"
+    saved = yaml.safe_load((folder / "settings.yaml").read_text())
+    assert saved["steps"] == [5]
+    panel.sliders["style_weight"].value = 355.0
+    run_until(panel, 8)
+    panel.save_settings.click()
+    settle(panel)
+    assert said(panel) == f"Saved {folder / 'settings.yaml'}, {folder / 'session.yaml'}"
+    panel.save_gif.click()
+    settle(panel)
+    assert said(panel) == f"Saved {folder / 'progress.gif'}"
+    with Image.open(folder / "progress.gif") as gif:
+        assert gif.n_frames > 1
+    panel.save_run.click()
+    settle(panel)
+    assert said(panel) == f"Saved {folder / 'result.json'}"
+    result = read_result(folder)
+    assert result is not None
+    assert result.figures["steps"] == 8
+    assert result.settings["content"] == panel.content.name
+    assert panel.session.state == "paused"
+
+
+def test_a_run_can_be_saved_while_it_paints(make: Callable[..., Tuner], tiny: Settings) -> None:
+    panel = make(steps=(30,))
+    at(panel, 7, panel.save_run.click)
+    run(panel)
+    result = read_result(panel.output_dir)
+    assert result is not None
+    assert result.figures["steps"] == 7
+    assert panel.session.state == "finished"
+    assert panel.session.painting.iterate.step == 30  # type: ignore[union-attr]
+    again = stylize(panel.content.image, [panel.style.image], tiny.changed(steps=(30,)))
+    assert torch.equal(panel.session.painting.iterate.image, again)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("button", ["save_settings", "save_gif", "save_run"])
+def test_a_folder_that_cannot_be_written_to_is_told(
+    make: Callable[..., Tuner], tmp_path: Path, button: str
+) -> None:
+    (tmp_path / "in the way").write_text("a file")
+    panel = make(output_dir=tmp_path / "in the way")
+    run_until(panel, 3)
+    getattr(panel, button).click()
+    settle(panel)
+    assert "cannot be written" in said(panel)
+    assert said(panel).startswith(str(tmp_path / "in the way"))
+    assert panel.session.state == "paused"
+    panel.start.click()
+    settle(panel)
+    assert panel.session.state == "finished"
+
+
+def test_what_is_said_of_a_save_stays_while_it_paints(make: Callable[..., Tuner]) -> None:
+    panel = make(steps=(30,))
+    at(panel, 0, panel.back.click)  # says that there is nothing earlier
+    at(panel, 5, panel.save_settings.click)
+    heard: list[str] = []
+    at(panel, 9, lambda: heard.append(said(panel)))
+    run(panel)
+    assert heard == [f"Saved {panel.output_dir / 'settings.yaml'}"]
+
+
+def test_the_log_shows_what_people_typed_as_text(make: Callable[..., Tuner]) -> None:
+    panel = make(init="<img src=x onerror=alert(1)>.png", seed=1)
+    assert panel.others["init"].value == "<img src=x onerror=alert(1)>.png"
+    run(panel)
+    assert panel.session.state == "failed"
+    assert "<img" not in panel.message.value + panel.caption.value + panel.moves.value
+    assert "there is no such file" in said(panel)
+
+
+def test_the_panel_uses_one_thread_and_only_while_it_paints(panel: Tuner) -> None:
+    def painters() -> int:
+        return sum(thread.name == "painting" for thread in threading.enumerate())
+
+    counts: list[int] = []
+    for step in (2, 5):
+        at(panel, step, lambda: counts.append(painters()))
+    run(panel)
+    for thread in threading.enumerate():
+        if thread.name == "painting":
+            thread.join(PATIENCE)
+    assert counts == [1, 1]
+    assert painters() == 0
+    assert session.Session._now_running is not None
