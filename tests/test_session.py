@@ -508,7 +508,7 @@ def test_settings_so_far_in_a_coarse_scale(
 ) -> None:
     settings = replace(tiny, size=128, steps=(4, 6))
     work = paint(Painting(square, [painting], settings), 3)
-    assert torch.equal(stylize(square, [painting], work.settings_so_far()), picture(work))
+    assert work.settings_so_far() == settings
 
 
 def test_settings_so_far_after_moves_are_the_last_ones(

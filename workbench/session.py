@@ -65,7 +65,7 @@ class Move:
         InputError
             If there is no step, or a number is not one.
         """
-        changes = {**flat} if isinstance(flat, Mapping) else {}
+        changes = {str(k): v for k, v in flat.items()} if isinstance(flat, Mapping) else {}
         numbers = changes.pop("step", None), changes.pop("back_to", None)
         for name, number in zip(("step", "back_to"), numbers, strict=True):
             whole = isinstance(number, int) and not isinstance(number, bool) and number >= 0
@@ -158,8 +158,7 @@ class Painting:
         OptimizationError
             If the loss explodes; after a change of settings, it can go on.
         """
-        while self._to_come and self.iterate and self._to_come[0].step <= self.iterate.step:
-            self._make(self._to_come.pop(0).changes)
+        self.make_due_moves()
         began = time.monotonic()
         if self._iterates is None:
             self._iterates = self._begin()
@@ -179,6 +178,11 @@ class Painting:
                 f" at step {self.iterate.step if self.iterate else 0}."
             )
         return iterate
+
+    def make_due_moves(self) -> None:
+        """Make those of the moves to come that belong before the next step."""
+        while self._to_come and self.iterate and self._to_come[0].step <= self.iterate.step:
+            self._make(self._to_come.pop(0).changes)
 
     def change(self, **changes: Any) -> bool:
         """Set one or more settings from the next step on; False if they are so already.
@@ -221,7 +225,8 @@ class Painting:
     def settings_so_far(self) -> Settings:
         """With the steps that were taken, if the picture was painted without moves.
 
-        Painting with these from the start gives the very picture that there is now.
+        Painting with these from the start gives the very picture that there is now (unless it
+        is still at a coarse scale; then, the one that it will become).
         """
         if self.iterate is None or effective(self.log):
             return self.settings
@@ -353,6 +358,7 @@ class Session:
         self._on_update, self._on_settings = on_update, on_settings
         self._targets = TargetCache()
         self._pause_at: int | None = None
+        self._taken = 0  # times that `settings` were set by other means than `change`
         self._requests: deque[Callable[[], None]] = deque()
         self._lock = threading.Lock()
         self._worker: threading.Thread | None = None
@@ -398,9 +404,11 @@ class Session:
         """
         self.settings = self.settings.changed(**changes)
         now = {name: value for name, value in changes.items() if name not in START_ONLY}
+        taken = self._taken
 
         def change() -> None:
-            self.settings = self.settings.changed(**changes)  # unless gone back on since
+            if taken != self._taken:  # a step back came in between, but this was asked for later
+                self.settings = self.settings.changed(**changes)
             if self.painting is None or self.state in ("ready", "stopped"):
                 return
             if self.painting.change(**now):
@@ -445,7 +453,7 @@ class Session:
             self.content = self.content if content is None else content
             self.styles = tuple(styles) or self.styles
             self.painting = None
-            self._set("ready")
+            self._set("ready", "Start begins with the new picture.")
 
         self.between_steps(choose)
 
@@ -485,6 +493,8 @@ class Session:
     def _step(self) -> None:
         assert self.painting is not None
         iterate = self.painting.step()
+        if iterate is not None and iterate.step == self._pause_at:
+            self.painting.make_due_moves()
         if self._pause_at is not None:
             self._take(self.painting.settings)  # moves of the log are made as it goes
         if iterate is None:
@@ -505,6 +515,7 @@ class Session:
     def _take(self, settings: Settings) -> None:
         if settings != self.settings:
             self.settings = settings
+            self._taken += 1
             self._on_settings()
 
     def _set(self, state: State, message: str = "") -> None:
@@ -561,6 +572,8 @@ def save_settings(
         head = "# For: papermill notebooks/tune_weights.ipynb out.ipynb -f session.yaml\n"
         paths.append(folder / "session.yaml")
         write_bytes(paths[1], (head + _yaml(session)).encode())
+    else:
+        (folder / "session.yaml").unlink(missing_ok=True)
     return paths
 
 

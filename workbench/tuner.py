@@ -9,7 +9,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from html import escape
 from pathlib import Path
@@ -93,6 +93,7 @@ class Tuner:
         self._make_widgets(settings)
         self._show_settings()
         self._show_choice()
+        self._enable_buttons()
         self._watch()
         self.box = widgets.VBox(self._lay_out())
         for chooser in (self.content, self.style):
@@ -243,8 +244,6 @@ class Tuner:
 
     def _choose(self) -> None:
         self.session.choose(self.content.image, [self.style.image])
-        self._show_choice()
-        self._say("Start begins with the new picture.")
 
     # --- what the session shows ----------------------------------------------------------
 
@@ -256,12 +255,14 @@ class Tuner:
             self._shown_state = session.state, session.message
             self._enable_buttons()
             self._say(session.message, bad=session.state == "failed")
-        painting = session.painting
-        if painting is None or painting.iterate is None or not (turned or self._line.free()):
+        painting, still = session.painting, session.state != "running"
+        if painting is None:
+            self._show_choice()
+            return
+        if painting.iterate is None or not (turned or still or self._line.free()):
             return
         self.picture.value = _jpeg(to_array(resize_down(painting.iterate.image, PICTURE_SIDE)))
         self.caption.value = _caption(painting, session.state)
-        still = session.state != "running"
         if still or now >= self._next_strip:
             self._next_strip = now + 1.0
             self.strip.value = _jpeg(_strip(painting))
@@ -284,8 +285,6 @@ class Tuner:
 
     def _show_choice(self) -> None:
         """The photograph, before there is anything else to see."""
-        self._shown_state = ("ready", "")
-        self._enable_buttons()
         self.picture.value = _jpeg(to_array(resize_down(self.content.image, PICTURE_SIDE)))
         self.caption.value = "Press Start."
         self.curves.value = self.strip.value = b""
@@ -380,6 +379,7 @@ class PictureChooser:
         self.on_problem: Callable[[str], None] = lambda problem: None
         self._uploads = output_dir / "uploads"
         self._folder = Path.cwd()
+        self._listing = False
         self.thumbnail = widgets.Image(format="jpeg")
         self.path = widgets.Text(
             continuous_update=False,
@@ -421,8 +421,10 @@ class PictureChooser:
     def _show(self) -> None:
         self.path.value = self.name
         self.thumbnail.value = _jpeg(to_array(resize_down(self.image, THUMBNAIL_SIDE)))
+        self._listing = True  # new options choose their first by themselves
         self.entries.options = self._list_folder()
         self.entries.value = None
+        self._listing = False
 
     def _list_folder(self) -> list[tuple[str, str]]:
         """What is shown -> what it is: samples, the folder above, folders, pictures."""
@@ -441,7 +443,7 @@ class PictureChooser:
         return [*((sample, sample) for sample in self.samples), above, *folders, *pictures]
 
     def _enter(self, entry: str | None) -> None:
-        if entry is None:
+        if entry is None or self._listing:
             return
         if entry not in self.samples and Path(entry).is_dir():
             self._folder = Path(entry)
@@ -454,13 +456,15 @@ class PictureChooser:
         for file in files:
             content = bytes(file["content"])
             # Told apart by content, so that no upload ever replaces one that is in use.
-            name = Path(file["name"].replace("\\", "/")).name
-            path = self._uploads / f"{hashlib.sha256(content).hexdigest()[:8]}-{name}"
+            name = Path(file["name"].replace("\\", "/"))
+            digest = hashlib.sha256(content).hexdigest()[:8]
+            path = self._uploads / f"{digest}-{name.stem[:60]}{name.suffix[:10]}"
             try:
                 write_bytes(path, content)
                 load_image(path)
             except WorkbenchError as error:
-                path.unlink(missing_ok=True)
+                with suppress(OSError):
+                    path.unlink()
                 self.on_problem(str(error))
             else:
                 self.choose(str(path))
@@ -509,7 +513,7 @@ def _caption(painting: Painting, state: str) -> str:
     iterate, settings = painting.iterate, painting.settings
     assert iterate is not None
     height, width = iterate.image.shape[-2:]
-    weights = (f"{name.replace('_', ' ')} {getattr(settings, name):.3g}" for name in _WEIGHTS)
+    weights = (f"{name.replace('_', ' ')} {_label(getattr(settings, name))}" for name in _WEIGHTS)
     losses = iterate.losses
     return (
         '<div style="line-height: 1.5">'
