@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import tiny_tensors
+from tiny_backbone import tiny_tensors
 from torchvision.models import vgg16, vgg19
 
 from workbench import weights as weights_module

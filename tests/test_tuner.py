@@ -42,9 +42,15 @@ def pictures(photo: Tensor, painting: Tensor, tmp_path: Path) -> tuple[str, str]
 
 @pytest.fixture
 def make(
-    tiny: Settings, pictures: tuple[str, str], tmp_path: Path
+    tiny: Settings,
+    pictures: tuple[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
 ) -> Iterator[Callable[..., Tuner]]:
     """Opens panels, whose sessions are stopped in the end whatever happens."""
+    if request.node.get_closest_marker("curves") is None:  # which take a while to draw
+        monkeypatch.setattr("workbench.tuner._curves", lambda painting: b"curves")
     made: list[Tuner] = []
 
     def make(**changes: Any) -> Tuner:
@@ -223,6 +229,7 @@ def test_the_photograph_shows_before_anything_is_painted(
 # --- painting ----------------------------------------------------------------------------
 
 
+@pytest.mark.curves
 def test_start_paints_and_the_picture_arrives(
     panel: Tuner, tiny: Settings, pictures: tuple[str, str]
 ) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import tiny_tensors
 from safetensors.torch import load_file, save_file
+from tiny_backbone import tiny_tensors
 
 from workbench import weights
 from workbench.errors import OutputError, WeightsError
@@ -151,7 +151,7 @@ def test_of_several_processes_one_fetches_and_the_others_wait(tmp_path: Path) ->
     script = textwrap.dedent("""
         import pathlib, sys, time
         sys.path.insert(0, sys.argv[1])
-        from conftest import tiny_tensors
+        from tiny_backbone import tiny_tensors
         from workbench import weights
         log = pathlib.Path(sys.argv[2])
         def fetch():
