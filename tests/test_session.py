@@ -954,6 +954,20 @@ def test_a_replay_of_what_is_paused_on_a_change_keeps_the_change(
     assert session.painting.settings == session.settings
 
 
+def test_a_replay_in_a_replay_is_the_whole_of_it(
+    tiny: Settings, watched: Callable[..., Watched]
+) -> None:
+    session = watched(replace(tiny, steps=(40,)))
+    moved_about(session)
+    image, settings = session.image, session.settings
+    session.at = {9: Session.replay}
+    session.replay()
+    session.settle()
+    assert session.at == {}
+    assert torch.equal(session.image, image)
+    assert session.settings == settings
+
+
 def test_a_move_in_a_replay_takes_over(tiny: Settings, watched: Callable[..., Watched]) -> None:
     session = watched(replace(tiny, steps=(40,)))
     moved_about(session)

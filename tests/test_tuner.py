@@ -606,7 +606,10 @@ def test_uploads_of_any_name_stay_in_their_folder(panel: Tuner, tmp_path: Path, 
 
 def test_an_upload_with_a_very_long_name(panel: Tuner) -> None:
     panel.content.upload.value = (upload(png((9, 90, 9)), "絵" * 83 + ".png"),)  # 253 bytes
-    assert said(panel)  # that it was taken, or why not
+    settle(panel)
+    assert said(panel) == "Start begins with the new picture."
+    assert panel.content.name.endswith("絵.png")
+    assert load_image(panel.content.name).shape == panel.content.image.shape
     assert panel.content.upload.value == ()
 
 

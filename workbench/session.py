@@ -111,6 +111,8 @@ class Painting:
         The newest; None before the first.
     log
         Every move so far.
+    to_come
+        What is left of `moves`.
     recorder
         Losses and pictures of the way here, without what was gone back from.
     seconds
@@ -137,11 +139,11 @@ class Painting:
         self.log: list[Move] = []
         self.recorder = progress.Recorder()
         self.seconds = 0.0
-        self._to_come = effective(moves)
+        self.to_come = effective(moves)
         self._targets = targets or TargetCache()
         self._snapshots: list[_Snapshot] = []
         self._iterates: Iterator[Iterate] | None = None
-        for move in self._to_come:
+        for move in self.to_come:
             settings = settings.changed(**move.changes)
 
     def __iter__(self) -> Iterator[Iterate]:
@@ -172,17 +174,17 @@ class Painting:
         self.seconds += time.monotonic() - began
         if iterate is not None:
             self._keep(iterate)
-        elif self._to_come:
+        elif self.to_come:
             raise InputError(
-                f"a move is to be made at step {self._to_come[0].step}, but the painting ends"
+                f"a move is to be made at step {self.to_come[0].step}, but the painting ends"
                 f" at step {self.iterate.step if self.iterate else 0}."
             )
         return iterate
 
     def make_due_moves(self) -> None:
         """Make those of the moves to come that belong before the next step."""
-        while self._to_come and self.iterate and self._to_come[0].step <= self.iterate.step:
-            self._make(self._to_come.pop(0).changes)
+        while self.to_come and self.iterate and self.to_come[0].step <= self.iterate.step:
+            self._make(self.to_come.pop(0).changes)
 
     def change(self, **changes: Any) -> bool:
         """Set one or more settings from the next step on; False if they are so already.
@@ -195,7 +197,7 @@ class Painting:
         changed = self.settings.changed(**changes)
         if changed == self.settings:
             return False
-        self._to_come = []
+        self.to_come = []
         if self.iterate is None:
             self.settings = self.first_settings = changed
             self._iterates = None
@@ -214,7 +216,7 @@ class Painting:
         earlier = [shot for shot in self._snapshots if shot.iterate.step < now]
         if not earlier:
             return False
-        self._to_come, self._snapshots = [], earlier
+        self.to_come, self._snapshots = [], earlier
         back = earlier[-1]
         self.iterate, self.settings = back.iterate, back.settings
         self.recorder.rewind(back.iterate)
@@ -440,8 +442,10 @@ class Session:
             if last is None or last.iterate is None:
                 self._set(self.state, "There is nothing to replay yet.")
                 return
-            self._begin(last.first_settings, last.log)
-            self._pause_at = last.iterate.step
+            # Pressed in mid-replay, it is the whole of it again.
+            end = last.iterate.step if self._pause_at is None else self._pause_at
+            self._begin(last.first_settings, [*last.log, *last.to_come])
+            self._pause_at = end
             self._set("running")
 
         self.between_steps(replay)

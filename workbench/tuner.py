@@ -87,7 +87,7 @@ class Tuner:
             on_settings=self._show_settings,
         )
         self._line = _Line()
-        self._showing: int | None = None  # thread that sets widgets to what the session has
+        self._setting = threading.local()  # whether this thread sets widgets, no person
         self._shown_state = ("", "")
         self._next_curves = self._next_strip = 0.0
         self._make_widgets(settings)
@@ -151,7 +151,7 @@ class Tuner:
             "init": widgets.Dropdown(options=starts, description="init"),
             "seed": widgets.BoundedIntText(min=0, max=2**63 - 1, description="seed"),
         }
-        self.steps = widgets.BoundedIntText(min=1, max=100_000, description="steps")
+        self.steps = widgets.BoundedIntText(min=1, max=10**9, description="steps")
 
     def _lay_out(self) -> list[widgets.Widget]:
         def row(*children: widgets.Widget, **layout: str) -> widgets.HBox:
@@ -224,7 +224,7 @@ class Tuner:
         """Have `changes` made when a person, not the session, sets the widget."""
 
         def turned(_: object) -> None:
-            if self._showing == threading.get_ident():
+            if getattr(self._setting, "widgets", False):
                 return
             try:
                 self.session.change(**changes())
@@ -309,11 +309,11 @@ class Tuner:
 
     @contextmanager
     def _shown_by_session(self) -> Iterator[None]:
-        self._showing = threading.get_ident()
+        self._setting.widgets = True
         try:
             yield
         finally:
-            self._showing = None
+            self._setting.widgets = False
 
     def _say(self, sentence: str, *, bad: bool = False) -> None:
         colour = "var(--jp-error-color1, #c62828)" if bad else "inherit"
@@ -465,7 +465,7 @@ class PictureChooser:
             except WorkbenchError as error:
                 with suppress(OSError):
                     path.unlink()
-                self.on_problem(str(error))
+                self.on_problem(str(error).replace(str(path), file["name"]))
             else:
                 self.choose(str(path))
         self.upload.value = ()  # the same file may come again
