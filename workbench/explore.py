@@ -36,7 +36,16 @@ from tqdm import tqdm
 import workbench
 from workbench.errors import InputError, OptimizationError
 from workbench.files import claimed, write_bytes
-from workbench.images import Box, Frame, crop_image, from_array, load_image, save_image, to_array
+from workbench.images import (
+    PICTURE_SUFFIXES,
+    Box,
+    Frame,
+    crop_image,
+    from_array,
+    load_image,
+    save_image,
+    to_array,
+)
 from workbench.notebook import unknown_parameter
 from workbench.optimize import Iterate, TargetCache, measure, optimize
 from workbench.progress import contact_sheet
@@ -46,8 +55,12 @@ from workbench.weights import load_weights
 
 FIGURES = ("loss", "content_loss", "style_loss", "tv_loss", "steps", "seconds")
 CROP = "crop"  # may vary like a setting, although it is none
-_READABLE = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif")
-_PICTURES = (*_READABLE, ".heic", ".heif", ".avif")  # the table is to say which are not painted
+_PICTURES = (
+    *PICTURE_SUFFIXES,
+    ".heic",
+    ".heif",
+    ".avif",
+)  # the table is to say which are not painted
 _NAME_BYTES = 180  # what a file system takes, less what is put around it while writing
 # Where a label may stand beside its point: offset, and which edges of the text lie there.
 _SIDES = (

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from workbench.errors import InputError, OutputError
 from workbench.files import atomic, check_writable, write_bytes
-from workbench.images import Box, from_array, load_image, resize, to_array
+from workbench.images import PICTURE_SUFFIXES, Box, from_array, load_image, resize, to_array
 from workbench.runs import RESULT, Result, check_result
 from workbench.samples import PREFIX, load_picture
 from workbench.settings import ClipSettings, Settings
@@ -36,7 +36,7 @@ _ASSETS = "assets"
 _MANIFEST = ".made-by-gallery.json"
 _STILL, _THUMBNAIL = 640, 160  # px, longest sides
 _QUALITY = 80  # of the WebP files
-_PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
+_PICTURES = {*PICTURE_SUFFIXES} - {".gif"}
 _ANIMATIONS = {".gif": "GIF", ".mp4": "film"}  # in the order of preference
 _STYLE_OUTPUT = re.compile(r"style([ _-]?\d+)?")
 _ALWAYS_SHOWN = {"size", "steps", "content_weight", "style_weight"}

@@ -21,7 +21,7 @@ from PIL import Image
 from workbench import progress, runs, samples
 from workbench.errors import InputError, WorkbenchError
 from workbench.files import write_bytes
-from workbench.images import Frame, load_image, resize_down, to_array
+from workbench.images import PICTURE_SUFFIXES, Frame, load_image, resize_down, to_array
 from workbench.session import Painting, Session, effective, save_run, save_settings
 from workbench.settings import OPTIMIZERS, Settings
 from workbench.weights import BACKBONES
@@ -35,7 +35,6 @@ PATIENCE, LONGEST_PATIENCE = 1.0, 10.0  # seconds to wait for a browser that doe
 CURVES_SHARE = 0.08  # of the session's time that may go into drawing curves
 SCALES = (0.25, 0.35, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.12, 1.25, 1.4, 1.6, 1.8, 2.0, 2.5, 3.0)
 SIZES = (128, 192, 256, 320, 384, 448, 512, 640, 768, 1024)
-PICTURE_FILES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif")
 
 # Twenty stops of a slider to each power of ten: the preferred numbers R20 of ISO 3, rounded.
 # fmt: off
@@ -435,7 +434,7 @@ class PictureChooser:
                     continue
                 if path.is_dir():
                     folders.append((f"\N{FILE FOLDER} {path.name}", str(path)))
-                elif path.suffix.lower() in PICTURE_FILES:
+                elif path.suffix.lower() in PICTURE_SUFFIXES:
                     pictures.append((path.name, str(path)))
         except OSError as error:
             self.on_problem(f"{self._folder} cannot be looked into: {error.strerror}.")
