@@ -7,7 +7,7 @@ import functools
 import inspect
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, Optional, get_type_hints
 
@@ -18,6 +18,8 @@ from workbench.errors import InputError, OptimizationError, WorkbenchError
 from workbench.settings import PRESETS, ClipSettings, Settings
 
 if TYPE_CHECKING:
+    from workbench.batch.plan import Plan
+    from workbench.batch.record import State
     from workbench.images import Box
 
 # Everything that loads torch is imported inside the commands: `--help` answers at once.
@@ -96,8 +98,6 @@ def demo(
     Runs notebooks/stylize_image.ipynb and notebooks/compare_video.ipynb headless with their
     samples: a picture, its progress GIF and MP4, films side by side, plots, the notebooks.
     """
-    from workbench.notebook import find_notebook, run_notebook
-
     began = time.monotonic()
     # A tight crop spends the pixels on the face; few steps and frames keep this short.
     photograph = {"output_dir": str(output_dir), "size": 400, "crop": [0.08, 0.0, 0.88, 0.8]}
@@ -114,20 +114,33 @@ def demo(
     }
     print("Painting the sample photograph in the style of a sample painting.", flush=True)
     try:
-        run_notebook(find_notebook("stylize_image"), output_dir / "stylize_image.ipynb", photograph)
+        _run_notebook("stylize_image", output_dir, photograph)
     except KeyboardInterrupt:
         _stop_with("Interrupted", output_dir / "picture.unfinished.png")
     print("\nPainting a moment of the sample clip in four ways.", flush=True)
-    notebook = output_dir / "clip" / "compare_video.ipynb"
     try:
-        run_notebook(find_notebook("compare_video"), notebook, films)
+        _run_notebook("compare_video", output_dir / "clip", films)
     except KeyboardInterrupt:
         _interrupted(
             f"Interrupted: {output_dir} has the picture; the same command goes on with the clip."
         )
     print(f"\nDone in {time.monotonic() - began:.0f} s. Look at:")
     _list_run(output_dir, output_dir / "stylize_image.ipynb")
-    _list_run(output_dir / "clip", notebook)
+    _list_run(output_dir / "clip", output_dir / "clip" / "compare_video.ipynb")
+
+
+def _run_notebook(name: str, folder: Path, parameters: dict[str, Any]) -> None:
+    from workbench.notebook import failed_notebook, find_notebook, run_notebook
+
+    output = folder / f"{name}.ipynb"
+    try:
+        run_notebook(find_notebook(name), output, parameters)
+    except WorkbenchError as error:
+        failed = failed_notebook(output)
+        if not failed.is_file():
+            raise
+        sentence = str(error).rstrip(".")
+        raise type(error)(f"{sentence} (the notebook up to there: {failed}).") from None
 
 
 def _list_run(folder: Path, notebook: Path) -> None:
@@ -141,6 +154,8 @@ def _list_run(folder: Path, notebook: Path) -> None:
     print(f"  {notebook}  (notebook, executed)")
     print(f"  {folder / 'result.json'}  (result)")
 
+
+_TABLE_ROWS = 40
 
 # Setting -> what its option takes on the command line, and what it does.
 _KNOBS: dict[str, tuple[type, str]] = {
@@ -440,6 +455,101 @@ def gallery(
     left_out = f" ({len(made.problems)} left out)" if made.problems else ""
     count = len(made.exhibits)
     print(f"{count} {'run' if count == 1 else 'runs'} in {made.page}{left_out}")
+
+
+@app.command()
+def batch(
+    words: Annotated[
+        list[str], typer.Argument(metavar="[status] FILE", help="The batch file (YAML).")
+    ],
+    scheduler: Annotated[
+        str | None,
+        typer.Option(help="A running Dask cluster, e.g. tcp://host:8786. [one on this machine]"),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Runs at a time on this machine. [one for each GPU, else one]"),
+    ] = None,
+    only: Annotated[
+        str | None,
+        typer.Option(help="Only runs whose name contains this, or matches it: 'a-*-temporal'."),
+    ] = None,
+    retries: Annotated[
+        int, typer.Option(min=0, help="How often a run that failed is tried again.")
+    ] = 0,
+    keep_going: Annotated[
+        bool, typer.Option(help="Whether a run that failed leaves the others going.")
+    ] = True,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only list the runs and how they stand.")
+    ] = False,
+    dask_log: Annotated[bool, typer.Option("--dask-log", help="Show Dask's own messages.")] = False,
+) -> None:
+    """Run a notebook over many clips, pictures and settings.
+
+    The batch file names a notebook, the folder for each run, and what varies:
+
+    \b
+      notebook: notebooks/stylize_clip.ipynb
+      output: runs/reel/{clip.stem}-{style.stem}
+      parameters: {size: 360}
+      grid:
+        clip: clips/*.mp4
+        style: [sketches/a.png, sketches/b.png]
+
+    Paths are relative to the file's folder, or to the one above it if that is "experiments".
+    Stopped anywhere, the same command goes on; what is finished is run again only if its
+    parameters, input files or the notebook change. `workbench batch status FILE`, from any
+    terminal, says how it stands.
+
+    Example: workbench batch experiments/reel.yaml --workers 2
+    """  # noqa: D301
+    from workbench.batch import plan, schedule
+
+    *status, file = words
+    if status == ["status"]:
+        planned = plan.read_plan(file)
+        _say_how_it_stands(planned, schedule.read_states(planned))
+        if schedule.is_running(planned):
+            print("It is being worked on.")
+        return
+    if status:
+        raise InputError(f"{' '.join(words)}: give one batch file; only `status` may precede it.")
+    planned = plan.read_plan(file, keep_digests=not dry_run)
+    if dry_run:
+        states = schedule.read_states(planned)
+        for run in schedule.choose(planned, only):
+            print(f"{states[run.name].kind:8}  {run.name}")
+        return
+    options = schedule.Options(scheduler, workers, retries, keep_going, only, dask_log)
+    before = schedule.read_states(planned)
+    chosen = [run.name for run in schedule.choose(planned, only)]
+    done = sum(before[name].kind == "done" for name in chosen)
+    print(f"{len(chosen)} runs, {done} done already.", flush=True)
+    try:
+        states = schedule.run_batch(planned, options)
+    except KeyboardInterrupt:
+        states = schedule.read_states(planned)
+        done = sum(states[name].kind == "done" for name in chosen)
+        _interrupted(f"Interrupted: {done} of {len(chosen)} are done; the same command goes on.")
+    _say_how_it_stands(planned, {name: states[name] for name in chosen})
+    if any(states[name].kind != "done" for name in chosen):
+        raise typer.Exit(1)
+
+
+def _say_how_it_stands(plan: Plan, states: Mapping[str, State]) -> None:
+    """Print a table of runs, what needs attention at its top, and where the page is."""
+    order = ["failed", "changed", "running", "waiting", "done"]
+    counts = {kind: sum(state.kind == kind for state in states.values()) for kind in order}
+    shown = sorted(states.items(), key=lambda item: order.index(item[1].kind))[:_TABLE_ROWS]
+    width = max(len(name) for name, _ in shown)
+    for name, state in shown:
+        time = f"{state.seconds:8.1f} s" if state.seconds is not None else " " * 10
+        print(f"{state.kind:8}{time}  {name:{width}}  {state.sentence or state.stage}".rstrip())
+    if len(states) > len(shown):
+        print(f"and {len(states) - len(shown):,} more")
+    told = ", ".join(f"{count:,} {kind}" for kind, count in counts.items() if count)
+    print(f"{told}: {plan.root / 'index.html'}")
 
 
 def _stop_with(why: str, unfinished: Path) -> NoReturn:

@@ -29,6 +29,7 @@ from workbench.runs import RESULT, Result, check_result
 from workbench.samples import PREFIX, load_picture
 from workbench.settings import ClipSettings, Settings
 from workbench.video.clips import open_clip, read_frames
+from workbench.words import duration, number, plain
 
 PAGE = "index.html"
 GENERATOR = "workbench gallery"
@@ -158,7 +159,7 @@ def build_gallery(
             exhibits.append(_exhibit(folder, result, name, assets, thumbnail))
         except InputError as error:
             problems.append(f"{folder}: left out, because {error}")
-    problems = [_plain(problem) for problem in problems]
+    problems = [plain(problem) for problem in problems]
     if not exhibits:
         return Gallery(None, (), tuple(problems))
     html = _template().render(title=title, exhibits=exhibits, generator=GENERATOR)
@@ -238,7 +239,7 @@ def _titles(folders: Sequence[Path]) -> list[str]:
             tail = parts[-count:]
             if sum(other[-count:] == tail for other in paths) == 1:
                 break
-        titles.append(_plain(" / ".join(tail)))
+        titles.append(plain(" / ".join(tail)))
     return titles
 
 
@@ -342,12 +343,6 @@ def _at_most(image: Tensor, size: int) -> Tensor:
 # --- words -------------------------------------------------------------------------------
 
 
-def _plain(text: str) -> str:
-    """On one line, without control characters."""
-    shown = (" " if unicodedata.category(char) == "Cc" else char for char in text)
-    return " ".join("".join(shown).split())
-
-
 def _slug(text: str) -> str:
     ascii_only = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
     return re.sub(r"[^a-z0-9]+", "-", ascii_only).strip("-")[:40].rstrip("-") or "run"
@@ -361,7 +356,7 @@ def _texts(value: object) -> list[str]:
 
 def _short(name: str) -> str:
     """The name of a picture, without where it lies: that is nobody's business."""
-    return _plain(PurePath(name.removeprefix(PREFIX)).name or name)
+    return plain(PurePath(name.removeprefix(PREFIX)).name or name)
 
 
 def _alt(title: str, content: Sequence[str], styles: Sequence[str]) -> str:
@@ -385,7 +380,7 @@ def _settings(settings: Mapping[str, Any]) -> Rows:
     """What was set to other than its default, and what everyone wants to know."""
     defaults = {**Settings().as_dict(), **ClipSettings().as_dict()}
     return tuple(
-        (_plain(name.replace("_", " ")), _shown(value))
+        (plain(name.replace("_", " ")), _shown(value))
         for name, value in settings.items()
         if name not in _SHOWN_AS_PICTURES
         and value not in (None, "", [], {})
@@ -397,25 +392,20 @@ def _shown(value: object) -> str:
     if isinstance(value, list):
         return ", ".join(map(_shown, value))
     if isinstance(value, dict):
-        return ", ".join(f"{_plain(name)}: {_shown(each)}" for name, each in value.items())
+        return ", ".join(f"{plain(name)}: {_shown(each)}" for name, each in value.items())
     if isinstance(value, str):
-        return _short(value) if PurePath(value).is_absolute() else _plain(value)
+        return _short(value) if PurePath(value).is_absolute() else plain(value)
     if isinstance(value, float):
         return f"{value:g}"
     return str(value)
 
 
 def _figures(result: Result) -> Rows:
-    rows = [(_plain(name.replace("_", " ")), _number(n)) for name, n in result.figures.items()]
-    minutes, seconds = divmod(round(result.seconds), 60)
-    rows.append(("time", f"{minutes} min {seconds} s" if minutes else f"{seconds} s"))
+    rows = [(plain(name.replace("_", " ")), number(n)) for name, n in result.figures.items()]
+    rows.append(("time", duration(result.seconds)))
     if isinstance(result.weights.get("name"), str):
-        rows.append(("network", _plain(result.weights["name"])))
+        rows.append(("network", plain(result.weights["name"])))
     return tuple(rows)
-
-
-def _number(value: float) -> str:
-    return f"{value:,.0f}" if 1000 <= abs(value) < 1e12 else f"{value:.4g}"
 
 
 # --- files -------------------------------------------------------------------------------

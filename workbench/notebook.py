@@ -5,14 +5,21 @@ from __future__ import annotations
 import ast
 import dataclasses
 import difflib
+import io
+import itertools
+import json
 import logging
 import os
+import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from workbench import errors
 from workbench.errors import InputError, WorkbenchError
 from workbench.files import check_writable
 from workbench.settings import ClipSettings, Settings
@@ -57,6 +64,129 @@ def _assigned(source: str) -> list[str]:
     return names
 
 
+@dataclasses.dataclass(frozen=True)
+class Parameter:
+    """What a parameters cell says about one of its names.
+
+    Attributes
+    ----------
+    annotation
+        The type, as it is written there; empty: none.
+    default
+        The value, if it is `known`.
+    known
+        Whether the value is a literal that JSON can hold, so that it could be read.
+    """
+
+    annotation: str = ""
+    default: Any = None
+    known: bool = False
+
+    def accepts(self, value: object) -> bool:
+        """Whether the type allows a value read from JSON or YAML.
+
+        A list will do for a tuple and an int for a float, but not a bool for an int. A type
+        that is not one of Python's plain ones allows everything.
+        """
+        try:
+            kind = ast.parse(self.annotation, mode="eval").body
+        except SyntaxError:  # none, or a remark in quotes
+            return True
+        return _allows(kind, value)
+
+
+def read_parameters(source: str) -> dict[str, Parameter]:
+    """Read a parameters cell without running it.
+
+    Raises
+    ------
+    InputError
+        If it is not Python.
+    """
+    try:
+        statements = ast.parse(source).body
+    except (SyntaxError, ValueError, RecursionError):
+        raise InputError("the parameters cell is not plain Python.") from None
+    parameters = {}
+    for statement in statements:
+        if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
+            annotation = ast.unparse(statement.annotation)
+            parameters[statement.target.id] = _parameter(annotation, statement.value)
+        elif isinstance(statement, ast.Assign):
+            for target in statement.targets:
+                if isinstance(target, ast.Name):
+                    parameters[target.id] = _parameter("", statement.value)
+    return parameters
+
+
+def _parameter(annotation: str, value: ast.expr | None) -> Parameter:
+    if value is None:
+        return Parameter(annotation)
+    try:
+        default = json.loads(json.dumps(ast.literal_eval(value)))
+    except (ValueError, TypeError, RecursionError):
+        return Parameter(annotation)
+    return Parameter(annotation, default, known=True)
+
+
+_KINDS: dict[str, Any] = {
+    "int": int,
+    "float": (int, float),
+    "str": str,
+    "list": list,
+    "dict": dict,
+    "tuple": list,
+}
+
+
+def _allows(kind: ast.expr, value: Any) -> bool:
+    match kind:
+        case ast.Constant(value=None):
+            return value is None
+        case ast.Constant(value=str(quoted)):
+            return Parameter(quoted).accepts(value)
+        case ast.BinOp(left=left, op=ast.BitOr(), right=right):
+            return _allows(left, value) or _allows(right, value)
+        case ast.Name(id=name) | ast.Attribute(attr=name):
+            return _is(name.lower(), value)
+        case ast.Subscript(value=ast.Name(id=name) | ast.Attribute(attr=name), slice=inner):
+            kinds = inner.elts if isinstance(inner, ast.Tuple) else [inner]
+            return _is(name.lower(), value) and _allows_inside(name.lower(), kinds, value)
+    return True
+
+
+def _is(name: str, value: Any) -> bool:
+    if name == "bool":
+        return isinstance(value, bool)
+    return name not in _KINDS or (isinstance(value, _KINDS[name]) and not isinstance(value, bool))
+
+
+def _allows_inside(name: str, kinds: Sequence[ast.expr], value: Any) -> bool:
+    """Whether `name[kinds]` allows a value that `name` alone allows."""
+    if not kinds:
+        return not value  # tuple[()]
+    match name:
+        case "optional":
+            return value is None or _allows(kinds[0], value)
+        case "union":
+            return any(_allows(kind, value) for kind in kinds)
+        case "literal":
+            choices = [_parameter("", kind) for kind in kinds]
+            return any(
+                not choice.known or (type(choice.default), choice.default) == (type(value), value)
+                for choice in choices
+            )
+        case "list":
+            return all(_allows(kinds[0], item) for item in value)
+        case "dict":
+            return all(_allows(kinds[-1], item) for item in value.values())
+        case "tuple" if isinstance(kinds[-1], ast.Constant) and kinds[-1].value is ...:
+            return all(_allows(kinds[0], item) for item in value)
+        case "tuple":
+            return len(value) == len(kinds) and all(map(_allows, kinds, value))
+    return True
+
+
 def settings_from(parameters: Mapping[str, Any]) -> Settings:
     """Pick the settings out of a notebook's variables, as in `settings_from(globals())`."""
     return Settings(**_fields(Settings, parameters))
@@ -96,24 +226,39 @@ def find_notebook(name: str) -> Path:
     raise InputError(f"there is no notebook called {name!r}.")
 
 
+def failed_notebook(output: Path) -> Path:
+    """Where `run_notebook` leaves a notebook that failed, beside its `output`."""
+    return output.with_suffix(f".failed{output.suffix}")
+
+
+def running_notebook(output: Path) -> Path:
+    """Where `run_notebook` keeps a notebook while it runs."""
+    return output.with_name(f".{output.stem}.running{output.suffix}")
+
+
 def run_notebook(
     notebook: str | os.PathLike[str],
     output: str | os.PathLike[str],
     parameters: Mapping[str, Any],
+    *,
+    prints: io.TextIOBase | None = None,
+    on_cell: Callable[[int, int], None] | None = None,
 ) -> None:
     """Run a notebook headless with papermill and keep the executed notebook.
-
-    What the notebook prints, its progress bars among it, goes to the terminal.
 
     Parameters
     ----------
     notebook
         The notebook to run.
     output
-        Where the executed notebook goes once it has run to its end. If it fails, it goes
-        beside that with `.failed` in its name instead.
+        Where the executed notebook goes once it has run to its end. If it fails, it goes to
+        `failed_notebook(output)` instead.
     parameters
         Values for its parameters cell.
+    prints
+        Gets what the notebook prints, its progress bars among it; by default, the terminal.
+    on_cell
+        Is told, before each cell of code, its number from 1 on, and how many there are.
 
     Raises
     ------
@@ -122,8 +267,10 @@ def run_notebook(
     WorkbenchError
         If a cell fails or the kernel dies; the sentence is the notebook's own.
     """
+    # jsonschema would compile a grammar of addresses, which takes a second and is not needed here.
+    sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
     import papermill
-    from nbclient.exceptions import CellTimeoutError, DeadKernelError
+    from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
     notebook, output = Path(notebook), Path(output)
@@ -136,39 +283,69 @@ def run_notebook(
     # After Ctrl-C, the dead kernel would be reported a second time, as a stack trace, whenever
     # the task that watched it is collected.
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
-    failed = output.with_suffix(f".failed{output.suffix}")
-    running = output.with_name(f".{output.stem}.running{output.suffix}")
+    failed, running = failed_notebook(output), running_notebook(output)
+    kernels: list[Any] = []
+    numbers = itertools.count(1)
+    cells = _code_cells(notebook) + bool(parameters)  # papermill adds one to hand them in
+
+    def announce(cell: Any, cell_index: int) -> None:
+        if on_cell and cell.cell_type == "code" and cell.source.strip():
+            on_cell(next(numbers), cells)
+
+    # Of kernels that share a folder for their sockets, one gets another's.
+    sockets = tempfile.mkdtemp(prefix="workbench-")
     try:
         papermill.execute_notebook(
             str(notebook),
             str(running),
             parameters=dict(parameters),
             progress_bar=False,
-            stdout_file=sys.stdout,
-            stderr_file=sys.stderr,
-            kernel_manager_class=_quiet_kernel_manager(),
+            stdout_file=prints or sys.stdout,
+            stderr_file=prints or sys.stderr,
+            kernel_manager_class=_quiet_kernel_manager(sockets, kernels),
+            on_cell_start=announce,
             coalesce_streams=True,  # of a progress bar, only its last state is saved
         )
     except PapermillExecutionError as error:
         running.replace(failed)
         kind = InputError if error.ename == "InputError" else WorkbenchError
-        sentence = error.evalue.rstrip(".")
-        raise kind(f"{sentence} (the notebook up to there: {failed}).") from None
-    except (DeadKernelError, CellTimeoutError) as error:
+        raise kind(_sentence(error.ename, error.evalue)) from None
+    except DeadKernelError as error:
         running.replace(failed)
-        raise WorkbenchError(
-            f"the kernel of {notebook.name} died, perhaps for lack of memory; try a smaller"
-            f" size (the notebook up to there: {failed})."
-        ) from error
+        raise WorkbenchError(_cause_of_death(kernels[-1].poll())) from error
     finally:
+        shutil.rmtree(sockets, ignore_errors=True)
         if sys.exc_info()[0] is not None:
             running.unlink(missing_ok=True)
     running.replace(output)
     failed.unlink(missing_ok=True)
 
 
-def _quiet_kernel_manager() -> type:
-    """A kernel that talks over files and keeps its own log to itself."""
+def _code_cells(notebook: Path) -> int:
+    cells = json.loads(notebook.read_text("utf-8"))["cells"]
+    return sum(cell["cell_type"] == "code" and bool("".join(cell["source"])) for cell in cells)
+
+
+def _sentence(kind: str, message: str) -> str:
+    """What a cell raised, on one line; the workbench's own errors are sentences already."""
+    first = (message.strip().splitlines() or ["no message"])[0].rstrip(".")
+    return f"{first}." if hasattr(errors, kind) else f"{kind}: {first}."
+
+
+def _cause_of_death(code: int | None) -> str:
+    """Why a kernel is gone, by its exit code; negative: the signal that ended it."""
+    if code == -9:
+        return (
+            "the notebook's kernel was killed, most likely because memory ran out; try a smaller"
+            " size."
+        )
+    if code is not None and code < 0:
+        return f"the notebook's kernel crashed ({signal.Signals(-code).name})."
+    return f"a cell ended the notebook's kernel (exit code {code})."
+
+
+def _quiet_kernel_manager(sockets: str, kernels: list[Any]) -> type:
+    """A kernel that talks over files and keeps its own log to itself; its process is listed."""
     from jupyter_client.manager import AsyncKernelManager
 
     class QuietKernelManager(AsyncKernelManager):
@@ -176,7 +353,10 @@ def _quiet_kernel_manager() -> type:
         transport = "tcp" if os.name == "nt" else "ipc"
 
         async def start_kernel(self, **options: Any) -> None:  # type: ignore[override]
+            if self.transport == "ipc":
+                self.ip = f"{sockets}/kernel"
             # An interrupted kernel would print a stack trace over the one clear sentence.
             await super().start_kernel(**{**options, "stderr": subprocess.DEVNULL})
+            kernels.append(self.provisioner.process)  # type: ignore[union-attr]
 
     return QuietKernelManager

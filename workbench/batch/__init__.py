@@ -1,0 +1,1 @@
+"""Notebooks over many inputs and settings: papermill on Dask."""

@@ -1,0 +1,509 @@
+"""The runs of a plan on Dask workers: bounded in flight, tried again, reported as they finish."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import queue
+import socket
+import sys
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+from filelock import FileLock, Timeout
+from tqdm import tqdm
+
+from workbench.batch.execute import Job, Outcome, execute
+from workbench.batch.plan import Plan, Run
+from workbench.batch.record import (
+    STATE_FOLDER,
+    State,
+    check_output,
+    is_claimed,
+    mend,
+    read_state,
+    watch,
+)
+from workbench.batch.report import check_report, write_report
+from workbench.errors import InputError, WorkbenchError
+from workbench.files import check_writable, write_bytes
+
+if TYPE_CHECKING:
+    from distributed import Client, Future, Worker
+
+_SLOT = "workbench"  # the resource of a Dask worker: how many runs it may make at a time
+_GPU = "GPU"
+_LOST = 3  # times that a scheduler may lose a run before it counts as failed
+_PATIENCE = 30.0  # seconds without a scheduler
+_LINES = 12  # of runs in flight
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a batch is worked off.
+
+    Attributes
+    ----------
+    scheduler
+        Address of a Dask scheduler to use, such as "tcp://host:8786"; None: a local cluster.
+    workers
+        Workers of the local cluster, which share the machine's cores; None: one for each GPU,
+        else one.
+    retries
+        How often a run that failed is tried again.
+    keep_going
+        Whether the other runs are started when one has failed.
+    only
+        Pattern, as of files, or part of the names of the runs to make; None: all.
+    dask_log
+        Whether Dask's own messages are shown.
+    """
+
+    scheduler: str | None = None
+    workers: int | None = None
+    retries: int = 0
+    keep_going: bool = True
+    only: str | None = None
+    dask_log: bool = False
+
+
+def read_states(plan: Plan) -> dict[str, State]:
+    """How every run of a plan stands, by name."""
+    return {run.name: read_state(run) for run in plan.runs}
+
+
+def is_running(plan: Plan) -> bool:
+    """Whether a batch is working on a plan at this moment."""
+    lock = plan.root / STATE_FOLDER / "lock"
+    if not lock.exists():
+        return False
+    try:
+        with FileLock(lock, timeout=0):
+            return False
+    except Timeout:
+        return True
+
+
+def choose(plan: Plan, only: str | None) -> list[Run]:
+    """Pick the runs of a plan whose names match a pattern or contain a text.
+
+    Raises
+    ------
+    InputError
+        If there are none.
+    """
+    if only is None:
+        return list(plan.runs)
+    pattern = only if any(char in only for char in "*?[") else f"*{only}*"
+    chosen = [run for run in plan.runs if fnmatchcase(run.name, pattern)]
+    if not chosen:
+        raise InputError(
+            f"--only {only}: no run of {plan.file} is called so; the first is {plan.runs[0].name}."
+        )
+    return chosen
+
+
+def run_batch(plan: Plan, options: Options = Options()) -> dict[str, State]:
+    """Make the runs of a plan that are not done yet.
+
+    `index.html` and `summary.csv` in `plan.root` are kept up to date meanwhile.
+
+    Returns
+    -------
+    dict
+        Name of each run of the plan -> how it stands.
+
+    Raises
+    ------
+    InputError
+        If another batch is working on the same plan, or `options.only` matches nothing.
+    OutputError
+        If the folder of the runs cannot be written to or holds something else's files.
+    WorkbenchError
+        If the scheduler cannot be reached or goes away; what is finished stays.
+    KeyboardInterrupt
+        On Ctrl-C, after the runs in flight are stopped.
+    """
+    chosen = choose(plan, options.only)
+    check_report(plan)
+    check_writable(plan.root / STATE_FOLDER / "lock")
+    with _claimed(plan):
+        for run in plan.runs:
+            mend(run)
+            check_output(run)
+        states = read_states(plan)
+        todo = [run for run in chosen if states[run.name].kind != "done"]
+        report = _Report(plan, states)
+        report.write()
+        try:
+            if todo:
+                _work_off(plan, todo, len(chosen), options, states, report)
+        finally:
+            # What was in flight when the batch ended says itself how it stands.
+            states.update({run.name: read_state(run) for run in todo})
+            report.write()
+    return states
+
+
+@contextmanager
+def _claimed(plan: Plan) -> Iterator[None]:
+    """Keep a second batch out."""
+    folder = plan.root / STATE_FOLDER
+    owner = folder / "owner.json"
+    try:
+        with FileLock(folder / "lock", timeout=0):
+            here = {"host": socket.gethostname(), "pid": os.getpid()}
+            write_bytes(owner, json.dumps(here).encode())
+            yield
+    except Timeout:
+        try:
+            other = json.loads(owner.read_text("utf-8"))
+            who = f" by process {other['pid']} on {other['host']}"
+        except (OSError, ValueError, TypeError, KeyError):
+            who = ""
+        raise InputError(
+            f"{plan.file} is being worked on already{who}; `workbench batch status {plan.file}`"
+            " says how it stands."
+        ) from None
+
+
+def _work_off(
+    plan: Plan,
+    todo: Sequence[Run],
+    chosen: int,
+    options: Options,
+    states: dict[str, State],
+    report: _Report,
+) -> None:
+    notebook = _keep_notebook(plan)
+    with ExitStack() as stack:
+        client, threads = stack.enter_context(_connected(options))
+        print(f"Dask's dashboard: {client.dashboard_link}", file=sys.stderr)
+        view = stack.enter_context(_View(chosen - len(todo), chosen))
+        crew = _Crew(client, threads)
+        waiting = deque(_Attempt(run) for run in todo)
+        in_flight: dict[str, _Attempt] = {}
+        failed = False
+        stack.callback(lambda: crew.stop(in_flight.values()))
+        while in_flight or (waiting and (options.keep_going or not failed)):
+            while waiting and len(in_flight) < crew.room() and (options.keep_going or not failed):
+                attempt = waiting.popleft()
+                in_flight[attempt.run.name] = attempt
+                crew.start(attempt, _job(plan, attempt.run, notebook))
+            for name in crew.finished(seconds=0.5):
+                attempt = in_flight.pop(name)
+                outcome = crew.outcome(attempt)
+                if outcome is None:  # the scheduler lost it
+                    waiting.appendleft(attempt)
+                    continue
+                retry = outcome.kind == "failed" and not outcome.hopeless
+                if retry and attempt.failures < options.retries:
+                    attempt.failures += 1
+                    waiting.append(attempt)
+                    view.say(f"{name}: {outcome.sentence} It is tried again.")
+                    continue
+                states[name] = _ended(attempt.run, outcome)
+                failed |= outcome.kind != "done"
+                view.count(name, states[name])
+            stages = {name: watch(attempt.run) for name, attempt in in_flight.items()}
+            states.update(stages)
+            view.show(stages, waiting_for_workers=crew.room() == 0)
+            report.write_now_and_then()
+
+
+def _ended(run: Run, outcome: Outcome) -> State:
+    """How a run stands after an attempt, even where that could not be written down."""
+    state = read_state(run)
+    if outcome.kind == "failed" and state.kind != "failed":
+        return State("failed", sentence=outcome.sentence, attempts=state.attempts)
+    return state
+
+
+def _keep_notebook(plan: Plan) -> Path:
+    """Copy the notebook, as it may be edited while the batch goes on."""
+    path = plan.root / STATE_FOLDER / plan.notebook.name
+    write_bytes(path, plan.notebook.read_bytes())
+    return path
+
+
+def _job(plan: Plan, run: Run, notebook: Path) -> Job:
+    return Job(
+        name=run.name,
+        output=str(run.output),
+        parameters=run.parameters,
+        inputs=run.inputs,
+        key=run.key,
+        project=str(plan.project),
+        notebook=str(notebook),
+        title=plan.notebook.name,
+        timeout=plan.timeout,
+    )
+
+
+# --- what is seen of it ------------------------------------------------------------------
+
+
+class _View:
+    """In the terminal: a bar for the batch, and a line for each run in flight."""
+
+    def __init__(self, done: int, runs: int) -> None:
+        self._bar = tqdm(total=runs, initial=done, desc="batch", unit="run", ncols=88)
+        self._lines: list[tqdm[Any]] = []
+
+    def __enter__(self) -> _View:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for line in self._lines:
+            line.close()
+        self._bar.close()
+
+    def say(self, sentence: str) -> None:
+        tqdm.write(sentence, file=sys.stderr)
+
+    def count(self, name: str, state: State) -> None:
+        if state.kind != "done":
+            self.say(f"{name}: {state.sentence}")
+        self._bar.update()
+
+    def show(self, stages: Mapping[str, State], *, waiting_for_workers: bool) -> None:
+        texts = [f"  {name}: {state.stage or 'starting'}" for name, state in stages.items()]
+        if waiting_for_workers:
+            texts = ["  waiting for Dask workers"]
+        if len(texts) > _LINES:
+            texts[_LINES - 1 :] = [f"  and {len(texts) - _LINES + 1} more"]
+        while len(self._lines) < len(texts):
+            place = len(self._lines) + 1
+            line = tqdm(total=0, bar_format="{desc}", position=place, leave=False, disable=None)
+            self._lines.append(line)
+        texts += [""] * (len(self._lines) - len(texts))
+        for line, text in zip(self._lines, texts, strict=True):
+            line.set_description_str(text)
+        self._bar.refresh()
+
+
+class _Report:
+    """The page and the table of a batch, written more rarely the longer that takes."""
+
+    def __init__(self, plan: Plan, states: Mapping[str, State]) -> None:
+        self._plan, self._states = plan, states
+        self._next = 0.0
+
+    def write(self) -> None:
+        began = time.monotonic()
+        write_report(self._plan, self._states)
+        now = time.monotonic()
+        self._next = now + max(2.0, 20 * (now - began))
+
+    def write_now_and_then(self) -> None:
+        if time.monotonic() > self._next:
+            self.write()
+
+
+# --- Dask --------------------------------------------------------------------------------
+
+
+@dataclass
+class _Attempt:
+    """A run on its way, and how often that has gone wrong."""
+
+    run: Run
+    failures: int = 0
+    losses: int = 0
+    future: Future[Outcome] | None = field(default=None, repr=False)
+
+
+@contextmanager
+def _connected(options: Options) -> Iterator[tuple[Client, int | None]]:
+    """A client, and the threads that a run may use; None: as many as its worker has."""
+    import dask
+    from distributed import Client
+
+    level = logging.INFO if options.dask_log else logging.CRITICAL
+    dask.config.set({"logging.distributed": logging.getLevelName(level).lower()})
+    logging.getLogger("distributed").setLevel(level)
+    with ExitStack() as stack:
+        if options.scheduler is None:
+            cluster, threads = _local_cluster(options.workers, level)
+            stack.enter_context(cluster)
+            client = stack.enter_context(Client(cluster))
+            yield client, threads
+            return
+        try:
+            client = stack.enter_context(Client(options.scheduler, timeout=10))
+        except (OSError, ValueError) as error:
+            raise WorkbenchError(
+                f"no Dask scheduler answers at {options.scheduler} ({error}); is it running, and"
+                " is this its address?"
+            ) from None
+        client.register_plugin(_slots_plugin())
+        yield client, None
+
+
+def _local_cluster(workers: int | None, level: int) -> tuple[Any, int]:
+    """A cluster on this machine; its cores are divided among its workers."""
+    from distributed import Nanny, Scheduler, SpecCluster
+
+    gpus = _gpus()
+    count = workers or max(1, len(gpus))
+    threads = max(1, _cores() // count)
+    options = {
+        "host": "127.0.0.1",
+        "nthreads": 1,
+        "memory_limit": 0,  # a run is a process of its own
+        "resources": {_SLOT: 1},
+        "silence_logs": level,
+    }
+    spec = {
+        number: {
+            "cls": Nanny,
+            "options": {
+                **options,
+                "env": {"CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)]} if gpus else {},
+            },
+        }
+        for number in range(count)
+    }
+    scheduler = {
+        "cls": Scheduler,
+        "options": {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:8787"},
+    }
+    return SpecCluster(workers=spec, scheduler=scheduler, silence_logs=level), threads
+
+
+def _gpus() -> list[str]:
+    """The CUDA GPUs of this machine, as CUDA_VISIBLE_DEVICES names them."""
+    import torch
+
+    count = torch.cuda.device_count()
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return visible.split(",")[:count] if visible else [str(number) for number in range(count)]
+
+
+def _cores() -> int:
+    """Physical cores that this process may use."""
+    allowed = psutil.Process().cpu_affinity() if hasattr(psutil.Process, "cpu_affinity") else None
+    cores = psutil.cpu_count(logical=False) or os.cpu_count() or 1
+    return min(cores, len(allowed)) if allowed else cores
+
+
+def _slots_plugin() -> Any:
+    """Have each worker of a cluster make one run at a time, or one for each of its GPUs."""
+    from distributed import WorkerPlugin
+
+    class Slots(WorkerPlugin):
+        name = "workbench-slots"
+
+        async def setup(self, worker: Worker) -> None:
+            runs = worker.state.total_resources.get(_GPU, 1)
+            await worker.set_resources(**{_SLOT: runs})
+
+    return Slots()
+
+
+def _on_worker(job: Job, threads: int | None) -> Outcome:
+    """Make a run on the worker that this is called on; stop it when nobody waits for it."""
+    from distributed import get_worker
+
+    worker = get_worker()
+    key = worker.get_current_task()
+
+    def released() -> bool:
+        task = worker.state.tasks.get(key)
+        return task is None or task.state == "cancelled"
+
+    return execute(job, threads or worker.state.nthreads, released)
+
+
+class _Crew:
+    """The workers that there are, and the runs that they are at."""
+
+    def __init__(self, client: Client, threads: int | None) -> None:
+        self._client = client
+        self._threads = threads
+        self._finished: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._room, self._looked = 0, 0.0
+        self._needs = {_SLOT: 1}
+        if any(_GPU in resources for resources in self._resources()):
+            self._needs[_GPU] = 1
+
+    def room(self) -> int:
+        """How many runs may be in flight; asked anew every second, as workers come and go.
+
+        Raises
+        ------
+        WorkbenchError
+            If the scheduler is gone and does not come back.
+        """
+        now = time.monotonic()
+        if self._client.status != "running":
+            if self._client.status == "closed" or now - self._looked > _PATIENCE:
+                raise WorkbenchError(
+                    "the Dask scheduler is gone; what is finished stays, and the same command"
+                    " goes on once there is one again."
+                )
+            return 0
+        if now - self._looked > 1:
+            workers = self._resources()
+            self._room = sum(
+                int(min(each.get(name, 0) for name in self._needs)) for each in workers
+            )
+            self._looked = now
+        return self._room
+
+    def start(self, attempt: _Attempt, job: Job) -> None:
+        future = self._client.submit(
+            _on_worker,
+            job,
+            self._threads,
+            key=f"{attempt.run.name}-{attempt.failures + attempt.losses}",
+            pure=False,
+            resources=self._needs,
+        )
+        attempt.future = future
+        future.add_done_callback(lambda _: self._finished.put(attempt.run.name))
+
+    def finished(self, seconds: float) -> Iterator[str]:
+        """Names of the runs that ended, waiting a moment for the first."""
+        try:
+            yield self._finished.get(timeout=seconds)
+            while True:
+                yield self._finished.get_nowait()
+        except queue.Empty:
+            return
+
+    def outcome(self, attempt: _Attempt) -> Outcome | None:
+        """How an attempt ended; None if its scheduler has lost it and it should start again."""
+        from distributed import KilledWorker
+
+        assert attempt.future is not None
+        if attempt.future.status in ("cancelled", "lost"):
+            attempt.losses += 1
+            return None if attempt.losses <= _LOST else Outcome("failed", "the cluster lost it.")
+        try:
+            return attempt.future.result()
+        except KilledWorker:
+            sentence = "the Dask worker died each time that it made this run."
+        except Exception as error:
+            sentence = f"the Dask worker could not make this run ({type(error).__name__}: {error})."
+        return Outcome("failed", sentence)
+
+    def stop(self, attempts: Iterable[_Attempt]) -> None:
+        """Have the workers stop what they are at, and wait a moment until they have."""
+        attempts = list(attempts)
+        self._client.cancel([each.future for each in attempts if each.future], force=True)
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline and any(is_claimed(a.run) for a in attempts):
+            time.sleep(0.1)
+
+    def _resources(self) -> list[Mapping[str, float]]:
+        workers = self._client.scheduler_info(n_workers=-1)["workers"]
+        return [worker["resources"] for worker in workers.values()]
