@@ -26,7 +26,7 @@ from workbench.notebook import Parameter, read_parameters
 
 unhurried = hypothesis_settings(
     deadline=None,
-    max_examples=4000,
+    max_examples=50,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 CELL = """\

@@ -243,6 +243,7 @@ def test_a_reload_shows_the_same(page: Page, address: str) -> None:
     expect(head(page, "warping error")).to_have_attribute("aria-sort", "descending")
     page.evaluate("location.hash = 'state=eaten&sort=-nothing&p.clip=gone&words=chelsea%00'")
     expect(page.get_by_role("status")).to_have_text("0 of 40 runs shown")
+    expect(head(page, "state")).to_have_attribute("aria-sort", "ascending")
     page.evaluate("location.hash = ''")
     expect(page.get_by_role("status")).to_have_text("40 runs")
 

@@ -44,6 +44,8 @@ _GPU = "GPU"
 _LOST = 3  # times that a scheduler may lose a run before it counts as failed
 _PATIENCE = 30.0  # seconds without a scheduler
 _LINES = 12  # of runs in flight
+# Ctrl-C in the terminal reaches all processes, and only the batch is to answer.
+_IGNORE_INTERRUPTS = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
 
 
 @dataclass(frozen=True)
@@ -361,6 +363,7 @@ def _local_cluster(workers: int | None, level: int) -> tuple[Any, int]:
         "memory_limit": 0,  # a run is a process of its own
         "resources": {_SLOT: 1},
         "silence_logs": level,
+        "preload": [_IGNORE_INTERRUPTS],
     }
     spec = {
         number: {
