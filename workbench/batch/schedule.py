@@ -11,7 +11,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -346,7 +346,6 @@ def _connected(options: Options) -> Iterator[tuple[Client, int | None]]:
                 f"no Dask scheduler answers at {options.scheduler} ({error}); is it running, and"
                 " is this its address?"
             ) from None
-        client.register_plugin(_slots_plugin())
         yield client, None
 
 
@@ -447,20 +446,25 @@ class _Crew:
             If the scheduler is gone and does not come back.
         """
         now = time.monotonic()
-        if self._client.status != "running":
-            if self._client.status == "closed" or now - self._looked > _PATIENCE:
-                raise WorkbenchError(
-                    "the Dask scheduler is gone; what is finished stays, and the same command"
-                    " goes on once there is one again."
-                )
-            return 0
-        if now - self._looked > 1:
-            workers = self._resources()
-            self._room = sum(
-                int(min(each.get(name, 0) for name in self._needs)) for each in workers
+        if self._client.status == "running" and now - self._looked > 1:
+            with suppress(OSError):  # the scheduler went away just now
+                self._look()
+                self._looked = now
+        if self._client.status == "running":
+            return self._room
+        if self._client.status == "closed" or now - self._looked > _PATIENCE:
+            raise WorkbenchError(
+                "the Dask scheduler is gone; what is finished stays, and the same command goes"
+                " on once there is one again."
             )
-            self._looked = now
-        return self._room
+        return 0
+
+    def _look(self) -> None:
+        workers = self._resources()
+        if not all(_SLOT in worker for worker in workers):  # at first, or after a new scheduler
+            self._client.register_plugin(_slots_plugin())
+            workers = self._resources()
+        self._room = sum(int(min(each.get(name, 0) for name in self._needs)) for each in workers)
 
     def start(self, attempt: _Attempt, job: Job) -> None:
         future = self._client.submit(
