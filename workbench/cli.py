@@ -522,10 +522,7 @@ def batch(
             print(f"{states[run.name].kind:8}  {run.name}")
         return
     options = schedule.Options(scheduler, workers, retries, keep_going, only, dask_log)
-    before = schedule.read_states(planned)
     chosen = [run.name for run in schedule.choose(planned, only)]
-    done = sum(before[name].kind == "done" for name in chosen)
-    print(f"{len(chosen)} runs, {done} done already.", flush=True)
     try:
         states = schedule.run_batch(planned, options)
     except KeyboardInterrupt:

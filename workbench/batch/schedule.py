@@ -143,6 +143,7 @@ def run_batch(plan: Plan, options: Options = Options()) -> dict[str, State]:
             check_output(run)
         states = read_states(plan)
         todo = [run for run in chosen if states[run.name].kind != "done"]
+        print(f"{len(chosen)} runs, {len(chosen) - len(todo)} done already.", flush=True)
         report = _Report(plan, states)
         report.write()
         try:

@@ -1,0 +1,767 @@
+"""What a batch survives: each test runs the real command, in processes of its own."""
+
+from __future__ import annotations
+
+import csv
+import html
+import itertools
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import nbformat
+import psutil
+import pytest
+import yaml
+from test_notebook import write_notebook
+
+pytestmark = pytest.mark.slow
+
+PATIENCE = 120.0  # seconds until a test gives up; nothing takes so long on its own
+PARTS = 3
+# Of Dask, where another dashboard runs on this machine.
+PORT_WARNING = ("Port 8787 is", "Perhaps you already", "Hosting the HTTP", r"  warnings\.warn\(")
+PARAMETERS = """\
+number: int = 0
+what: str = "work"
+source: str = "source.txt"
+weight: int = 0
+output_dir: str = "runs/alone"
+"""
+# Its working folder is the project's: `log.txt` in there says what was really made, how often.
+# A run waits for its second part as long as there is a file `hold-NUMBER`.
+START = """\
+import os, time
+from pathlib import Path
+import psutil
+from PIL import Image
+from workbench.errors import InputError
+from workbench.files import write_bytes
+from workbench.runs import finish_run, start_run
+
+def log(*words):
+    worker = psutil.Process(os.getppid()).ppid()
+    with open("log.txt", "a") as file:
+        file.write(" ".join(map(str, (number, time.time(), worker, *words))) + "\\n")
+
+out = start_run(output_dir)
+log("starts")
+starts = sum(line.split()[0::3] == [str(number), "starts"] for line in open("log.txt"))
+"""
+MISHAPS = """\
+text = Path(source).read_text()
+if not Path("cured").exists():
+    if "damaged" in text:
+        raise InputError(f"{source} is damaged.")
+    if what == "raise" or (what == "raise at first" and starts == 1):
+        raise ValueError("no such luck\\nas that")
+    if what == "exit":
+        os._exit(7)
+    if what == "kill":
+        os.kill(os.getpid(), 9)
+    if what == "hang":
+        time.sleep(1000)
+"""
+WORK = f"""\
+for part in range({PARTS}):
+    path = out / f"part-{{part}}.png"
+    while part and Path(f"hold-{{number}}").exists():
+        time.sleep(0.02)
+    if not path.exists():
+        if weight:
+            write_bytes(out / f"part-{{part}}.bin", bytes(weight))
+        beside = out / "beside.png"
+        Image.new("RGB", (16, 9), (number, part, sum(text.encode()) % 256)).save(beside)
+        beside.replace(path)
+        log("makes", part)
+"""
+END = f"""\
+picture = Image.new("RGB", (16, 9 * {PARTS}))
+for part in range({PARTS}):
+    picture.paste(Image.open(out / f"part-{{part}}.png"), (0, 9 * part))
+picture.save(out / "picture.png")
+finish_run(
+    out, outputs={{"picture": out / "picture.png"}}, figures={{"twice": 2 * number}},
+    settings={{"number": number, "what": what}}, weights={{}}, seconds=1.0,
+)
+log("ends")
+"""
+
+
+# --- a project with a batch in it --------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    """A project with the notebook; whatever still runs in it is ended afterwards."""
+    make_project(tmp_path)
+    yield tmp_path
+    end(tmp_path)
+
+
+def make_project(folder: Path) -> None:
+    write_notebook(folder / "work.ipynb", START, MISHAPS, WORK, END, parameters=PARAMETERS)
+    (folder / "source.txt").write_text("blue")
+
+
+def write_batch(folder: Path, runs: object, **more: object) -> None:
+    batch: dict[str, object] = {"notebook": "work.ipynb", "output": "runs/it/{number}"}
+    if isinstance(runs, int):
+        batch["grid"] = {"number": list(range(1, runs + 1))}
+    else:
+        batch["include"] = runs
+    (folder / "it.yaml").write_text(yaml.safe_dump(batch | more))
+
+
+class Batch:
+    """`workbench batch it.yaml` in the background, in a session of its own as in a terminal."""
+
+    def __init__(self, folder: Path, *options: str) -> None:
+        self._out, self._err = folder / "stdout.txt", folder / "stderr.txt"
+        with self._out.open("w") as out, self._err.open("w") as err:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "workbench", "batch", "it.yaml", *options],
+                cwd=folder,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                start_new_session=True,
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
+            )
+
+    @property
+    def printed(self) -> str:
+        return self._out.read_text()
+
+    @property
+    def said(self) -> str:
+        return self._err.read_text()
+
+    @property
+    def lines(self) -> list[str]:
+        """What is said on stderr, without Dask's address and the bars."""
+        lines = re.split(r"[\r\n]+", re.sub(r"\x1b\[[\d;]*[A-Za-z]", "", self.said))
+        noise = re.compile("|".join(("Dask's dashboard: ", "batch: ", *PORT_WARNING)))
+        return [line for line in lines if line.strip() and not noise.search(line)]
+
+    def wait(self, code: int | None, seconds: float = PATIENCE) -> Batch:
+        ended = self.process.wait(seconds)
+        assert "Traceback" not in self.said, self.said
+        assert code in (ended, None), f"exit code {ended}\n{self.printed}\n{self.said}"
+        return self
+
+
+def run(folder: Path, *options: str, code: int | None = 0) -> Batch:
+    return Batch(folder, *options).wait(code)
+
+
+def until(condition: Callable[[], object], what: str, seconds: float = PATIENCE) -> float:
+    """Wait for something; how long it took."""
+    began = time.monotonic()
+    while not condition():
+        assert time.monotonic() - began < seconds, f"not within {seconds:g} s: {what}"
+        time.sleep(0.05)
+    return time.monotonic() - began
+
+
+def log(folder: Path, words: str, number: int | None = None) -> list[int]:
+    """Numbers of the runs that did something, in the order in which they did it."""
+    path = folder / "log.txt"
+    rows = (
+        [line.split(maxsplit=3) for line in path.read_text().splitlines()] if path.exists() else []
+    )
+    return [int(row[0]) for row in rows if row[3] == words and number in (None, int(row[0]))]
+
+
+def starts(folder: Path) -> list[int]:
+    return log(folder, "starts")
+
+
+def assert_parts_made_once(folder: Path, runs: int) -> None:
+    for part in range(PARTS):
+        assert sorted(log(folder, f"makes {part}")) == list(range(1, runs + 1))
+
+
+def at_second_part(folder: Path, number: int) -> Callable[[], bool]:
+    """Whether a run that is held has made its first part."""
+    return lambda: number in log(folder, "makes 0")
+
+
+def processes(folder: Path) -> list[psutil.Process]:
+    """What runs in a folder or has to do with it."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            told = [process.cwd(), *process.cmdline()]
+            if process.pid != os.getpid() and any(str(folder) in word for word in told):
+                found.append(process)
+    return found
+
+
+def assert_nothing_runs(folder: Path, seconds: float = 10) -> None:
+    deadline = time.monotonic() + seconds
+    while left := processes(folder):
+        told = [" ".join(process.as_dict(["cmdline"])["cmdline"] or []) for process in left]
+        assert time.monotonic() < deadline, f"left behind: {told}"
+        time.sleep(0.1)
+
+
+def end(folder: Path) -> None:
+    for process in processes(folder):
+        with suppress(psutil.Error):
+            process.kill()
+
+
+def results(folder: Path) -> dict[str, bytes]:
+    """All that the finished runs made, but for what says when and where."""
+    found = (folder / "runs/it").glob("[0-9]*/*")
+    wanted = (".png", ".webp", "result.json")
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in found
+        if path.name.endswith(wanted)
+    }
+
+
+def stamps(folder: Path, number: int) -> dict[str, int]:
+    made = (folder / f"runs/it/{number}").iterdir()
+    return {path.name: path.stat().st_mtime_ns for path in made}
+
+
+def summary(folder: Path) -> dict[str, dict[str, str]]:
+    with (folder / "runs/it/summary.csv").open(newline="") as file:
+        return {row["name"]: row for row in csv.DictReader(file)}
+
+
+def kinds(folder: Path) -> dict[str, str]:
+    return {name: row["state"] for name, row in summary(folder).items()}
+
+
+def assert_tidy(folder: Path) -> None:
+    """Nothing of unfinished runs is left."""
+    hidden = {path.name for path in (folder / "runs/it").iterdir() if path.name[0] == "."}
+    assert hidden == {".batch"}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Batch]:
+    """Two runs that nothing happens to, beside somebody's dashboard."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    make_project(folder)
+    write_batch(folder, 2)
+    with socket.socket() as dashboard:
+        with suppress(OSError):  # somebody has one
+            dashboard.bind(("127.0.0.1", 8787))
+            dashboard.listen()
+        try:
+            batch = run(folder)
+            assert_nothing_runs(folder)
+        finally:
+            end(folder)
+    return folder, batch
+
+
+@pytest.fixture(scope="module")
+def unbroken(undisturbed: tuple[Path, Batch]) -> dict[str, bytes]:
+    """What these runs made."""
+    return results(undisturbed[0])
+
+
+def test_nothing_to_tell_of_runs_that_end_well(undisturbed: tuple[Path, Batch]) -> None:
+    folder, batch = undisturbed
+    assert batch.lines == []
+    assert batch.printed.startswith("2 runs, 0 done already.\n")
+    assert "2 done: " in batch.printed
+    assert_parts_made_once(folder, 2)
+    assert_tidy(folder)
+
+
+def test_another_dashboard_on_this_machine_needs_no_words(
+    undisturbed: tuple[Path, Batch],
+) -> None:
+    said = undisturbed[1].said
+    assert "Dask's dashboard: http://127.0.0.1:" in said
+    assert "Warning" not in said  # BUG: `distributed` warns that port 8787 is in use
+
+
+# --- runs that fail ----------------------------------------------------------------------
+
+
+def test_failed_runs_leave_the_others_alone_and_are_run_again(folder: Path) -> None:
+    (folder / "bad.txt").write_text("damaged")
+    bad = {
+        10: "it took longer than 12 s, its timeout; allow more, or ask for less.",
+        6: "bad.txt is damaged.",
+        7: "ValueError: no such luck.",
+        8: "a cell ended the notebook's kernel (exit code 7).",
+        9: "the notebook's kernel was killed, most likely because memory ran out; try a smaller"
+        " size.",
+    }
+    failing = [
+        {"number": 10, "what": "hang"},  # first, so that the others go on beside it
+        {"number": 6, "source": "bad.txt"},
+        {"number": 7, "what": "raise"},
+        {"number": 8, "what": "exit"},
+        {"number": 9, "what": "kill"},
+    ]
+    working = [{"number": number} for number in range(1, 6)]
+    write_batch(folder, [*failing, *working], timeout=12)
+    batch = run(folder, "--workers", "2", code=1)
+    assert_nothing_runs(folder)
+    assert sorted(starts(folder)) == list(range(1, 11))
+    assert sorted(log(folder, "ends")) == [1, 2, 3, 4, 5]
+    page = html.unescape((folder / "runs/it/index.html").read_text())
+    table = batch.printed.splitlines()[1:]
+    assert [line.split()[0] for line in table[:-1]] == ["failed"] * 5 + ["done"] * 5
+    assert table[-1].startswith("5 failed, 5 done: ")
+    rows = summary(folder)
+    for number, sentence in bad.items():
+        assert page.count(sentence) >= 1
+        assert (rows[str(number)]["state"], rows[str(number)]["sentence"]) == ("failed", sentence)
+        assert any(re.fullmatch(rf"failed .*  {number} +{re.escape(sentence)}", x) for x in table)
+        assert batch.lines.count(f"{number}: {sentence}") == 1
+    assert len(batch.lines) == 5
+    assert {name for name, row in rows.items() if row["state"] == "done"} == set("12345")
+    before = {number: stamps(folder, number) for number in range(1, 6)}
+
+    (folder / "cured").touch()
+    batch = run(folder, "--workers", "2")
+    assert batch.printed.startswith("10 runs, 5 done already.\n")
+    assert sorted(starts(folder)[10:]) == [6, 7, 8, 9, 10]
+    assert set(kinds(folder).values()) == {"done"}
+    assert before == {number: stamps(folder, number) for number in range(1, 6)}
+    assert_parts_made_once(folder, 10)
+    assert_tidy(folder)
+    assert_nothing_runs(folder)
+
+
+def test_retries_are_for_runs_that_may_end_otherwise(folder: Path, cluster: str) -> None:
+    (folder / "bad.txt").write_text("damaged")
+    again = {"number": 1, "what": "raise at first"}
+    never = {"number": 2, "what": "raise"}
+    hopeless = {"number": 3, "source": "bad.txt"}
+    write_batch(folder, [again, never, hopeless])
+    batch = run(folder, "--retries", "1", "--scheduler", cluster, code=1)
+    assert sorted(starts(folder)) == [1, 1, 2, 2, 3]
+    rows = summary(folder)
+    assert [(row["state"], row["attempts"]) for row in rows.values()] == [
+        ("done", "2"),
+        ("failed", "2"),
+        ("failed", "1"),
+    ]
+    assert "1: ValueError: no such luck. It is tried again." in batch.lines
+    assert "2: ValueError: no such luck." in batch.lines
+
+
+def test_no_keep_going_starts_nothing_new_after_a_failure(folder: Path, cluster: str) -> None:
+    runs = [{"number": number, "what": "raise" if number == 1 else "work"} for number in (1, 2, 3)]
+    write_batch(folder, runs)
+    (folder / "hold-2").touch()
+    batch = Batch(folder, "--no-keep-going", "--scheduler", cluster)
+    until(lambda: "1: ValueError: no such luck." in batch.said, "the first run has failed")
+    (folder / "hold-2").unlink()
+    batch.wait(1)
+    assert sorted(starts(folder)) == [1, 2]
+    assert kinds(folder) == {"1": "failed", "2": "done", "3": "waiting"}
+    assert "1 failed, 1 waiting, 1 done: " in batch.printed
+
+
+# --- processes that die ------------------------------------------------------------------
+
+
+def worker_of(batch: Batch) -> psutil.Process:
+    """The Dask worker of a local batch that makes a run."""
+    for child in psutil.Process(batch.process.pid).children():
+        if "spawn_main" in " ".join(child.cmdline()) and child.children():
+            return child
+    raise AssertionError("no Dask worker is at it")
+
+
+def test_a_killed_worker_costs_no_more_than_the_part_that_it_was_at(
+    folder: Path, unbroken: dict[str, bytes]
+) -> None:
+    write_batch(folder, 2)
+    (folder / "hold-2").touch()
+    batch = Batch(folder)
+    until(at_second_part(folder, 2), "the second run is at its second part")
+    worker = worker_of(batch)
+    below = worker.children(recursive=True)
+    assert len(below) == 2  # the process of the run, and its kernel
+    worker.kill()
+    until(lambda: not any(map(psutil.Process.is_running, below)), "its processes end", 10)
+    (folder / "hold-2").unlink()
+    batch.wait(0)
+    assert starts(folder) == [1, 2, 2]
+    assert_parts_made_once(folder, 2)
+    assert results(folder) == unbroken
+    assert batch.lines == []
+    assert summary(folder)["2"]["attempts"] == "2"
+    assert_tidy(folder)
+    assert_nothing_runs(folder)
+
+
+def test_a_killed_batch_leaves_nothing_behind_and_goes_on_where_it_was(
+    folder: Path, unbroken: dict[str, bytes]
+) -> None:
+    write_batch(folder, 2)
+    (folder / "hold-2").touch()
+    batch = Batch(folder)
+    until(at_second_part(folder, 2), "the second run is at its second part")
+    before = stamps(folder, 1)
+    batch.process.kill()
+    batch.process.wait()
+    assert_nothing_runs(folder, 10)
+    assert "ends" not in log(folder, "ends", 2)
+    (folder / "hold-2").unlink()
+    batch = run(folder)
+    assert batch.printed.startswith("2 runs, 1 done already.\n")
+    assert starts(folder) == [1, 2, 2]
+    assert stamps(folder, 1) == before
+    assert_parts_made_once(folder, 2)
+    assert results(folder) == unbroken
+    assert_tidy(folder)
+
+
+def test_ctrl_c_says_what_is_done_in_one_sentence(folder: Path, unbroken: dict[str, bytes]) -> None:
+    write_batch(folder, 2)
+    (folder / "hold-2").touch()
+    batch = Batch(folder)
+    until(at_second_part(folder, 2), "the second run is at its second part")
+    os.killpg(batch.process.pid, signal.SIGINT)
+    batch.wait(130, 30)
+    assert_nothing_runs(folder, 5)
+    assert batch.lines == ["Interrupted: 1 of 2 are done; the same command goes on."]
+    assert kinds(folder) == {"1": "done", "2": "waiting"}
+    (folder / "hold-2").unlink()
+    run(folder)
+    assert starts(folder) == [1, 2, 2]
+    assert_parts_made_once(folder, 2)
+    assert results(folder) == unbroken
+    assert_tidy(folder)
+
+
+# --- the outside world changes meanwhile -------------------------------------------------
+
+
+def test_a_second_batch_is_kept_out_and_a_changed_input_is_noticed(folder: Path) -> None:
+    (folder / "other.txt").write_text("green")
+    write_batch(folder, [{"number": 1}, {"number": 2, "source": "other.txt"}])
+    (folder / "hold-2").touch()
+    batch = Batch(folder)
+    until(at_second_part(folder, 2), "the second run is at its second part")
+    command = [sys.executable, "-m", "workbench", "batch"]
+    second = subprocess.run([*command, "it.yaml"], cwd=folder, capture_output=True, text=True)
+    status = subprocess.run(
+        [*command, "status", "it.yaml"], cwd=folder, capture_output=True, text=True
+    )
+    assert second.returncode == 2
+    assert re.fullmatch(
+        rf"workbench: \S+it\.yaml is being worked on already by process {batch.process.pid} on"
+        rf" {re.escape(socket.gethostname())}; `workbench batch status \S+it\.yaml` says how it"
+        r" stands\.\n",
+        second.stderr,
+    )
+    assert status.returncode == 0
+    assert re.search(r"^running +2  cell 5 of 6$", status.stdout, re.M)
+    assert status.stdout.endswith("It is being worked on.\n")
+
+    (folder / "other.txt").write_text("red")
+    (folder / "hold-2").unlink()
+    batch.wait(1)
+    sentence = "other.txt changed while it ran; the same command runs it again."
+    assert re.search(rf"^changed .* 2  {re.escape(sentence)}$", batch.printed, re.M)
+    assert summary(folder)["2"]["sentence"] == sentence
+    assert starts(folder) == [1, 2]
+    before = stamps(folder, 1)
+
+    batch = run(folder)
+    assert starts(folder) == [1, 2, 2]
+    assert stamps(folder, 1) == before
+    assert set(kinds(folder).values()) == {"done"}
+    assert len(log(folder, "makes 0", 2)) == 2  # nothing of the other input is in it
+    assert_tidy(folder)
+
+
+def test_what_depends_on_a_change_is_run_again_and_nothing_else(folder: Path, cluster: str) -> None:
+    (folder / "other.txt").write_text("green")
+    write_batch(folder, [{"number": 1}, {"number": 2, "source": "other.txt"}])
+    made = 0
+
+    def made_now() -> list[int]:
+        nonlocal made
+        run(folder, "--scheduler", cluster)
+        before, made = made, len(starts(folder))
+        assert set(kinds(folder).values()) == {"done"}
+        return sorted(starts(folder)[before:])
+
+    assert made_now() == [1, 2]
+    notebook = nbformat.read(folder / "work.ipynb", 4)
+    notebook.cells[1].outputs = [nbformat.v4.new_output("stream", text="as it was run by hand")]
+    notebook.cells[1].execution_count = 3
+    nbformat.write(notebook, folder / "work.ipynb")
+    (folder / "source.txt").touch()
+    assert made_now() == []
+    write_batch(folder, [{"number": 1}, {"number": 2, "source": "other.txt", "what": "paint"}])
+    assert made_now() == [2]
+    (folder / "source.txt").write_text("yellow")
+    assert made_now() == [1]
+    notebook.cells[3].source += "# another one\n"
+    nbformat.write(notebook, folder / "work.ipynb")
+    assert made_now() == [1, 2]
+    assert_tidy(folder)
+
+
+# --- disks -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def disk(folder: Path) -> Iterator[Path]:
+    """A disk of 3 MB, where the runs go."""
+    place = folder / "runs"
+    place.mkdir()
+    options = ["-t", "tmpfs", "-o", "size=3m", "tmpfs", str(place)]
+    if subprocess.run(["mount", *options], capture_output=True).returncode != 0:
+        pytest.skip("only root may mount a small disk")
+    yield place
+    end(folder)
+    subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+def fill(disk: Path) -> None:
+    with suppress(OSError), (disk / "ballast").open("wb", buffering=0) as file:
+        while file.write(bytes(4096)):
+            continue
+
+
+def test_a_full_disk_is_said_in_one_sentence_and_leaves_what_is_finished(
+    disk: Path, folder: Path, cluster: str
+) -> None:
+    write_batch(folder, [{"number": 1}, {"number": 2, "weight": 900_000}])
+    (disk / "ballast").write_bytes(bytes(1_500_000))
+    batch = run(folder, "--scheduler", cluster, code=1)
+    sentence = summary(folder)["2"]["sentence"]
+    assert re.fullmatch(
+        r"runs/it/\.tmp-\w+/part-1\.bin cannot be written: no space left on device; free some"
+        r" space and run it again\.",
+        sentence,
+    )
+    assert batch.lines == [f"2: {sentence}"]
+    assert kinds(folder) == {"1": "done", "2": "failed"}
+    before = stamps(folder, 1)
+
+    # No byte is left, not even for the page.
+    (disk / "ballast").unlink()
+    (folder / "hold-2").touch()
+    began = len(starts(folder))
+    batch = Batch(folder, "--scheduler", cluster)
+    until(lambda: len(starts(folder)) > began, "the second run has started")
+    fill(disk)
+    (folder / "hold-2").unlink()
+    batch.wait(1)
+    assert batch.lines, "nothing was said"
+    assert len(batch.lines) <= 2, batch.lines
+    assert all("no space left on device" in line.lower() for line in batch.lines), batch.lines
+    until(lambda: len(processes(folder)) == 0, "its processes end", 15)
+
+    (disk / "ballast").unlink()
+    run(folder, "--scheduler", cluster)
+    assert set(kinds(folder).values()) == {"done"}
+    assert stamps(folder, 1) == before
+    assert starts(folder).count(1) == 1
+    assert len(log(folder, "makes 0", 2)) == 1
+    assert_tidy(folder)
+
+
+def test_output_that_cannot_be_written_is_found_out_first(disk: Path, folder: Path) -> None:
+    write_batch(folder, 2)
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+    batch = run(folder, code=1)
+    assert re.fullmatch(
+        r"workbench: \S+/runs/it\S* cannot be written: read-only file system\.\n", batch.said
+    )
+    assert starts(folder) == []
+    subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
+    assert list(disk.iterdir()) == []
+
+
+# --- clusters ----------------------------------------------------------------------------
+
+
+class Cluster:
+    """A Dask scheduler and its workers, started as people start them, at a fixed address."""
+
+    def __init__(self, folder: Path, workers: int, port: int | None = None) -> None:
+        self.folder = folder
+        self.port = port or free_port()
+        self.address = f"tcp://127.0.0.1:{self.port}"
+        self._processes: list[subprocess.Popen[bytes]] = []
+        options = ("--host", "127.0.0.1", "--port", str(self.port), "--no-dashboard")
+        self.scheduler = self._start("scheduler", *options)
+        self.workers = [self._start_worker() for _ in range(workers)]
+
+    def _start_worker(self) -> subprocess.Popen[bytes]:
+        options = ("--host", "127.0.0.1", "--nthreads", "2", "--no-dashboard")
+        return self._start("worker", self.address, *options, "--resources", "GPU=1")
+
+    def _start(self, *command: str) -> subprocess.Popen[bytes]:
+        with (self.folder / "dask.txt").open("ab") as said:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "dask", *command],
+                cwd=self.folder,
+                stdin=subprocess.DEVNULL,
+                stdout=said,
+                stderr=said,
+                start_new_session=True,
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
+            )
+        self._processes.append(process)
+        return process
+
+    def end(self) -> None:
+        for process in self._processes:
+            with suppress(psutil.Error):
+                for child in psutil.Process(process.pid).children(recursive=True):
+                    child.kill()
+            process.kill()
+            process.wait()
+        end(self.folder)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of two workers, for tests that are not about them."""
+    cluster = Cluster(tmp_path_factory.mktemp("cluster"), 2)
+    yield cluster.address
+    cluster.end()
+
+
+@pytest.fixture
+def clusters(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Cluster]]:
+    """Starts clusters to be damaged."""
+    started = []
+
+    def start(workers: int, port: int | None = None) -> Cluster:
+        started.append(Cluster(tmp_path_factory.mktemp("cluster"), workers, port))
+        return started[-1]
+
+    yield start
+    for each in started:
+        each.end()
+
+
+def spans(folder: Path) -> dict[int, list[tuple[float, float]]]:
+    """Process of a worker -> when it was at a run."""
+    began: dict[int, float] = {}
+    found: dict[int, list[tuple[float, float]]] = {}
+    for line in (folder / "log.txt").read_text().splitlines():
+        number, moment, worker, what = line.split()[:4]
+        if what == "starts":
+            began[int(number)] = float(moment)
+        if what == "ends":
+            found.setdefault(int(worker), []).append((began[int(number)], float(moment)))
+    return found
+
+
+def nanny_of(folder: Path, number: int) -> psutil.Process:
+    """The Dask nanny above the worker that is at a run."""
+    rows = [line.split() for line in (folder / "log.txt").read_text().splitlines()]
+    worker = next(int(row[2]) for row in reversed(rows) if row[0] == str(number))
+    nanny = psutil.Process(worker).parent()
+    assert nanny is not None
+    return nanny
+
+
+def test_a_cluster_makes_one_run_for_each_gpu_and_may_lose_a_worker(
+    folder: Path, clusters: Callable[..., Cluster]
+) -> None:
+    cluster = clusters(2)
+    write_batch(folder, 4)
+    (folder / "hold-3").touch()
+    batch = Batch(folder, "--scheduler", cluster.address)
+    until(at_second_part(folder, 3), "the third run is at its second part")
+    nanny = nanny_of(folder, 3)
+    below = nanny.children(recursive=True)
+    nanny.kill()
+    for process in below:
+        if "spawn_main" in " ".join(process.cmdline()):
+            process.kill()
+    until(lambda: not any(map(psutil.Process.is_running, below)), "its processes end", 10)
+    (folder / "hold-3").unlink()
+    batch.wait(0)
+    assert sorted(starts(folder)) == [1, 2, 3, 3, 4]
+    assert_parts_made_once(folder, 4)
+    assert set(kinds(folder).values()) == {"done"}
+    worked = spans(folder)
+    assert len(worked) == 2
+    for times in worked.values():
+        assert all(end <= begin for (_, end), (begin, _) in itertools.pairwise(sorted(times)))
+    assert batch.lines == []
+
+    # Ctrl-C: the worker that is left stops what it is at, and stays.
+    write_batch(folder, 5)
+    (folder / "hold-5").touch()
+    batch = Batch(folder, "--scheduler", cluster.address)
+    until(at_second_part(folder, 5), "the fifth run is at its second part")
+    os.killpg(batch.process.pid, signal.SIGINT)
+    batch.wait(130, 30)
+    assert_nothing_runs(folder, 5)
+    assert batch.lines == ["Interrupted: 4 of 5 are done; the same command goes on."]
+    (folder / "hold-5").unlink()
+    run(folder, "--scheduler", cluster.address)
+    assert_parts_made_once(folder, 5)
+    assert_tidy(folder)
+
+
+def test_a_scheduler_that_comes_back_or_is_not_there(
+    folder: Path, clusters: Callable[..., Cluster], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    make_project(elsewhere)
+    write_batch(elsewhere, 1)
+    nowhere = f"tcp://127.0.0.1:{free_port()}"
+    began = time.monotonic()
+    alone = Batch(elsewhere, "--scheduler", nowhere)
+    try:
+        cluster = clusters(2)
+        write_batch(folder, 5)
+        (folder / "hold-3").touch()
+        batch = Batch(folder, "--scheduler", cluster.address)
+        until(at_second_part(folder, 3), "the third run is at its second part")
+        until(lambda: len(list((folder / "runs/it").glob("[12]"))) == 2, "two are finished")
+        finished = {number: stamps(folder, number) for number in (1, 2)}
+        cluster.scheduler.kill()
+
+        alone.wait(1, 30 - (time.monotonic() - began))
+        assert alone.lines == [line for line in alone.lines if nowhere in line]
+        assert len(alone.lines) == 1
+        assert alone.lines[0].startswith(f"workbench: no Dask scheduler answers at {nowhere} (")
+        assert starts(elsewhere) == []
+    finally:
+        end(elsewhere)
+    clusters(2, cluster.port)
+    (folder / "hold-3").unlink()
+    batch.wait(None)
+    if batch.process.returncode != 0:
+        assert batch.process.returncode == 1
+        assert len(batch.lines) == 1, batch.lines
+        assert "the same command goes on" in batch.lines[0]
+        run(folder, "--scheduler", cluster.address)
+    assert finished == {number: stamps(folder, number) for number in (1, 2)}
+    assert set(kinds(folder).values()) == {"done"}
+    assert [starts(folder).count(number) for number in (1, 2)] == [1, 1]
+    assert_parts_made_once(folder, 5)
+    assert_tidy(folder)
+    assert_nothing_runs(folder)
