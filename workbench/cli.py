@@ -464,7 +464,10 @@ def batch(
     ],
     scheduler: Annotated[
         str | None,
-        typer.Option(help="A running Dask cluster, e.g. tcp://host:8786. [one on this machine]"),
+        typer.Option(
+            help="A running Dask cluster: tcp://host:8786, or the file that its scheduler wrote."
+            " [one on this machine]"
+        ),
     ] = None,
     workers: Annotated[
         int | None,

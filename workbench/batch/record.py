@@ -150,10 +150,10 @@ def read_state(run: Run) -> State:
 
 
 def watch(run: Run) -> State:
-    """Where a run is that is known to be in flight."""
+    """Where a run is that was handed to a worker; "waiting" until the worker begins."""
     record = read_record(work_folder(run))
-    if record is None:
-        return State("running")
+    if record is None or record.kind != "running":
+        return State("waiting", attempts=record.attempts if record else 0)
     return State("running", stage=record.stage, attempts=record.attempts, host=record.host)
 
 

@@ -55,7 +55,8 @@ class Options:
     Attributes
     ----------
     scheduler
-        Address of a Dask scheduler to use, such as "tcp://host:8786"; None: a local cluster.
+        Address of a Dask scheduler to use, such as "tcp://host:8786", or the JSON file that it
+        was told to write; None: a local cluster.
     workers
         Workers of the local cluster, which share the machine's cores; None: one for each GPU,
         else one.
@@ -218,7 +219,7 @@ def _work_off(
                 view.count(name, states[name])
             stages = {name: watch(attempt.run) for name, attempt in in_flight.items()}
             states.update(stages)
-            view.show(stages, waiting_for_workers=crew.room() == 0)
+            view.show(stages, workers=crew.slots > 0)
             report.write_now_and_then()
 
 
@@ -277,9 +278,10 @@ class _View:
             self.say(f"{name}: {state.sentence}")
         self._bar.update()
 
-    def show(self, stages: Mapping[str, State], *, waiting_for_workers: bool) -> None:
-        texts = [f"  {name}: {state.stage or 'starting'}" for name, state in stages.items()]
-        if waiting_for_workers:
+    def show(self, stages: Mapping[str, State], *, workers: bool) -> None:
+        running = {name: state for name, state in stages.items() if state.kind == "running"}
+        texts = [f"  {name}: {state.stage or 'starting'}" for name, state in running.items()]
+        if not workers:
             texts = ["  waiting for Dask workers"]
         if len(texts) > _LINES:
             texts[_LINES - 1 :] = [f"  and {len(texts) - _LINES + 1} more"]
@@ -341,7 +343,8 @@ def _connected(options: Options) -> Iterator[tuple[Client, int | None]]:
             yield client, threads
             return
         try:
-            client = stack.enter_context(Client(options.scheduler, timeout=10))
+            where = "scheduler_file" if options.scheduler.endswith(".json") else "address"
+            client = stack.enter_context(Client(**{where: options.scheduler}, timeout=10))
         except (OSError, ValueError) as error:
             raise WorkbenchError(
                 f"no Dask scheduler answers at {options.scheduler} ({error}); is it running, and"
@@ -427,13 +430,20 @@ def _on_worker(job: Job, threads: int | None) -> Outcome:
 
 
 class _Crew:
-    """The workers that there are, and the runs that they are at."""
+    """The workers that there are, and the runs that they are at.
+
+    Attributes
+    ----------
+    slots
+        How many runs the workers can make at a time.
+    """
 
     def __init__(self, client: Client, threads: int | None) -> None:
         self._client = client
         self._threads = threads
+        self._local = threads is not None
         self._finished: queue.SimpleQueue[str] = queue.SimpleQueue()
-        self._room, self._looked = 0, 0.0
+        self.slots, self._looked = 0, 0.0
         self._needs = {_SLOT: 1}
         if any(_GPU in resources for resources in self._resources()):
             self._needs[_GPU] = 1
@@ -452,7 +462,8 @@ class _Crew:
                 self._look()
                 self._looked = now
         if self._client.status == "running":
-            return self._room
+            # What waits at the scheduler tells a cluster that can grow to do so.
+            return self.slots if self._local else self.slots + max(1, self.slots)
         if self._client.status == "closed" or now - self._looked > _PATIENCE:
             raise WorkbenchError(
                 "the Dask scheduler is gone; what is finished stays, and the same command goes"
@@ -465,7 +476,7 @@ class _Crew:
         if not all(_SLOT in worker for worker in workers):  # at first, or after a new scheduler
             self._client.register_plugin(_slots_plugin())
             workers = self._resources()
-        self._room = sum(int(min(each.get(name, 0) for name in self._needs)) for each in workers)
+        self.slots = sum(int(min(each.get(name, 0) for name in self._needs)) for each in workers)
 
     def start(self, attempt: _Attempt, job: Job) -> None:
         future = self._client.submit(
