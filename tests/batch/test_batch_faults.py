@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -96,6 +97,15 @@ log("ends")
 
 
 # --- a project with a batch in it --------------------------------------------------------
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _temporary() -> Iterator[None]:
+    """Where what is killed leaves its temporary files; sockets need a short path."""
+    with tempfile.TemporaryDirectory(prefix="faults-", ignore_cleanup_errors=True) as folder:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("TMPDIR", folder)
+            yield
 
 
 @pytest.fixture
@@ -245,9 +255,11 @@ def kinds(folder: Path) -> dict[str, str]:
 
 
 def assert_tidy(folder: Path) -> None:
-    """Nothing of unfinished runs is left."""
+    """Nothing of unfinished runs is left, and nothing unfinished in the others."""
     hidden = {path.name for path in (folder / "runs/it").iterdir() if path.name[0] == "."}
     assert hidden == {".batch"}
+    for made in (folder / "runs/it").glob("[0-9]*"):
+        assert not [path for path in made.iterdir() if path.name[0] == "." or "failed" in path.name]
 
 
 @pytest.fixture(scope="module")
@@ -445,6 +457,46 @@ def test_ctrl_c_says_what_is_done_in_one_sentence(folder: Path, unbroken: dict[s
     assert_parts_made_once(folder, 2)
     assert results(folder) == unbroken
     assert_tidy(folder)
+
+
+def test_ctrl_c_while_the_workers_start_is_one_sentence_too(folder: Path) -> None:
+    write_batch(folder, 1)
+    batch = Batch(folder, "--workers", "2")
+
+    def starting() -> bool:
+        children = psutil.Process(batch.process.pid).children()
+        return any("spawn_main" in " ".join(child.cmdline()) for child in children)
+
+    until(starting, "a worker begins")
+    time.sleep(0.2)  # it imports Dask
+    os.killpg(batch.process.pid, signal.SIGINT)
+    assert batch.process.wait(30) == 130
+    assert_nothing_runs(folder, 5)
+    # BUG: the worker does not yet ignore the signal and tells its traceback.
+    assert batch.lines == ["Interrupted: 0 of 1 are done; the same command goes on."]
+    assert starts(folder) == []
+
+
+def test_a_killed_run_is_tried_again_only_once_its_kernel_is_gone(folder: Path) -> None:
+    write_batch(folder, 1)
+    (folder / "hold-1").touch()
+    batch = Batch(folder, "--retries", "1")
+    until(at_second_part(folder, 1), "the run is at its second part")
+    papermill = worker_of(batch).children()[0]
+    kernel = papermill.children()[0]
+    papermill.kill()
+    until(lambda: starts(folder) == [1, 1] or batch.process.poll() is not None, "it starts again")
+    overlapping = kernel.is_running()
+    (folder / "hold-1").unlink()
+    batch.wait(0)
+    assert batch.lines == [
+        "1: the process of this run was ended by SIGKILL. It is tried again.",
+    ]
+    assert_nothing_runs(folder)
+    assert_parts_made_once(folder, 1)
+    assert_tidy(folder)
+    # BUG: for a second, the kernel that is left works in the folder beside the new one.
+    assert not overlapping
 
 
 # --- the outside world changes meanwhile -------------------------------------------------

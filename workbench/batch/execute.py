@@ -10,7 +10,6 @@ import io
 import json
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -52,7 +51,8 @@ _MOVING = (".mp4", ".mov", ".mkv", ".gif")
 _PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 _WENT_IN = re.compile(r"content|inputs|style([ _-]?\d+)?")
 # As tqdm writes it: "painting:  25%|███      | 12/48 [00:03<00:09, 4.0 step/s]".
-_BAR = re.compile(r"(?P<what>[^|\r\n]*?):?\s*\d+%\|[^|]*\|\s*(?P<count>[\d.]+\w?/[\d.]+\w?)")
+_BAR = re.compile(r"(?P<what>[^|]*?):?\s*\d+%\|[^|]*\|\s*(?P<count>[\d.]+\w?/[\d.]+\w?)")
+_LONGEST_BAR = 300  # characters; the pattern would take long on long lines
 
 
 @dataclass(frozen=True)
@@ -125,11 +125,15 @@ def execute(job: Job, threads: int, released: Callable[[], bool] = lambda: False
             " the same files under the same paths.",
         )
     began = time.monotonic()
-    with tempfile.TemporaryFile() as said:
+    # Sockets and files of the kernel go when the run does, however it ends.
+    with (
+        tempfile.TemporaryDirectory(prefix="run-", ignore_cleanup_errors=True) as temporary,
+        tempfile.TemporaryFile() as said,
+    ):
         process = subprocess.Popen(
             [sys.executable, "-m", "workbench.batch.execute"],
             cwd=job.project,
-            env={**os.environ, **dict.fromkeys(_THREADS, str(threads))},
+            env={**os.environ, **dict.fromkeys(_THREADS, str(threads)), "TMPDIR": temporary},
             stdin=subprocess.PIPE,
             stdout=said,
             stderr=subprocess.STDOUT,
@@ -137,8 +141,9 @@ def execute(job: Job, threads: int, released: Callable[[], bool] = lambda: False
         )
         assert process.stdin is not None
         try:
-            process.stdin.write(json.dumps(asdict(job)).encode() + b"\n")
-            process.stdin.flush()
+            with suppress(BrokenPipeError):
+                process.stdin.write(json.dumps(asdict(job)).encode() + b"\n")
+                process.stdin.flush()
             while process.poll() is None:
                 if job.timeout is not None and time.monotonic() - began > job.timeout:
                     _end(process)
@@ -187,18 +192,24 @@ def _how_it_ended(code: int) -> str:
     return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
 
 
-def _note_failure(job: Job, sentence: str, seconds: float, hopeless: bool = False) -> Outcome:
-    """Write a failure down beside what is there of the run."""
+def _note_failure(job: Job, sentence: str, seconds: float) -> Outcome:
+    """Write down how an attempt ended that could not do so itself."""
+    with suppress(WorkbenchError), claim(job.run, seconds=0):  # unless another one has begun
+        _write_failure(job, sentence, seconds)
+    return Outcome("failed", sentence)
+
+
+def _write_failure(job: Job, sentence: str, seconds: float) -> None:
     work = work_folder(job.run)
     record = read_record(work)
-    if record is not None:
-        with suppress(OutputError, OSError):  # the disk may be what failed
-            running = running_notebook(work / job.title)
-            if running.is_file():
-                running.replace(failed_notebook(work / job.title))
-            failed = replace(record, kind="failed", sentence=sentence, seconds=round(seconds, 3))
-            write_record(work, failed)
-    return Outcome("failed", sentence, hopeless)
+    if record is None or record.kind != "running":
+        return
+    with suppress(OutputError, OSError):  # the disk may be what failed
+        running = running_notebook(work / job.title)
+        if running.is_file():
+            running.replace(failed_notebook(work / job.title))
+        failed = replace(record, kind="failed", sentence=sentence, seconds=round(seconds, 3))
+        write_record(work, failed)
 
 
 # --- in the process of the run -----------------------------------------------------------
@@ -233,26 +244,30 @@ def _kill_children(pid: int) -> None:
 
 def _make(job: Job) -> Outcome:
     run = job.run
-    work = work_folder(run)
+    try:
+        with claim(run, seconds=60):
+            return _make_claimed(job, run)
+    except WorkbenchError as error:
+        return Outcome("failed", str(error), hopeless=isinstance(error, InputError))
+
+
+def _make_claimed(job: Job, run: Run) -> Outcome:
     began = time.monotonic()
     try:
-        work.mkdir(parents=True, exist_ok=True)
-        with claim(work, seconds=60):
-            return _make_claimed(job, run, work)
+        return _make_or_raise(job, run, work_folder(run))
     except WorkbenchError as error:
-        return _note_failure(
-            job, str(error), time.monotonic() - began, isinstance(error, InputError)
-        )
+        sentence, hopeless = str(error), isinstance(error, InputError)
     except Exception as error:
         first = (str(error).strip().splitlines() or ["no message"])[0].rstrip(".")
-        return _note_failure(job, f"{type(error).__name__}: {first}.", time.monotonic() - began)
+        sentence, hopeless = f"{type(error).__name__}: {first}.", False
+    _write_failure(job, sentence, time.monotonic() - began)
+    return Outcome("failed", sentence, hopeless)
 
 
-def _make_claimed(job: Job, run: Run, work: Path) -> Outcome:
+def _make_or_raise(job: Job, run: Run, work: Path) -> Outcome:
     mend(run)
     check_output(run)
     if read_state(run).kind == "done":  # by somebody who held the claim until now
-        shutil.rmtree(work)
         return Outcome("done")
     before = read_record(work)
     if before is not None and before.kind in ("done", "changed"):  # killed before it was moved
@@ -317,9 +332,11 @@ class _Stage(io.TextIOBase):
 
     def write(self, text: str) -> int:
         """Look for a progress bar in what a notebook prints."""
-        bars = list(_BAR.finditer(text))
-        if bars and time.monotonic() - self._told > 0.5:
-            what, count = bars[-1]["what"].strip(), bars[-1]["count"]
+        if "%|" not in text or time.monotonic() - self._told < 0.5:
+            return len(text)
+        lines = [line for line in re.split(r"[\r\n]", text) if "%|" in line]
+        if bar := _BAR.search(lines[-1][:_LONGEST_BAR]):
+            what, count = bar["what"].strip(), bar["count"]
             self._say(f"{self._cell}, {what} {count}".replace(",  ", ", "))
         return len(text)
 
@@ -355,7 +372,7 @@ def _save_thumbnail(source: Path, path: Path) -> None:
             small = picture.convert("RGB")
             small.thumbnail(_THUMBNAIL)
             small.save(path, "WEBP", quality=80)
-    except (OSError, StopIteration, ValueError):  # PyAV's errors are among them
+    except Exception:  # whatever may be wrong with it: the run itself is done
         path.unlink(missing_ok=True)
 
 

@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, get_args
 
 from filelock import FileLock, Timeout
 
 from workbench.batch.plan import Run
 from workbench.errors import InputError, OutputError
-from workbench.files import write_bytes
+from workbench.files import check_writable, write_bytes
 from workbench.notebook import failed_notebook
 from workbench.runs import Result, check_result
 
@@ -28,7 +28,7 @@ SUMMARY = "summary.csv"
 STATE_FOLDER = ".batch"  # below a plan's root
 THUMBNAIL = "thumbnail.webp"  # in the folder of a run
 _RECORD = "batch.json"
-_LOCK = ".batch.lock"
+_GONE = ".gone"
 
 Kind = Literal["done", "changed", "failed", "running", "waiting"]
 
@@ -106,6 +106,9 @@ class Record:
     shown: str = ""
 
 
+_TYPES: dict[str, Any] = {"attempts": int, "seconds": (int, float)}  # the others are texts
+
+
 def work_folder(run: Run) -> Path:
     """Where a run is made, until it is finished."""
     return run.output.with_name(f".tmp-{run.key[:16]}")
@@ -114,9 +117,14 @@ def work_folder(run: Run) -> Path:
 def read_record(folder: Path) -> Record | None:
     """What a folder says of its run; None if it says nothing that can be read."""
     try:
-        return Record(**json.loads((folder / _RECORD).read_text("utf-8")))
-    except (OSError, ValueError, TypeError):
+        record = Record(**json.loads((folder / _RECORD).read_text("utf-8")))
+    except (OSError, ValueError, TypeError, RecursionError):
         return None
+    for each in fields(Record):
+        value = getattr(record, each.name)
+        if isinstance(value, bool) or not isinstance(value, _TYPES.get(each.name, str)):
+            return None
+    return record if record.kind in get_args(Kind) else None
 
 
 def write_record(folder: Path, record: Record) -> None:
@@ -138,14 +146,15 @@ def read_state(run: Run) -> State:
         return State("waiting", attempts=record.attempts if record else 0)
     if record.kind == "running":
         return watch(run) if is_claimed(run) else State("waiting", attempts=record.attempts)
-    notebook = failed_notebook(work / record.notebook)
+    ended = work / record.notebook  # to its end, but without a result
+    notebooks = [path for path in (failed_notebook(ended), ended) if path.is_file()]
     return State(
         "failed",
         sentence=record.sentence,
         attempts=record.attempts,
         seconds=record.seconds,
         host=record.host,
-        notebook=notebook if notebook.is_file() else None,
+        notebook=notebooks[0] if notebooks else None,
     )
 
 
@@ -173,7 +182,7 @@ def _finished(folder: Path, record: Record, result: Result) -> State:
 
 
 @contextmanager
-def claim(work: Path, seconds: float) -> Iterator[None]:
+def claim(run: Run, seconds: float) -> Iterator[None]:
     """Be the only one who makes a run; an earlier attempt that is about to end is waited for.
 
     Raises
@@ -181,11 +190,13 @@ def claim(work: Path, seconds: float) -> Iterator[None]:
     InputError
         If another process is still at it after so many seconds.
     """
+    lock = _lock(work_folder(run))
+    check_writable(lock)
     try:
-        with FileLock(work / _LOCK, timeout=seconds):
+        with FileLock(lock, timeout=seconds):
             yield
     except Timeout:
-        raise InputError(f"{work} is being worked in by another process.") from None
+        raise InputError(f"{run.output} is being made by another process.") from None
 
 
 def is_claimed(run: Run) -> bool:
@@ -193,11 +204,16 @@ def is_claimed(run: Run) -> bool:
     return _is_claimed(work_folder(run))
 
 
+def _lock(work: Path) -> Path:
+    # Not in the work folder, which moves while it is claimed.
+    return work.parent / STATE_FOLDER / f"{work.name.removeprefix('.tmp-')}.lock"
+
+
 def _is_claimed(work: Path) -> bool:
-    if not (work / _LOCK).exists():
+    if not _lock(work).exists():
         return False
     try:
-        with FileLock(work / _LOCK, timeout=0):
+        with FileLock(_lock(work), timeout=0):
             return False
     except (Timeout, OSError):
         return True
@@ -210,16 +226,27 @@ def publish(run: Run) -> None:
     its name, where `mend` finds it. What other settings of the run left unfinished goes.
     """
     work, older = work_folder(run), _older(run)
-    (work / _LOCK).unlink(missing_ok=True)
     if run.output.exists():
         _remove(older)
         run.output.rename(older)
     work.rename(run.output)
     _remove(older)
-    for other in run.output.parent.glob(".tmp-*"):
-        record = read_record(other)
-        if record and record.output == run.output.name and not _is_claimed(other):
-            _remove(other)
+    clear([run])
+
+
+def clear(done: Iterable[Run]) -> None:
+    """Remove what other settings of finished runs left unfinished."""
+    names: dict[Path, set[str]] = {}
+    for run in done:
+        names.setdefault(run.output.parent, set()).add(run.output.name)
+    for parent, finished in names.items():
+        for work in parent.glob(".tmp-*"):
+            record = read_record(work)
+            if record and record.output in finished and not _is_claimed(work):
+                # Under another name first, as one that is half removed would not be known again.
+                work.rename(work.with_suffix(_GONE))
+        for work in parent.glob(f".tmp-*{_GONE}"):
+            _remove(work)
 
 
 def mend(run: Run) -> None:

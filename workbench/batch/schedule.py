@@ -27,6 +27,7 @@ from workbench.batch.record import (
     STATE_FOLDER,
     State,
     check_output,
+    clear,
     is_claimed,
     mend,
     read_state,
@@ -143,6 +144,7 @@ def run_batch(plan: Plan, options: Options = Options()) -> dict[str, State]:
             mend(run)
             check_output(run)
         states = read_states(plan)
+        clear(run for run in plan.runs if states[run.name].kind == "done")
         todo = [run for run in chosen if states[run.name].kind != "done"]
         print(f"{len(chosen)} runs, {len(chosen) - len(todo)} done already.", flush=True)
         report = _Report(plan, states)
@@ -152,7 +154,8 @@ def run_batch(plan: Plan, options: Options = Options()) -> dict[str, State]:
                 _work_off(plan, todo, len(chosen), options, states, report)
         finally:
             # What was in flight when the batch ended says itself how it stands.
-            states.update({run.name: read_state(run) for run in todo})
+            unsure = [run for run in todo if states[run.name].kind in ("running", "waiting")]
+            states.update({run.name: read_state(run) for run in unsure})
             report.write()
     return states
 
