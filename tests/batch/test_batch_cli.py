@@ -251,7 +251,7 @@ def test_a_finished_run_that_something_was_taken_out_of_waits(folder: Path, batc
 
 def test_one_run_is_not_several(folder: Path, batch: Command) -> None:
     finish(write_batch(folder, grid={"number": [1]}).runs[0])
-    assert batch("it.yaml").lines[0] == "1 run, 1 done already."  # BUG: "1 runs"
+    assert batch("it.yaml").lines[0] == "1 run, 1 done already."
 
 
 class LostCrew:
@@ -291,7 +291,6 @@ def test_why_a_run_failed_is_told_even_if_the_run_could_not_write_it_down(
     said = batch("it.yaml")
     assert said.code == 1
     assert f"1: {LostCrew.sentence}" in said.err
-    # BUG: in all of the following, the run is "waiting", without a word.
     assert re.fullmatch(rf"failed +1  {re.escape(LostCrew.sentence)}", said.lines[1])
     assert said.lines[2].startswith("1 failed: ")
     assert LostCrew.sentence in (plan.root / "index.html").read_text()
@@ -310,7 +309,8 @@ def test_status_says_how_each_run_stands(folder: Path, batch: Command) -> None:
     start(failed, "failed", "ValueError: no.")
     start(left, "running", stage="cell 2 of 3")  # by a process that was killed
     before = everything(folder)
-    with claim(start(running, "running", stage="cell 3 of 9, painting 12/48"), 0):
+    start(running, "running", stage="cell 3 of 9, painting 12/48")
+    with claim(running, 0):
         said = batch("status", "it.yaml")
     assert (said.code, said.err) == (0, "")
     assert said.lines == [

@@ -25,10 +25,8 @@ from test_notebook import write_notebook
 
 pytestmark = pytest.mark.slow
 
-PATIENCE = 120.0  # seconds until a test gives up; nothing takes so long on its own
+PATIENCE = 60.0  # seconds until a test gives up; nothing takes so long on its own
 PARTS = 3
-# Of Dask, where another dashboard runs on this machine.
-PORT_WARNING = ("Port 8787 is", "Perhaps you already", "Hosting the HTTP", r"  warnings\.warn\(")
 PARAMETERS = """\
 number: int = 0
 what: str = "work"
@@ -102,10 +100,10 @@ log("ends")
 @pytest.fixture(scope="module", autouse=True)
 def _temporary() -> Iterator[None]:
     """Where what is killed leaves its temporary files; sockets need a short path."""
-    with tempfile.TemporaryDirectory(prefix="faults-", ignore_cleanup_errors=True) as folder:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("TMPDIR", folder)
-            yield
+    temporary = tempfile.TemporaryDirectory(prefix="faults-", ignore_cleanup_errors=True)
+    with temporary as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", folder)
+        yield
 
 
 @pytest.fixture
@@ -158,7 +156,7 @@ class Batch:
     def lines(self) -> list[str]:
         """What is said on stderr, without Dask's address and the bars."""
         lines = re.split(r"[\r\n]+", re.sub(r"\x1b\[[\d;]*[A-Za-z]", "", self.said))
-        noise = re.compile("|".join(("Dask's dashboard: ", "batch: ", *PORT_WARNING)))
+        noise = re.compile("Dask's dashboard: |batch: ")
         return [line for line in lines if line.strip() and not noise.search(line)]
 
     def wait(self, code: int | None, seconds: float = PATIENCE) -> Batch:
@@ -300,7 +298,7 @@ def test_another_dashboard_on_this_machine_needs_no_words(
 ) -> None:
     said = undisturbed[1].said
     assert "Dask's dashboard: http://127.0.0.1:" in said
-    assert "Warning" not in said  # BUG: `distributed` warns that port 8787 is in use
+    assert "Warning" not in said
 
 
 # --- runs that fail ----------------------------------------------------------------------
@@ -472,7 +470,6 @@ def test_ctrl_c_while_the_workers_start_is_one_sentence_too(folder: Path) -> Non
     os.killpg(batch.process.pid, signal.SIGINT)
     assert batch.process.wait(30) == 130
     assert_nothing_runs(folder, 5)
-    # BUG: the worker does not yet ignore the signal and tells its traceback.
     assert batch.lines == ["Interrupted: 0 of 1 are done; the same command goes on."]
     assert starts(folder) == []
 
@@ -495,7 +492,6 @@ def test_a_killed_run_is_tried_again_only_once_its_kernel_is_gone(folder: Path) 
     assert_nothing_runs(folder)
     assert_parts_made_once(folder, 1)
     assert_tidy(folder)
-    # BUG: for a second, the kernel that is left works in the folder beside the new one.
     assert not overlapping
 
 
@@ -746,10 +742,8 @@ def test_a_cluster_makes_one_run_for_each_gpu_and_may_lose_a_worker(
     until(at_second_part(folder, 3), "the third run is at its second part")
     nanny = nanny_of(folder, 3)
     below = nanny.children(recursive=True)
-    nanny.kill()
-    for process in below:
-        if "spawn_main" in " ".join(process.cmdline()):
-            process.kill()
+    for process in (nanny, *nanny.children()):  # of these, the run's process is no child
+        process.kill()
     until(lambda: not any(map(psutil.Process.is_running, below)), "its processes end", 10)
     (folder / "hold-3").unlink()
     batch.wait(0)
@@ -777,6 +771,17 @@ def test_a_cluster_makes_one_run_for_each_gpu_and_may_lose_a_worker(
     assert_tidy(folder)
 
 
+def test_no_worker_is_idle_while_runs_wait(folder: Path, cluster: str) -> None:
+    write_batch(folder, 5)
+    (folder / "hold-1").touch()
+    batch = Batch(folder, "--scheduler", cluster)
+    until(at_second_part(folder, 1), "the first run is at its second part")
+    until(lambda: sorted(log(folder, "ends")) == [2, 3, 4, 5], "the others are made", 30)
+    (folder / "hold-1").unlink()
+    batch.wait(0)
+    assert_parts_made_once(folder, 5)
+
+
 def test_a_scheduler_that_comes_back_or_is_not_there(
     folder: Path, clusters: Callable[..., Cluster], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -792,9 +797,10 @@ def test_a_scheduler_that_comes_back_or_is_not_there(
         (folder / "hold-3").touch()
         batch = Batch(folder, "--scheduler", cluster.address)
         until(at_second_part(folder, 3), "the third run is at its second part")
-        until(lambda: len(list((folder / "runs/it").glob("[12]"))) == 2, "two are finished")
-        finished = {number: stamps(folder, number) for number in (1, 2)}
+        until(lambda: list((folder / "runs/it").glob("[0-9]")), "another one is finished")
         cluster.scheduler.kill()
+        names = [int(path.name) for path in (folder / "runs/it").glob("[0-9]")]
+        finished = {number: stamps(folder, number) for number in names}
 
         alone.wait(1, 30 - (time.monotonic() - began))
         assert alone.lines == [line for line in alone.lines if nowhere in line]
@@ -811,9 +817,9 @@ def test_a_scheduler_that_comes_back_or_is_not_there(
         assert len(batch.lines) == 1, batch.lines
         assert "the same command goes on" in batch.lines[0]
         run(folder, "--scheduler", cluster.address)
-    assert finished == {number: stamps(folder, number) for number in (1, 2)}
+    assert finished == {number: stamps(folder, number) for number in finished}
     assert set(kinds(folder).values()) == {"done"}
-    assert [starts(folder).count(number) for number in (1, 2)] == [1, 1]
+    assert [starts(folder).count(number) for number in finished] == [1] * len(finished)
     assert_parts_made_once(folder, 5)
     assert_tidy(folder)
     assert_nothing_runs(folder)

@@ -153,6 +153,8 @@ def execute(job: Job, threads: int, released: Callable[[], bool] = lambda: False
                 _wait(process, 0.5)
         finally:
             _end(process)
+            if process.returncode < 0:
+                _kill_kernel(temporary)
         said.seek(0)
         lines = said.read().decode("utf-8", "replace").splitlines()
     try:
@@ -182,6 +184,15 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         _kill_children(process.pid)
         process.kill()
         process.wait()
+
+
+def _kill_kernel(temporary: str) -> None:
+    """End a kernel whose process was killed; by itself it would notice after a second."""
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.environ().get("TMPDIR") == temporary:
+                process.kill()
+                process.wait(5)
 
 
 def _took_too_long(seconds: float) -> str:
@@ -217,6 +228,8 @@ def _write_failure(job: Job, sentence: str, seconds: float) -> None:
 
 def main() -> None:
     """Make the run that standard input describes; the outcome is the last line printed."""
+    if hasattr(signal, "pthread_sigmask"):  # the batch keeps Ctrl-C from its workers
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     job = Job(**json.loads(sys.stdin.buffer.readline()))
     threading.Thread(target=_end_with_worker, daemon=True).start()
     print(json.dumps(asdict(_make(job))), flush=True)

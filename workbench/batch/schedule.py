@@ -6,14 +6,17 @@ import json
 import logging
 import os
 import queue
+import signal
 import socket
 import sys
 import time
+import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,8 +48,6 @@ _GPU = "GPU"
 _LOST = 3  # times that a scheduler may lose a run before it counts as failed
 _PATIENCE = 30.0  # seconds without a scheduler
 _LINES = 12  # of runs in flight
-# Ctrl-C in the terminal reaches all processes, and only the batch is to answer.
-_IGNORE_INTERRUPTS = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,8 @@ def run_batch(plan: Plan, options: Options = Options()) -> dict[str, State]:
         states = read_states(plan)
         clear(run for run in plan.runs if states[run.name].kind == "done")
         todo = [run for run in chosen if states[run.name].kind != "done"]
-        print(f"{len(chosen)} runs, {len(chosen) - len(todo)} done already.", flush=True)
+        runs = "1 run" if len(chosen) == 1 else f"{len(chosen)} runs"
+        print(f"{runs}, {len(chosen) - len(todo)} done already.", flush=True)
         report = _Report(plan, states)
         report.write()
         try:
@@ -369,7 +371,6 @@ def _local_cluster(workers: int | None, level: int) -> tuple[Any, int]:
         "memory_limit": 0,  # a run is a process of its own
         "resources": {_SLOT: 1},
         "silence_logs": level,
-        "preload": [_IGNORE_INTERRUPTS],
     }
     spec = {
         number: {
@@ -385,7 +386,26 @@ def _local_cluster(workers: int | None, level: int) -> tuple[Any, int]:
         "cls": Scheduler,
         "options": {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:8787"},
     }
-    return SpecCluster(workers=spec, scheduler=scheduler, silence_logs=level), threads
+    with warnings.catch_warnings(), _interrupts_held_back():
+        warnings.filterwarnings("ignore", "Port 8787 is already in use")  # another one is taken
+        return SpecCluster(workers=spec, scheduler=scheduler, silence_logs=level), threads
+
+
+@contextmanager
+def _interrupts_held_back() -> Iterator[None]:
+    """Keep Ctrl-C from the threads and processes that are started meanwhile.
+
+    In the terminal it reaches all processes, and only the batch is to answer, afterwards.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    resource_tracker.ensure_running()  # it would let them through again as it starts
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 def _gpus() -> list[str]:
@@ -444,7 +464,6 @@ class _Crew:
     def __init__(self, client: Client, threads: int | None) -> None:
         self._client = client
         self._threads = threads
-        self._local = threads is not None
         self._finished: queue.SimpleQueue[str] = queue.SimpleQueue()
         self.slots, self._looked = 0, 0.0
         self._needs = {_SLOT: 1}
@@ -465,8 +484,7 @@ class _Crew:
                 self._look()
                 self._looked = now
         if self._client.status == "running":
-            # What waits at the scheduler tells a cluster that can grow to do so.
-            return self.slots if self._local else self.slots + max(1, self.slots)
+            return self.slots  # what waits behind a run on its worker may wait for long
         if self._client.status == "closed" or now - self._looked > _PATIENCE:
             raise WorkbenchError(
                 "the Dask scheduler is gone; what is finished stays, and the same command goes"
