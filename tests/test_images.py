@@ -23,10 +23,14 @@ from workbench.images import (
     fit,
     from_array,
     load_image,
+    load_mask,
+    match_colors,
     recolour,
     resize,
     save_image,
+    share_masks,
     to_array,
+    transfer_luma,
 )
 
 unhurried = hypothesis_settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -625,16 +629,39 @@ def colours(image: Tensor) -> tuple[Tensor, Tensor]:
     return pixels.mean(1), torch.cov(pixels, correction=0)
 
 
-def test_recolour_carries_mean_and_covariance_over() -> None:
+@pytest.mark.parametrize("method", ["monge-kantorovich", "pca", "cholesky"])
+def test_recolour_carries_mean_and_covariance_over(method: str) -> None:
     generator = torch.Generator().manual_seed(5)
     mix = torch.tensor([[0.1, 0.03, 0.0], [0.0, 0.08, 0.05], [0.02, 0.0, 0.06]])
     source = 0.5 + 0.08 * torch.randn(1, 3, 40, 50, generator=generator)
     noise = torch.randn(1, 3, 30, 20, generator=generator)
     target = 0.5 + torch.einsum("ij,njhw->nihw", mix, noise)
-    mean, covariance = colours(recolour(source, source, target))
+    mean, covariance = colours(recolour(source, source, target, method))
     wanted_mean, wanted_covariance = colours(target)
     assert torch.allclose(mean, wanted_mean, atol=1e-3)
     assert torch.allclose(covariance, wanted_covariance, atol=3e-4)
+
+
+def test_recolour_maps_are_the_ones_of_their_names() -> None:
+    generator = torch.Generator().manual_seed(6)
+    source = 0.5 + 0.1 * torch.randn(1, 3, 40, 50, generator=generator)
+    source[:, 2] = source[:, 0] + 0.2 * (source[:, 1] - 0.5)
+    mix = torch.tensor([[0.05, 0.01, 0.0], [0.02, 0.04, 0.0], [0.0, 0.01, 0.03]])
+    noise = torch.randn(1, 3, 40, 50, generator=generator)
+    target = 0.5 + torch.einsum("ij,njhw->nihw", mix, noise)
+
+    def change(method: str) -> Tensor:
+        """The matrix, from what becomes of three small steps away from the mean."""
+        middle = source.mean(dim=(2, 3), keepdim=True)
+        steps = 0.02 * torch.eye(3).T.reshape(1, 3, 1, 3)
+        moved = recolour(middle + steps, source, target, method)
+        return (moved - recolour(middle, source, target, method))[0, :, 0] / 0.02
+
+    lower = change("cholesky")
+    assert lower.triu(1).abs().max() < 1e-4 < lower[2, 0].abs()
+    transport = change("monge-kantorovich")
+    assert torch.allclose(transport, transport.T, atol=1e-4)
+    assert not torch.allclose(change("pca"), transport, atol=1e-2)
 
 
 def test_recolour_without_a_change_is_the_identity() -> None:
@@ -655,3 +682,65 @@ def test_recolour_of_a_plain_picture_is_plain_and_finite() -> None:
     for source, target in ((plain, noise), (noise, plain), (plain, plain)):
         assert torch.isfinite(recolour(plain, source, target)).all()
     assert torch.allclose(recolour(plain, plain, 0.5 * plain), 0.5 * plain, atol=1e-5)
+
+
+def test_transfer_luma_keeps_brightness_of_the_one_and_colours_of_the_other() -> None:
+    generator = torch.Generator().manual_seed(4)
+    painted = 0.4 + 0.2 * torch.rand(1, 3, 20, 30, generator=generator)
+    content = 0.4 + 0.2 * torch.rand(1, 3, 20, 30, generator=generator)
+    # Y, U and V of ITU-R BT.601, as torch's image.rgb2yuv has them.
+    to_yuv = torch.tensor(
+        [[0.299, 0.587, 0.114], [-0.14713, -0.28886, 0.436], [0.615, -0.51499, -0.10001]]
+    )
+    yuv = [
+        torch.einsum("ij,njhw->nihw", to_yuv, each)
+        for each in (transfer_luma(painted, content), painted, content)
+    ]
+    assert torch.allclose(yuv[0][:, :1], yuv[1][:, :1], atol=1e-5)
+    assert torch.allclose(yuv[0][:, 1:], yuv[2][:, 1:], atol=1e-4)
+
+
+def test_match_colors_recolours_the_style_only_where_it_is_asked_to() -> None:
+    generator = torch.Generator().manual_seed(8)
+    style = 0.4 + 0.1 * torch.rand(1, 3, 20, 30, generator=generator)
+    content = 0.5 + 0.3 * torch.rand(1, 3, 25, 25, generator=generator)
+    for kept in ("off", "luma"):
+        assert match_colors(style, content, kept) is style
+    matched, wanted = colours(match_colors(style, content, "cholesky")), colours(content)
+    assert torch.allclose(matched[0], wanted[0], atol=2e-2)
+    with pytest.raises(InputError, match="original_colors = 'on': use one of off, luma, chol"):
+        match_colors(style, content, "on")
+
+
+# --- masks -------------------------------------------------------------------------------
+
+
+def test_masks_are_read_as_brightness_and_must_not_be_black(tmp_path: Path) -> None:
+    picture = np.zeros((4, 6, 3), np.uint8)
+    picture[:, :3] = 255
+    picture[:, 3] = (255, 0, 0)
+    Image.fromarray(picture).save(tmp_path / "mask.png")
+    mask = load_mask(tmp_path / "mask.png")
+    assert mask.shape == (1, 1, 4, 6)
+    assert torch.allclose(mask[0, 0, 0], torch.tensor([1, 1, 1, 0.299, 0, 0]), atol=1e-3)
+    assert load_mask(tmp_path / "mask.png", crop=(0, 0, 0.5, 1)).min() > 0.999
+    Image.fromarray(0 * picture).save(tmp_path / "black.png")
+    with pytest.raises(InputError, match=r"black\.png is black all over; a mask is white where"):
+        load_mask(tmp_path / "black.png")
+
+
+@given(seed=st.integers(0, 1000), many=st.integers(1, 4))
+def test_shared_masks_never_add_up_to_more_than_one(seed: int, many: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    sides = [int(torch.randint(2, 40, (), generator=generator)) for _ in range(2 * many)]
+    masks = [torch.rand(1, 1, *sides[2 * k : 2 * k + 2], generator=generator) for k in range(many)]
+    shared = share_masks(masks, (12, 17))
+    assert [mask.shape for mask in shared] == [(1, 1, 12, 17)] * many
+    assert torch.stack(shared).sum(dim=0).max() <= 1 + 1e-6
+    assert torch.stack(shared).min() >= 0
+
+
+def test_a_mask_alone_stays_as_it_is() -> None:
+    mask = torch.rand(1, 1, 9, 8)
+    assert torch.equal(share_masks([mask], (9, 8))[0], mask)
+    assert share_masks([], (9, 8)) == ()

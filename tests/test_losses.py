@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -95,7 +97,9 @@ def test_weighted_terms_add_up_to_the_total() -> None:
         content={"relu2_1": random(1, 6, 3, 3, seed=5)},
         style={name: torch.zeros(a.shape[1], a.shape[1]) for name, a in activations.items()},
     )
-    weights = losses.LossWeights(content=2.0, style={"relu1_1": 3.0, "relu2_1": 0.5}, tv=0.1)
+    weights = losses.LossWeights(
+        content={"relu2_1": 2.0}, style={"relu1_1": 3.0, "relu2_1": 0.5}, tv=0.1
+    )
     picture = random(1, 3, 5, 5) * 40
     total, terms = losses.weighted_losses(picture, activations, targets, weights)
     summary = losses.to_losses(terms)
@@ -141,7 +145,7 @@ def test_earlier_frames_are_weighed_and_added_up() -> None:
             losses.TemporalTarget(torch.full((1, 3, 5, 5), 0.0), 1 - left, 2.0),
         ],
     )
-    weights = losses.LossWeights(content=1.0, style={}, tv=1.0)
+    weights = losses.LossWeights(content=dict.fromkeys(activations, 1.0), style={}, tv=1.0)
     total, terms = losses.weighted_losses(picture, activations, targets, weights)
     expected = 10 * 0.4 * (0.4 * 255) ** 2 + 2 * 0.6 * (0.2 * 255) ** 2
     assert terms["temporal"].item() == pytest.approx(expected)
@@ -152,7 +156,83 @@ def test_earlier_frames_are_weighed_and_added_up() -> None:
 def test_a_still_has_no_temporal_loss() -> None:
     activations = {"relu1_1": random(1, 4, 5, 5)}
     targets = losses.Targets(content=activations, style={})
-    weights = losses.LossWeights(content=1.0, style={}, tv=1.0)
+    weights = losses.LossWeights(content=dict.fromkeys(activations, 1.0), style={}, tv=1.0)
     terms = losses.weighted_losses(random(1, 3, 5, 5), activations, targets, weights)[1]
     assert "temporal" not in terms
     assert losses.to_losses(terms).temporal == 0
+
+
+def test_other_kinds_of_total_variation_by_hand() -> None:
+    picture = torch.tensor([[0.0, 1.0, 9.0], [2.0, 5.0, 9.0]]).expand(1, 3, 2, 3)
+    down, right = [2, 4, 0], [1, 8, 3, 4]
+    absolute = 3 * (sum(down) + sum(right))
+    assert losses.tv_loss(picture, "absolute").item() == pytest.approx(absolute)
+    mean = sum(d * d for d in down) / 3 + sum(d * d for d in right) / 4
+    assert losses.tv_loss(picture, "mean-squared").item() == pytest.approx(mean)
+
+
+def test_a_masked_gram_matrix_is_that_of_the_region() -> None:
+    activation = random(1, 5, 6, 8)
+    mask = torch.zeros(1, 1, 6, 8)
+    mask[..., :3] = 1
+    region = losses.gram_matrix(activation[..., :3])
+    torch.testing.assert_close(losses.gram_matrix(activation, mask), region)
+    torch.testing.assert_close(losses.gram_matrix(activation, 0.3 * mask), region)
+    assert losses.gram_matrix(activation, 0 * mask).abs().max() == 0
+
+
+@given(seed=st.integers(0, 10**6))
+def test_masks_that_add_up_to_one_split_the_gram_matrix(seed: int) -> None:
+    activation, mask = random(1, 4, 5, 6, seed=seed), random(1, 1, 5, 6, seed=seed + 1).sigmoid()
+    parts = [losses.gram_matrix(activation, each) * each.mean() for each in (mask, 1 - mask)]
+    whole = losses.gram_matrix(activation)
+    torch.testing.assert_close(parts[0] + parts[1], whole, rtol=1e-4, atol=1e-6)
+
+
+def test_regions_count_by_their_share_and_nothing_counts_outside() -> None:
+    activation = random(1, 4, 6, 8)
+    left, nowhere = torch.zeros(1, 1, 12, 16), torch.zeros(1, 1, 12, 16)
+    left[..., :4] = 1  # a quarter, at twice the size of the activation
+    gram = {"relu2_1": losses.gram_matrix(random(1, 4, 6, 8, seed=9))}
+    regions = [losses.Region(left, gram, 2.0), losses.Region(nowhere, gram)]
+    ours = activation.clone().requires_grad_()
+    loss = losses.region_loss(ours, "relu2_1", regions)
+    alone = losses.style_loss(losses.gram_matrix(activation[..., :2]), gram["relu2_1"])
+    assert loss.item() == pytest.approx(2 * 0.25 * alone.item(), rel=1e-5)
+    loss.backward()
+    assert ours.grad[..., :2].abs().min() > 0
+    assert ours.grad[..., 2:].abs().max() == 0
+
+
+def test_normalized_gradients_have_the_length_of_their_weight() -> None:
+    style = losses.gram_matrix(random(1, 4, 6, 8, seed=4))
+    content = random(1, 4, 6, 8, seed=5)
+    targets = losses.Targets(content={"relu1_1": content}, style={"relu1_1": style})
+    weights = losses.LossWeights(
+        content={"relu1_1": 3.0}, style={"relu1_1": 50.0}, tv=0.0, normalize_gradients=True
+    )
+
+    def gradient(weights: losses.LossWeights) -> tuple[float, torch.Tensor]:
+        activation = random(1, 4, 6, 8, seed=6).requires_grad_()
+        picture = torch.zeros(1, 3, 6, 8)
+        total, _ = losses.weighted_losses(picture, {"relu1_1": activation}, targets, weights)
+        total.backward()
+        return total.item(), activation.grad
+
+    def alone(**only: dict[str, float]) -> torch.Tensor:
+        none = {"content": {"relu1_1": 0.0}, "style": {"relu1_1": 0.0}}
+        return gradient(replace(weights, **(none | only), normalize_gradients=False))[1]
+
+    total, both = gradient(weights)
+    plain_total, _ = gradient(replace(weights, normalize_gradients=False))
+    assert total == plain_total
+    for_content, for_style = alone(content={"relu1_1": 1.0}), alone(style={"relu1_1": 1.0})
+    expected = 3 * for_content / for_content.abs().sum() + 50 * for_style / for_style.abs().sum()
+    torch.testing.assert_close(both, expected, rtol=1e-4, atol=1e-7)
+
+
+def test_a_gradient_of_nothing_stays_nothing() -> None:
+    activation = random(1, 4, 6, 8).requires_grad_()
+    loss = 7 * losses.content_loss(losses.normalize_gradient(activation, 7.0), activation.detach())
+    loss.backward()
+    assert activation.grad.abs().max() == 0

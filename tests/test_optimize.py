@@ -515,3 +515,104 @@ def test_a_cache_is_bounded(tiny: Settings, photo: Tensor, painting: Tensor) -> 
     for size in range(64, 64 + 3 * TARGETS_KEPT):
         next(optimize(photo, [painting], replace(tiny, size=size), targets=targets))
     assert {len(kept) for kept in targets._kept.values()} == {TARGETS_KEPT}
+
+
+# --- masks -------------------------------------------------------------------------------
+
+
+def halves() -> list[Tensor]:
+    left = torch.zeros(1, 1, 24, 32)
+    left[..., :16] = 1
+    return [left, 1 - left]
+
+
+def test_each_region_takes_its_own_style(tiny: Settings, photo: Tensor, painting: Tensor) -> None:
+    settings = replace(tiny, steps=(60,), content_weight=0.0)
+    styles = [painting, 1 - resize(painting, (70, 90))]
+    first, *_, last = optimize(photo, styles, settings, masks=halves())
+    assert last.losses.style_total < 0.05 * first.losses.style_total
+    part_size = replace(settings, size=48, style_scale=64 / 48)  # leaves the parts as they are
+    for half, (own, other) in ((slice(0, 28), styles), (slice(36, 64), styles[::-1])):
+        part = last.image[..., half]
+        far = measure(part, part, [other], part_size).style_total
+        assert measure(part, part, [own], part_size).style_total < 0.3 * far
+    measured = measure(last.image, photo, styles, settings, masks=halves())
+    assert measured.total == pytest.approx(last.losses.total, rel=0.01)
+
+
+def test_a_place_without_a_mask_keeps_the_photograph(
+    tiny: Settings, photo: Tensor, painting: Tensor
+) -> None:
+    settings = replace(tiny, steps=(40,), style_layers=("relu1_1",), content_layers=("relu1_1",))
+    *_, painted = optimize(photo, [painting], settings, masks=halves()[:1])
+    change = (painted.image - resize(photo, 64)).abs()
+    assert change[..., 40:].mean() < 0.1 * change[..., :24].mean()
+
+
+def test_masks_that_share_all_places_are_a_blend(
+    tiny: Settings, photo: Tensor, painting: Tensor
+) -> None:
+    everywhere = [torch.ones(1, 1, 60, 80)] * 2
+    styles = [painting, painting.flip(3)]
+    masked = measure(photo, photo, styles, tiny, masks=everywhere)
+    apart = [measure(photo, photo, [style], tiny).style_total for style in styles]
+    assert masked.style_total == pytest.approx(sum(apart) / 2, rel=1e-4)
+    uneven = replace(tiny, style_blend_weights=(3, 1))
+    masked = measure(photo, photo, styles, uneven, masks=everywhere)
+    assert masked.style_total == pytest.approx(0.75 * apart[0] + 0.25 * apart[1], rel=1e-4)
+
+
+def test_masks_that_do_not_fit_are_refused(tiny: Settings, photo: Tensor, painting: Tensor) -> None:
+    with pytest.raises(InputError, match="there are 2 masks for 1 style pictures"):
+        next(optimize(photo, [painting], tiny, masks=halves()))
+    with pytest.raises(InputError, match="mask 1: expected a floating-point tensor"):
+        next(optimize(photo, [painting], tiny, masks=[photo]))
+
+
+# --- what other programs have ------------------------------------------------------------
+
+
+def test_content_layers_have_weights_of_their_own(
+    tiny: Settings, photo: Tensor, painting: Tensor
+) -> None:
+    settings = replace(tiny, content_layers=("relu1_1", "relu3_1"))
+    plain = measure(painting, photo, [painting], settings).content
+    weighted = replace(settings, content_layer_weights=(0.5, 3.0))
+    losses = measure(painting, photo, [painting], weighted).content
+    assert losses["relu1_1"] == pytest.approx(0.5 * plain["relu1_1"])
+    assert losses["relu3_1"] == pytest.approx(3 * plain["relu3_1"])
+
+
+def test_white_is_what_the_network_sees(tiny: Settings, photo: Tensor, painting: Tensor) -> None:
+    settings = replace(tiny, tv_weight=1.0)
+    wider = replace(settings, white=256.0)
+    plain = measure(photo, photo, [painting], settings)
+    losses = measure(photo, photo, [painting], wider)
+    assert losses.tv == pytest.approx(plain.tv * (256 / 255) ** 2, rel=1e-4)
+    assert losses.style_total == pytest.approx(plain.style_total, rel=0.1)
+    assert losses.style_total != plain.style_total
+    cache = TargetCache()
+    for each in (settings, wider):
+        once = measure(photo, photo, [painting], each)
+        assert measure(photo, photo, [painting], each, targets=cache) == once
+    *_, last = optimize(photo, [painting], replace(wider, steps=(5,)))
+    assert 0 <= last.image.min() <= last.image.max() <= 1
+
+
+def test_normalized_gradients_paint_too(tiny: Settings, photo: Tensor, painting: Tensor) -> None:
+    settings = replace(tiny, normalize_gradients=True, tv_weight=0.0, steps=(60,))
+    first, *_, last = optimize(photo, [painting], settings)
+    assert last.step == 60
+    assert last.losses.style_total < 0.3 * first.losses.style_total
+
+
+def test_unscaled_average_pooling_is_the_plain_mean(
+    tiny: Settings, photo: Tensor, painting: Tensor
+) -> None:
+    settings = replace(tiny, content_layers=("relu2_1",), pooling="average-unscaled")
+    network = build_network(load_weights("tiny"), ["relu1_2", "relu2_1"], pooling=settings.pooling)
+    activations = network(photo * 255, ["relu1_2", "relu2_1"])
+    pooled = torch.nn.functional.avg_pool2d(activations["relu1_2"], 2)
+    _, weight, bias = network.convolutions[2]
+    expected = torch.conv2d(pooled, weight, bias, padding=1).relu()
+    torch.testing.assert_close(activations["relu2_1"], expected)

@@ -16,7 +16,7 @@ from workbench.weights import BACKBONES, Weights
 # trained with; these factors bring the mean activation back. They are the means over the four
 # poolings of VGG-16 and five photographs and paintings, where they go from 1.3 to 2.1 and from
 # 1.2 to 1.6 with depth.
-POOLING_SCALE = {"max": 1.0, "average": 1.75, "l2": 1.45}
+POOLING_SCALE = {"max": 1.0, "average": 1.75, "average-unscaled": 1.0, "l2": 1.45}
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,8 @@ class Network:
         How a 2x2 block becomes one value between the blocks of convolutions. "max" is what
         the network was trained with; "average" and "l2" (root of the mean square) give
         smoother pictures (Gatys et al. 2015, section 2) and are rescaled so that the
-        activations keep the size they have with "max", and the weights their meaning.
+        activations keep the size they have with "max", and the weights their meaning;
+        "average-unscaled" is the plain average.
     """
 
     convolutions: tuple[tuple[str, Tensor, Tensor], ...]
@@ -79,10 +80,10 @@ class Network:
     def _pool(self, x: Tensor) -> Tensor:
         if self.pooling == "max":
             return F.max_pool2d(x, 2)
-        if self.pooling == "average":
-            return F.avg_pool2d(x, 2) * POOLING_SCALE["average"]
-        # The small constant keeps the gradient of the root finite where all four are zero.
-        return (F.avg_pool2d(x * x, 2) + 1e-8).sqrt() * POOLING_SCALE["l2"]
+        if self.pooling == "l2":
+            # The small constant keeps the gradient of the root finite where all four are zero.
+            return (F.avg_pool2d(x * x, 2) + 1e-8).sqrt() * POOLING_SCALE["l2"]
+        return F.avg_pool2d(x, 2) * POOLING_SCALE[self.pooling]
 
 
 def build_network(
@@ -102,7 +103,7 @@ def build_network(
     layers
         Names of the activations that will be asked for; nothing behind the deepest is kept.
     pooling
-        "max", "average" or "l2"; see `Network`.
+        "max", "average", "average-unscaled" or "l2"; see `Network`.
     device, dtype
         Where and in which precision the convolutions run.
 

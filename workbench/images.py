@@ -6,6 +6,7 @@ import io
 import os
 import struct
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +41,7 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_LUMA = (0.299, 0.587, 0.114)
 Box = tuple[float, float, float, float]
 Frame = npt.NDArray[np.uint8]
 """A picture `(H, W, 3)`, sRGB in 0..255."""
@@ -189,6 +191,74 @@ def check_image(image: Tensor, name: str) -> None:
         )
 
 
+def load_mask(path: str | os.PathLike[str], *, crop: Box | None = None) -> Tensor:
+    """Read a picture file as a mask: white is inside, black outside, grey in between.
+
+    Parameters
+    ----------
+    path
+        The picture file; of a coloured one, its luminance.
+    crop
+        As for the photograph that it belongs to; see `load_image`.
+
+    Returns
+    -------
+    Tensor
+        `(1, 1, H, W)`, float32 in [0, 1].
+
+    Raises
+    ------
+    InputError
+        If it cannot be read, or is black all over.
+    """
+    mask = luminance(load_image(path, crop=crop))
+    if not mask.any():
+        raise InputError(f"{path} is black all over; a mask is white where its style belongs.")
+    return mask
+
+
+def check_mask(mask: Tensor, name: str) -> None:
+    """Raise `InputError`, naming it `name`, unless `mask` is floating-point `(1, 1, H, W)`."""
+    if (
+        not isinstance(mask, Tensor)
+        or mask.dim() != 4
+        or mask.shape[:2] != (1, 1)
+        or not mask.is_floating_point()
+    ):
+        what = tuple(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
+        raise InputError(
+            f"{name}: expected a floating-point tensor (1, 1, H, W) in [0, 1], got {what};"
+            " load_mask makes one."
+        )
+
+
+def share_masks(masks: Sequence[Tensor], shape: tuple[int, int]) -> tuple[Tensor, ...]:
+    """Stretch masks to one shape, and let those that overlap share the place.
+
+    Parameters
+    ----------
+    masks
+        `(1, 1, H, W)` each, of any size, in [0, 1].
+    shape
+        `(H, W)` of the picture that they belong to.
+
+    Returns
+    -------
+    tuple of Tensor
+        `(1, 1, H, W)` each; nowhere do they add up to more than 1.
+    """
+    fitted = [resize(mask.float(), shape) for mask in masks]
+    if not fitted:
+        return ()
+    crowd = torch.stack(fitted).sum(dim=0).clamp(min=1.0)
+    return tuple(mask / crowd for mask in fitted)
+
+
+def luminance(image: Tensor) -> Tensor:
+    """How bright a picture `(1, 3, H, W)` is: Y of YUV (ITU-R BT.601), `(1, 1, H, W)`."""
+    return torch.einsum("c,nchw->nhw", image.new_tensor(_LUMA), image)[:, None]
+
+
 def crop_image(image: Tensor, crop: Box) -> Tensor:
     """Cut out a part of a picture.
 
@@ -233,7 +303,7 @@ def resize(image: Tensor, size: int | tuple[int, int]) -> Tensor:
     Parameters
     ----------
     image
-        `(1, 3, H, W)`, sRGB in [0, 1].
+        `(1, C, H, W)`, in [0, 1].
     size
         Length of the longest side in pixels, or exactly `(H, W)`.
     """
@@ -249,17 +319,23 @@ def resize_down(image: Tensor, size: int) -> Tensor:
     return resize(image, min(size, max(image.shape[-2:])))
 
 
-def recolour(image: Tensor, source: Tensor, target: Tensor) -> Tensor:
+def recolour(
+    image: Tensor, source: Tensor, target: Tensor, method: str = "monge-kantorovich"
+) -> Tensor:
     """Give a picture the colours that `target` has where `source` has its own.
 
-    The linear map of RGB that carries mean and covariance of the pixels of `source` to those
-    of `target` and changes colours least: Monge and Kantorovich's in closed form, after
-    Pitié and Kokaram 2007 ("The linear Monge-Kantorovitch linear colour mapping").
+    A linear map of RGB that carries mean and covariance of the pixels of `source` to those
+    of `target` (Gatys et al. 2017, arXiv 1611.07865, section 5.2).
 
     Parameters
     ----------
     image, source, target
         `(1, 3, H, W)` each, of any size, sRGB in [0, 1].
+    method
+        Which of these maps. "monge-kantorovich" changes colours least (Pitié and Kokaram
+        2007, "The linear Monge-Kantorovitch linear colour mapping"); "pca" turns along the
+        axes of both clouds of colours (Gatys's image analogies colour transfer); "cholesky"
+        keeps no axis in particular and may turn hues.
 
     Returns
     -------
@@ -267,11 +343,74 @@ def recolour(image: Tensor, source: Tensor, target: Tensor) -> Tensor:
         `(1, 3, H, W)` of `image`, clipped to [0, 1].
     """
     (mean, covariance), (new_mean, new_covariance) = map(_colour_statistics, (source, target))
-    root, inverse_root = _matrix_power(covariance, 0.5), _matrix_power(covariance, -0.5)
-    middle = _matrix_power(root @ new_covariance @ root, 0.5)
-    change = inverse_root @ middle @ inverse_root
+    change = _COLOUR_MAPS[method](covariance, new_covariance)
     pixels = image.flatten(2)[0]
     return (change @ (pixels - mean) + new_mean).reshape(image.shape).clamp(0, 1)
+
+
+def _monge_kantorovich(covariance: Tensor, new: Tensor) -> Tensor:
+    root, inverse_root = _matrix_power(covariance, 0.5), _matrix_power(covariance, -0.5)
+    return inverse_root @ _matrix_power(root @ new @ root, 0.5) @ inverse_root
+
+
+def _pca(covariance: Tensor, new: Tensor) -> Tensor:
+    return _matrix_power(new, 0.5) @ _matrix_power(covariance, -0.5)
+
+
+def _cholesky(covariance: Tensor, new: Tensor) -> Tensor:
+    change: Tensor = torch.linalg.cholesky(new) @ torch.linalg.cholesky(covariance).inverse()
+    return change
+
+
+_COLOUR_MAPS = {"cholesky": _cholesky, "pca": _pca, "monge-kantorovich": _monge_kantorovich}
+ORIGINAL_COLORS = ("off", "luma", *_COLOUR_MAPS)
+
+
+def check_original_colors(original_colors: str) -> None:
+    """Raise `InputError` unless it is one of `ORIGINAL_COLORS`."""
+    if original_colors not in ORIGINAL_COLORS:
+        raise InputError(
+            f"original_colors = {original_colors!r}: use one of {', '.join(ORIGINAL_COLORS)}."
+        )
+
+
+def match_colors(style: Tensor, content: Tensor, original_colors: str) -> Tensor:
+    """Recolour a style picture before the painting, so that the photograph's colours stay.
+
+    Gatys et al. 2017 (arXiv 1611.07865), section 5.2. "off" and "luma" leave it as it is.
+
+    Parameters
+    ----------
+    style, content
+        `(1, 3, H, W)`, sRGB in [0, 1].
+    original_colors
+        One of `ORIGINAL_COLORS`.
+    """
+    check_original_colors(original_colors)
+    if original_colors not in _COLOUR_MAPS:
+        return style
+    return recolour(style, style, content, original_colors)
+
+
+def transfer_luma(painted: Tensor, content: Tensor) -> Tensor:
+    """The brightness of a painting in the colours of its photograph.
+
+    Y of the one and U and V of the other, as -original_colors of neural_style.lua; Gatys et
+    al. 2017 (arXiv 1611.07865), section 5.1. As YUV is linear, that is to add the difference
+    of Y to all three channels of the photograph.
+
+    Parameters
+    ----------
+    painted, content
+        `(1, 3, H, W)`, sRGB in [0, 1]; `content` is brought to the size of `painted`.
+
+    Returns
+    -------
+    Tensor
+        `(1, 3, H, W)`, clipped to [0, 1].
+    """
+    content = resize(content.to(painted), (int(painted.shape[-2]), int(painted.shape[-1])))
+    return (content + luminance(painted) - luminance(content)).clamp(0, 1)
 
 
 def _colour_statistics(image: Tensor) -> tuple[Tensor, Tensor]:

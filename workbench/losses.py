@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
@@ -22,7 +23,7 @@ def content_loss(activation: Tensor, target: Tensor) -> Tensor:
     return (activation.float() - target.float()).square().mean()
 
 
-def gram_matrix(activation: Tensor) -> Tensor:
+def gram_matrix(activation: Tensor, mask: Tensor | None = None) -> Tensor:
     """Correlations between channels: which features occur together, wherever that is.
 
     Gatys, Ecker and Bethge 2015 (arXiv 1508.06576), equation 3, divided by the number of
@@ -32,17 +33,26 @@ def gram_matrix(activation: Tensor) -> Tensor:
     ----------
     activation
         `(1, C, H, W)`.
+    mask
+        `(1, 1, H, W)`, float32 in [0, 1]: how much each place counts. None: all alike.
 
     Returns
     -------
     Tensor
-        `(C, C)`, float32: F F^T / (C H W), where F is the activation as `(C, H W)`.
+        `(C, C)`, float32: F F^T / (C H W), where F is the activation as `(C, H W)`; with a
+        mask, F diag(mask) F^T / (C sum(mask)), so that the size of the region does not
+        matter either. That is the guided Gram matrix of Gatys et al. 2017 (arXiv 1611.07865,
+        equation 3) with the root of the mask as guidance, which is the same for 0 and 1 and
+        lets soft masks add up.
     """
     # channels_last memory is the (H W, C) matrix as it stands: no copy is made.
     _, channels, height, width = activation.shape
     columns = activation.permute(0, 2, 3, 1).reshape(height * width, channels)
-    gram: Tensor = _Gram.apply(columns)
-    return gram / activation.numel()
+    if mask is None:
+        gram: Tensor = _Gram.apply(columns)
+        return gram / activation.numel()
+    gram = _Gram.apply(columns * mask.reshape(-1, 1).sqrt().to(columns.dtype))
+    return gram / (channels * mask.sum().clamp(min=1e-6))
 
 
 class _Gram(torch.autograd.Function):
@@ -76,23 +86,28 @@ def style_loss(gram: Tensor, target: Tensor) -> Tensor:
     return (gram - target).square().mean()
 
 
-def tv_loss(picture: Tensor) -> Tensor:
-    """Total variation: half the sum of squared differences between neighbouring pixels.
-
-    Of this, exactly, neural_style.lua adds the gradient: the last row and the last column
-    start no difference. (It leaves the value itself out of the loss that it prints, and
-    works on pictures times 256. neural-style-pt sums absolute differences instead, so its
-    `-tv_weight` is another number.)
+def tv_loss(picture: Tensor, kind: str = "squared") -> Tensor:
+    """Total variation: how much neighbouring pixels differ.
 
     Parameters
     ----------
     picture
         `(1, 3, H, W)`, float32, sRGB in 0..255.
+    kind
+        "squared": half the sum of squared differences to the pixel below and to the right,
+        where the last row and the last column start none. Of this, exactly, neural_style.lua
+        adds the gradient (it leaves the value out of the loss that it prints).
+        "absolute": the sum of all absolute differences, as in neural-style-pt.
+        "mean-squared": the mean of squared differences downwards and that to the right, each
+        over its own number, as in anishathalye's neural_style.py.
     """
-    corner = picture[..., :-1, :-1]
-    down = picture[..., 1:, :-1] - corner
-    right = picture[..., :-1, 1:] - corner
-    return 0.5 * (down.square().sum() + right.square().sum())
+    down = picture[..., 1:, :] - picture[..., :-1, :]
+    right = picture[..., 1:] - picture[..., :-1]
+    if kind == "absolute":
+        return down.abs().sum() + right.abs().sum()
+    if kind == "mean-squared":
+        return down.square().mean() + right.square().mean()
+    return 0.5 * (down[..., :-1].square().sum() + right[..., :-1, :].square().sum())
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,6 +147,46 @@ def temporal_loss(picture: Tensor, target: Tensor, visible: Tensor) -> Tensor:
     return (visible * (picture - target).square()).mean()
 
 
+@dataclass(frozen=True, eq=False)
+class Region:
+    """A part of a picture that has a style of its own.
+
+    Attributes
+    ----------
+    mask
+        `(1, 1, H, W)`, float32 in [0, 1], at the size of the picture: where it lies.
+    grams
+        Layer -> Gram matrix of its style, `(C, C)`, float32.
+    weight
+        Of its style loss beside those of the other regions.
+    """
+
+    mask: Tensor
+    grams: Mapping[str, Tensor]
+    weight: float = 1.0
+
+
+def region_loss(activation: Tensor, layer: str, regions: Sequence[Region]) -> Tensor:
+    """Style loss of a picture whose regions have different styles.
+
+    The sum over regions of `style_loss` of the region's Gram matrix, each weighted by the
+    share of the picture that the region has: two halves of the same style come to what the
+    whole would. (Gatys et al. 2017, arXiv 1611.07865, section 4.1, leave that weight open.)
+
+    Parameters
+    ----------
+    activation
+        `(1, C, H, W)` at `layer`.
+    """
+    terms = []
+    for region in regions:
+        shape = (int(activation.shape[-2]), int(activation.shape[-1]))
+        mask = F.interpolate(region.mask, shape, mode="area")
+        loss = style_loss(gram_matrix(activation, mask), region.grams[layer])
+        terms.append(region.weight * mask.mean() * loss)
+    return torch.stack(terms).sum()
+
+
 @dataclass(frozen=True)
 class Targets:
     """What a picture is drawn towards.
@@ -142,32 +197,43 @@ class Targets:
         Layer -> activation of the content picture, `(1, C, H, W)`.
     style
         Layer -> Gram matrix of the style picture, or the blend of several, `(C, C)`, float32.
+    regions
+        Parts of the picture with styles of their own; then `style` is not looked at.
     temporal
         Earlier frames, at the size of the picture; none for a still.
     """
 
     content: Mapping[str, Tensor]
     style: Mapping[str, Tensor]
+    regions: Sequence[Region] = ()
     temporal: Sequence[TemporalTarget] = ()
 
 
 @dataclass(frozen=True)
 class LossWeights:
-    """How much each loss counts.
+    """How much each loss counts, and how.
 
     Attributes
     ----------
-    content
-        Weight of the content loss at every content layer.
-    style
-        Layer -> weight of its style loss.
+    content, style
+        Layer -> weight of its loss.
     tv
         Weight of the total variation.
+    tv_kind
+        See `tv_loss`.
+    normalize_gradients
+        Whether each layer's gradient is brought to the length of its weight; see
+        `normalize_gradient`.
+    white
+        What a white pixel is.
     """
 
-    content: float
+    content: Mapping[str, float]
     style: Mapping[str, float]
     tv: float
+    tv_kind: str = "squared"
+    normalize_gradients: bool = False
+    white: float = 255.0
 
 
 @dataclass(frozen=True)
@@ -220,6 +286,37 @@ def blend(grams: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
     return mixed
 
 
+def normalize_gradient(activation: Tensor, weight: float) -> Tensor:
+    """The activation itself; what flows back through it gets the length `weight`.
+
+    As -normalize_gradients in neural_style.lua: the gradient g of one layer's loss becomes
+    `weight * g / (|g| + 1e-8)`, where |g| is the sum of its absolute values.
+
+    Parameters
+    ----------
+    activation
+        `(1, C, H, W)`, on its way to a loss that is multiplied by `weight`.
+    """
+    normalized: Tensor = _NormalizeGradient.apply(activation, weight)
+    return normalized
+
+
+class _NormalizeGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: FunctionCtx, activation: Tensor, weight: float) -> Tensor:
+        ctx.weight = weight  # type: ignore[attr-defined]
+        return activation.view_as(activation)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None]:
+        weight: float = ctx.weight  # type: ignore[attr-defined]
+        if weight == 0:
+            return grad, None
+        length = grad.float().abs().sum()  # of the weighted gradient
+        return grad * (weight / (length + weight * 1e-8)).to(grad.dtype), None
+
+
 def weighted_losses(
     picture: Tensor, activations: Mapping[str, Tensor], targets: Targets, weights: LossWeights
 ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -228,7 +325,7 @@ def weighted_losses(
     Parameters
     ----------
     picture
-        `(1, 3, H, W)`, float32, sRGB in 0..255.
+        `(1, 3, H, W)`, float32, sRGB in 0..`weights.white`.
     activations
         Of that picture, at every layer that `targets` names.
 
@@ -241,16 +338,25 @@ def weighted_losses(
         and "temporal" if there are earlier frames.
     """
     terms = {}
-    for layer, activation in targets.content.items():
-        loss = content_loss(activations[layer], activation)
-        terms[f"content {layer}"] = weights.content * loss
-    for layer, gram in targets.style.items():
-        loss = style_loss(gram_matrix(activations[layer]), gram)
-        terms[f"style {layer}"] = weights.style[layer] * loss
-    terms["tv"] = weights.tv * tv_loss(picture)
+    for layer, target in targets.content.items():
+        weight = weights.content[layer]
+        activation = activations[layer]
+        if weights.normalize_gradients:
+            activation = normalize_gradient(activation, weight)
+        terms[f"content {layer}"] = weight * content_loss(activation, target)
+    for layer, weight in weights.style.items():
+        activation = activations[layer]
+        if weights.normalize_gradients:
+            activation = normalize_gradient(activation, weight)
+        if targets.regions:
+            loss = region_loss(activation, layer, targets.regions)
+        else:
+            loss = style_loss(gram_matrix(activation), targets.style[layer])
+        terms[f"style {layer}"] = weight * loss
+    terms["tv"] = weights.tv * tv_loss(picture, weights.tv_kind)
     if targets.temporal:
         distances = [
-            target.weight * temporal_loss(picture, target.picture * 255, target.visible)
+            target.weight * temporal_loss(picture, target.picture * weights.white, target.visible)
             for target in targets.temporal
         ]
         terms["temporal"] = torch.stack(distances).sum()

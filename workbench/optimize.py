@@ -16,10 +16,11 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from workbench.devices import choose_device, choose_precision
 from workbench.errors import InputError, OptimizationError
 from workbench.features import Network, build_network
-from workbench.images import check_image, fit, load_image, resize
+from workbench.images import check_image, check_mask, fit, load_image, resize, share_masks
 from workbench.losses import (
     Losses,
     LossWeights,
+    Region,
     Targets,
     TemporalTarget,
     blend,
@@ -71,6 +72,7 @@ def optimize(
     settings: Settings,
     *,
     start: Tensor | None = None,
+    masks: Sequence[Tensor] = (),
     temporal: Sequence[TemporalTarget] = (),
     targets: TargetCache | None = None,
 ) -> Iterator[Iterate]:
@@ -93,6 +95,11 @@ def optimize(
         Picture to start from, likewise; None: as `settings.init` says. It is taken to be
         near the goal already (an earlier result, the frame before), so that L-BFGS begins
         without the steps of Adam that would shake it up.
+    masks
+        One for each style, `(1, 1, H, W)` in [0, 1]: where in the picture that style is
+        painted. Stretched to the picture's shape. Where masks overlap, their styles share
+        the place; where there is none, no style is painted and the photograph stays. None
+        given: every style is everywhere.
     temporal
         Earlier frames of a film that the picture is to agree with; see `TemporalTarget`.
     targets
@@ -111,7 +118,7 @@ def optimize(
     OptimizationError
         If the loss keeps exploding; the last good iterate comes with it.
     """
-    problem = _Problem.of(content, styles, settings, temporal, targets)
+    problem = _Problem.of(content, styles, settings, masks, temporal, targets)
     plan = problem.scales()
     image = start if start is not None else problem.start()
     check_image(image, "start")
@@ -212,6 +219,7 @@ def measure(
     styles: Sequence[Tensor],
     settings: Settings,
     *,
+    masks: Sequence[Tensor] = (),
     targets: TargetCache | None = None,
 ) -> Losses:
     """Losses of any picture under the settings, in float32, with no step taken.
@@ -222,20 +230,20 @@ def measure(
     ----------
     image
         `(1, 3, H, W)`, sRGB in [0, 1]; resized to `settings.size` if it has another size.
-    content, styles, settings, targets
+    content, styles, settings, masks, targets
         As for `optimize`.
     """
     check_image(image, "image")
     exact = replace(settings, precision="float32")
-    problem = _Problem.of(content, styles, exact, targets=targets)
+    problem = _Problem.of(content, styles, exact, masks, targets=targets)
     shape = problem.scales()[-1][0]
     evaluate = problem.at(shape)
     with torch.no_grad():
-        pixels = resize(image.to(problem.device, torch.float32), shape).clamp(0, 1) * 255
+        pixels = problem.pixels(image, shape).clamp(0, settings.white)
         return to_losses(evaluate(pixels)[1])
 
 
-# A function of pixels (1, 3, H, W), float32, 0..255: the total loss and its weighted terms.
+# A function of pixels (1, 3, H, W), float32, 0..white: the total loss and its weighted terms.
 _Evaluate = Callable[[Tensor], tuple[Tensor, dict[str, Tensor]]]
 
 
@@ -262,6 +270,7 @@ class _Problem:
     settings: Settings
     network: Network
     device: torch.device
+    masks: tuple[Tensor, ...]
     temporal: tuple[TemporalTarget, ...]
     targets: TargetCache
 
@@ -271,6 +280,7 @@ class _Problem:
         content: Tensor,
         styles: Sequence[Tensor],
         settings: Settings,
+        masks: Sequence[Tensor] = (),
         temporal: Sequence[TemporalTarget] = (),
         targets: TargetCache | None = None,
     ) -> _Problem:
@@ -287,6 +297,13 @@ class _Problem:
         check_image(content, "content")
         for number, style in enumerate(styles, start=1):
             check_image(style, f"style {number}")
+        if masks and len(masks) != len(styles):
+            raise InputError(
+                f"there are {len(masks)} masks for {len(styles)} style pictures; give one for"
+                " each, or none."
+            )
+        for number, mask in enumerate(masks, start=1):
+            check_mask(mask, f"mask {number}")
         for number, target in enumerate(temporal, start=1):
             check_image(target.picture, f"temporal target {number}")
         device = choose_device(settings.device)
@@ -296,7 +313,16 @@ class _Problem:
         )
         if targets is None:
             targets = TargetCache()
-        problem = cls(content, tuple(styles), settings, network, device, tuple(temporal), targets)
+        problem = cls(
+            content,
+            tuple(styles),
+            settings,
+            network,
+            device,
+            share_masks(masks, (int(content.shape[-2]), int(content.shape[-1]))),
+            tuple(temporal),
+            targets,
+        )
         problem._check_sizes()
         return problem
 
@@ -341,17 +367,28 @@ class _Problem:
         """The loss at one scale, for content pictures of `shape`."""
         settings, network = self.settings, self.network
         weights = LossWeights(
-            settings.content_weight, settings.style_weight_of(), settings.tv_weight
+            content=settings.content_weight_of(),
+            style=settings.style_weight_of(),
+            tv=settings.tv_weight,
+            tv_kind=settings.tv_kind,
+            normalize_gradients=settings.normalize_gradients,
+            white=settings.white,
         )
         with torch.no_grad():
             content = self._content_target(shape)
             size = max(self._style_size(max(shape)), network.smallest_side)
             grams = [self._grams(style, size) for style in self.styles]
             blends = settings.style_blend_weights or (1.0,) * len(grams)
-            style_targets = {
-                layer: blend([gram[layer] for gram in grams], blends)
-                for layer in settings.style_layers
-            }
+            style_targets, regions = {}, []
+            if self.masks:
+                mean = sum(blends) / len(blends)
+                for mask, gram, share in zip(self.masks, grams, blends, strict=True):
+                    regions.append(Region(resize(mask.to(self.device), shape), gram, share / mean))
+            else:
+                style_targets = {
+                    layer: blend([gram[layer] for gram in grams], blends)
+                    for layer in settings.style_layers
+                }
             temporal = [
                 TemporalTarget(
                     resize(target.picture.to(self.device, torch.float32), shape),
@@ -362,7 +399,7 @@ class _Problem:
                 )
                 for target in self.temporal
             ]
-        targets = Targets(content, style_targets, temporal)
+        targets = Targets(content, style_targets, regions, temporal)
 
         def evaluate(pixels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
             return weighted_losses(pixels, network(pixels, settings.layers), targets, weights)
@@ -373,7 +410,7 @@ class _Problem:
         """Content layer -> activation of the content picture at `shape`."""
 
         def look(layers: Sequence[str]) -> dict[str, Tensor]:
-            return self.network(self._pixels(self.content, shape), layers)
+            return self.network(self.pixels(self.content, shape), layers)
 
         seen_as = ("content", shape, *self._eye())
         return self.targets.get(self.content, seen_as, self.settings.content_layers, look)
@@ -382,20 +419,21 @@ class _Problem:
         """Style layer -> Gram matrix of a style picture whose longest side is `size`."""
 
         def look(layers: Sequence[str]) -> dict[str, Tensor]:
-            activations = self.network(self._pixels(style, size), layers)
+            activations = self.network(self.pixels(style, size), layers)
             return {layer: gram_matrix(activation) for layer, activation in activations.items()}
 
         seen_as = ("style", size, *self._eye())
         return self.targets.get(style, seen_as, self.settings.style_layers, look)
 
-    def _pixels(self, picture: Tensor, size: int | tuple[int, int]) -> Tensor:
-        """A picture as the network takes it, in 0..255."""
-        return resize(picture.to(self.device, torch.float32), size) * 255
+    def pixels(self, picture: Tensor, size: int | tuple[int, int]) -> Tensor:
+        """A picture as the network takes it, in 0..white."""
+        return resize(picture.to(self.device, torch.float32), size) * self.settings.white
 
     def _eye(self) -> tuple[Hashable, ...]:
         """What activations depend on beside the picture."""
         settings = self.settings
-        return settings.backbone, settings.pooling, self.device, self.network.dtype, cache_folder()
+        network = settings.backbone, settings.pooling, self.network.dtype, cache_folder()
+        return *network, settings.white, self.device
 
 
 def _descend(
@@ -406,19 +444,20 @@ def _descend(
     `fresh` says that the start picture has not been through a coarser scale.
     """
     # L-BFGS flattens its parameters, so they must lie in memory as they are indexed.
-    pixels = (image * 255).contiguous().requires_grad_()
+    white = settings.white
+    pixels = (image * white).contiguous().requires_grad_()
 
     def look() -> Losses:
         # Straight-through clipping: y = clamp(x), dy/dx = 1, so that a pixel at the edge of
         # the gamut can come back. Costs nothing.
-        clipped = pixels + (pixels.clamp(0, 255) - pixels).detach()
+        clipped = pixels + (pixels.clamp(0, white) - pixels).detach()
         pixels.grad = None
         total, terms = evaluate(clipped)
         total.backward()
         return to_losses(terms)
 
     def iterate(step: int) -> Iterate:
-        picture = pixels.detach().clamp(0, 255) / 255
+        picture = pixels.detach().clamp(0, white) / white
         return Iterate(step, steps, max(pixels.shape[-2:]), picture, losses)
 
     losses = look()

@@ -9,7 +9,7 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,11 +18,20 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont
 from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
 from tqdm import tqdm
 
 from workbench.errors import InputError
 from workbench.files import write_bytes
-from workbench.images import Frame, fit, from_array, resize, save_image, to_array
+from workbench.images import (
+    Frame,
+    fit,
+    from_array,
+    resize,
+    save_image,
+    to_array,
+    transfer_luma,
+)
 from workbench.losses import Losses
 from workbench.optimize import Iterate
 
@@ -80,6 +89,43 @@ def keep_latest(
             save_image(latest.image, path)
         raise
     Path(path).unlink(missing_ok=True)
+
+
+def keep_colors(
+    iterates: Iterable[Iterate], content: Tensor, original_colors: str
+) -> Iterator[Iterate]:
+    """Pass iterates on, in the colours of the photograph if `original_colors` is "luma".
+
+    Parameters
+    ----------
+    content
+        The photograph, `(1, 3, H, W)`, sRGB in [0, 1].
+    """
+    for iterate in iterates:
+        if original_colors == "luma":
+            iterate = replace(iterate, image=transfer_luma(iterate.image, content))
+        yield iterate
+
+
+def save_every(
+    iterates: Iterable[Iterate], path: str | os.PathLike[str], steps: int
+) -> Iterator[Iterate]:
+    """Pass iterates on and save a picture every so many steps, as -save_iter does.
+
+    Parameters
+    ----------
+    path
+        Of the finished picture: `painted.png` makes `painted_100.png`, `painted_200.png`, ...
+    steps
+        Between two pictures, above 0.
+    """
+    path = Path(path)
+    if steps < 1:
+        raise InputError(f"save_every = {steps}: give a number of steps from 1 on.")
+    for iterate in iterates:
+        if iterate.step % steps == 0 and 0 < iterate.step < iterate.steps:
+            save_image(iterate.image, path.with_stem(f"{path.stem}_{iterate.step}"))
+        yield iterate
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from workbench.errors import InputError
 from workbench.weights import BACKBONES
 
 OPTIMIZERS = ("lbfgs", "adam")
-POOLINGS = ("max", "average", "l2")
+POOLINGS = ("max", "average", "average-unscaled", "l2")
+TV_KINDS = ("squared", "absolute", "mean-squared")
 PRECISIONS = ("auto", "float32", "bfloat16")
 MODES = ("per-frame", "blended", "flow-warped", "temporal")
 FLOW_METHODS = ("dis", "farneback", "raft")
@@ -44,11 +45,13 @@ class Settings:
     style_layers
         Layers whose Gram matrices are matched. Shallow ones give colours and grain, deep
         ones shapes and whole strokes.
+    content_layer_weights
+        One factor for each content layer, at least 0; none given: 1 for each.
     style_layer_weights
         One factor for each style layer, at least 0; none given: 1 for each.
     style_blend_weights
         One for each style picture, at least 0; only their proportions matter; none given:
-        all the same.
+        all the same. With masks: how strongly each region is painted.
     style_scale
         Size of the style picture relative to `size`, above 0. Larger gives larger strokes.
     size
@@ -68,11 +71,23 @@ class Settings:
         composition), or the path of a picture.
     seed
         Of the noise. Same seed, same machine: same picture.
+    normalize_gradients
+        Whether the gradient of every layer's loss is brought to one length (its weight),
+        however large the loss is. Layers that hardly count otherwise, shallow ones above all,
+        then do; the weights mean something else, and the loss may rise on the way.
+    tv_kind
+        How total variation is counted: "squared" as in neural_style.lua, "absolute" as in
+        neural-style-pt (keeps edges and flattens the rest; worth a ten times smaller
+        `tv_weight`), or "mean-squared" as in anishathalye's neural_style.py (the same at
+        every size; worth a weight of about 100).
+    white
+        What a white pixel is to the network, above 0: 255, or 256 as in neural_style.lua.
     backbone
         "vgg16" or "vgg19"; whose activations are compared. Losses of the two are on
         different scales.
     pooling
-        "max", "average" or "l2"; the latter two give smoother pictures.
+        "max", "average" or "l2"; the latter two give smoother pictures, and are rescaled so
+        that weights keep their meaning. "average-unscaled" is not: as other programs have it.
     device
         "auto" (a CUDA GPU, else Apple's, else the CPU) or a torch device such as "cuda:1".
     precision
@@ -90,6 +105,7 @@ class Settings:
     tv_weight: float = 1e-3
     content_layers: tuple[str, ...] = ("relu4_2",)
     style_layers: tuple[str, ...] = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
+    content_layer_weights: tuple[float, ...] = ()
     style_layer_weights: tuple[float, ...] = ()
     style_blend_weights: tuple[float, ...] = ()
     style_scale: float = 1.0
@@ -99,6 +115,9 @@ class Settings:
     learning_rate: float = 10.0
     init: str = "content"
     seed: int = 0
+    normalize_gradients: bool = False
+    tv_kind: str = "squared"
+    white: float = 255.0
     backbone: str = "vgg16"
     pooling: str = "max"
     device: str = "auto"
@@ -107,7 +126,7 @@ class Settings:
     def __post_init__(self) -> None:
         for name in ("content_layers", "style_layers"):
             self._set(name, _tuple(name, getattr(self, name), str))
-        for name in ("style_layer_weights", "style_blend_weights"):
+        for name in _WEIGHT_LISTS:
             weights = _tuple(name, getattr(self, name), (int, float))
             self._set(name, tuple(_number(name, weight) for weight in weights))
         steps = (self.steps,) if _is(self.steps, int) else self.steps
@@ -116,6 +135,9 @@ class Settings:
             value = getattr(self, field.name)
             if isinstance(field.default, float):
                 self._set(field.name, _number(field.name, value))
+            elif isinstance(field.default, bool):
+                if not isinstance(value, bool):
+                    raise InputError(f"{field.name} = {value!r}: give true or false.")
             elif isinstance(field.default, int) and not _is(value, int):
                 raise InputError(f"{field.name} = {value!r}: give a whole number.")
             elif isinstance(field.default, str) and not isinstance(value, str):
@@ -127,21 +149,24 @@ class Settings:
             _check_weight(name, getattr(self, name))
         if self.content_weight == 0 and self.style_weight == 0:
             raise InputError("content_weight and style_weight are both 0: nothing to paint.")
-        for name in ("style_layer_weights", "style_blend_weights"):
+        for name in _WEIGHT_LISTS:
             weights = getattr(self, name)
             for weight in weights:
                 _check_weight(name, weight)
             if weights and sum(weights) == 0:
                 raise InputError(f"{name} = {weights}: at least one must be above 0.")
-        for name in ("style_scale", "learning_rate"):
+        for name in ("style_scale", "learning_rate", "white"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
                 raise InputError(f"{name} = {value}: give a number above 0.")
-        if self.style_layer_weights and len(self.style_layer_weights) != len(self.style_layers):
-            raise InputError(
-                f"style_layer_weights has {len(self.style_layer_weights)} numbers for"
-                f" {len(self.style_layers)} style_layers; give one for each, or none."
-            )
+        for kind in ("content", "style"):
+            factors = getattr(self, f"{kind}_layer_weights")
+            layers = getattr(self, f"{kind}_layers")
+            if factors and len(factors) != len(layers):
+                raise InputError(
+                    f"{kind}_layer_weights has {len(factors)} numbers for {len(layers)}"
+                    f" {kind}_layers; give one for each, or none."
+                )
         if not MIN_SIZE <= self.size <= MAX_SIZE:
             raise InputError(f"size = {self.size}: give {MIN_SIZE} to {MAX_SIZE} pixels.")
         if not self.steps or min(self.steps) < 1:
@@ -150,6 +175,7 @@ class Settings:
             raise InputError(f"seed = {self.seed}: give a whole number from 0 on.")
         _check_choice("optimizer", self.optimizer, OPTIMIZERS)
         _check_choice("pooling", self.pooling, POOLINGS)
+        _check_choice("tv_kind", self.tv_kind, TV_KINDS)
         _check_choice("precision", self.precision, PRECISIONS)
         _check_choice("backbone", self.backbone, tuple(BACKBONES))
         known = BACKBONES[self.backbone].layers
@@ -174,11 +200,13 @@ class Settings:
         """All layers that are looked at, without repeats."""
         return tuple(dict.fromkeys(self.content_layers + self.style_layers))
 
+    def content_weight_of(self) -> dict[str, float]:
+        """Content layer -> its whole weight, `content_weight` times the layer's own factor."""
+        return _layer_weights(self.content_weight, self.content_layers, self.content_layer_weights)
+
     def style_weight_of(self) -> dict[str, float]:
         """Style layer -> its whole weight, `style_weight` times the layer's own factor."""
-        factors = self.style_layer_weights or (1.0,) * len(self.style_layers)
-        pairs = zip(self.style_layers, factors, strict=True)
-        return {layer: self.style_weight * factor for layer, factor in pairs}
+        return _layer_weights(self.style_weight, self.style_layers, self.style_layer_weights)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain numbers, texts and lists, as JSON and YAML have them."""
@@ -291,6 +319,16 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     "normal": {"size": 512, "steps": (60, 120)},
     "fine": {"size": 768, "steps": (60, 90, 150)},
 }
+
+
+_WEIGHT_LISTS = ("content_layer_weights", "style_layer_weights", "style_blend_weights")
+
+
+def _layer_weights(
+    weight: float, layers: tuple[str, ...], factors: tuple[float, ...]
+) -> dict[str, float]:
+    pairs = zip(layers, factors or (1.0,) * len(layers), strict=True)
+    return {layer: weight * factor for layer, factor in pairs}
 
 
 def _plain(settings: Settings | ClipSettings) -> dict[str, Any]:
