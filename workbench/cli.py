@@ -7,19 +7,22 @@ import functools
 import inspect
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, Optional, get_type_hints
 
 import typer
 
 import workbench
-from workbench.errors import InputError, OptimizationError, WorkbenchError
+from workbench.errors import InputError, OptimizationError, WeightsError, WorkbenchError
 from workbench.settings import PRESETS, ClipSettings, Settings
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from workbench.batch.plan import Plan
     from workbench.batch.record import State
+    from workbench.commands import Command
     from workbench.images import Box
 
 # Everything that loads torch is imported inside the commands: `--help` answers at once.
@@ -38,7 +41,7 @@ weights_app = typer.Typer(
 )
 app.add_typer(weights_app, name="weights")
 
-Command = Callable[..., None]
+Function = Callable[..., None]
 Styles = Annotated[
     list[str],
     typer.Argument(
@@ -116,7 +119,7 @@ def demo(
     try:
         _run_notebook("stylize_image", output_dir, photograph)
     except KeyboardInterrupt:
-        _stop_with("Interrupted", output_dir / "picture.unfinished.png")
+        _stop_with("Interrupted", output_dir / "picture.unfinished.png", "the same command goes on")
     print("\nPainting a moment of the sample clip in four ways.", flush=True)
     try:
         _run_notebook("compare_video", output_dir / "clip", films)
@@ -167,14 +170,18 @@ _KNOBS: dict[str, tuple[type, str]] = {
     "style_scale": (float, "Larger gives larger strokes."),
     "content_layers": (str, "Layers to keep content at."),
     "style_layers": (str, "Layers to match style at."),
+    "content_layer_weights": (str, "A factor for each content layer."),
     "style_layer_weights": (str, "A factor for each style layer."),
     "style_blend_weights": (str, "Share of each style picture."),
     "optimizer": (str, "lbfgs or adam."),
     "learning_rate": (float, "Step of Adam in grey levels."),
     "init": (str, "Start from content, random or a picture file."),
     "seed": (int, "Of the random start."),
+    "normalize_gradients": (bool, "Bring every layer's gradient to the length of its weight."),
+    "tv_kind": (str, "squared, absolute or mean-squared total variation."),
+    "white": (float, "What white is to the network; 256 in neural_style.lua."),
     "backbone": (str, "vgg16 or vgg19."),
-    "pooling": (str, "max, average or l2."),
+    "pooling": (str, "max, average, average-unscaled or l2."),
     "device": (str, "auto, cpu, cuda, cuda:1, mps."),
     "precision": (str, "auto, float32 or bfloat16."),
 }
@@ -189,14 +196,14 @@ _CLIP_KNOBS: dict[str, tuple[type, str]] = {
 }
 
 
-def _with_knobs(**kinds: type[Settings] | type[ClipSettings]) -> Callable[[Command], Command]:
+def _with_knobs(**kinds: type[Settings] | type[ClipSettings]) -> Callable[[Function], Function]:
     """Give a command an option for every knob, and hand it the settings made of them.
 
     `_with_knobs(settings=Settings)` turns `--size 256 --preset draft` and so on into the
     parameter `settings`.
     """
 
-    def decorate(command: Command) -> Command:
+    def decorate(command: Function) -> Function:
         hints = get_type_hints(command, include_extras=True)
         own = [
             parameter.replace(annotation=hints[parameter.name])
@@ -222,8 +229,9 @@ def _options_of(kind: type[Settings] | type[ClipSettings]) -> list[inspect.Param
     defaults, knobs = (Settings(), _KNOBS) if kind is Settings else (ClipSettings(), _CLIP_KNOBS)
     options = []
     if kind is Settings:
-        text = f"Where the other options start from: {', '.join(PRESETS)}."
-        options.append(_option("preset", Annotated[str, typer.Option(help=text)], "normal"))
+        text = f"Where the other options start from: {', '.join(PRESETS)}. [normal]"
+        preset = Annotated[Optional[str], typer.Option(help=text)]  # noqa: UP045
+        options.append(_option("preset", preset, None))
     for name, (takes, text) in knobs.items():
         value = getattr(defaults, name)
         shown = ",".join(map(str, value)) if isinstance(value, tuple) else value
@@ -248,23 +256,59 @@ def _settings(kind: type[Settings] | type[ClipSettings], given: dict[str, Any]) 
             value = [part.strip() for part in value.split(",")]
         elif field.name in ("steps", "temporal_lags"):
             value = _numbers(field.name, value, int)
-        elif field.name in ("style_layer_weights", "style_blend_weights"):
+        elif field.name.endswith(("_layer_weights", "_blend_weights")):
             value = _numbers(field.name, value, float)
         changes[field.name] = value
     if kind is ClipSettings:
         return ClipSettings(**changes)
-    return Settings.from_preset(given.pop("preset"), **changes)
+    preset = given.pop("preset")
+    if given.get("like") is None:
+        return Settings.from_preset(preset or "normal", **changes)
+    if preset is not None:
+        raise InputError("--like and --preset both say where to start from; leave one out.")
+    return Settings.from_command(given["like"], **changes)
 
 
 @app.command()
 @_with_knobs(settings=Settings)
 def stylize(
-    content: Annotated[
-        str, typer.Argument(help="Photograph to paint: a picture file, or sample:astronaut.")
-    ],
-    style: Styles,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Picture file to write.")],
     settings: Settings,
+    content: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Argument(help="Photograph to paint: a picture file, or sample:astronaut."),
+    ] = None,
+    style: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Argument(
+            help="One or more style pictures: files, folders of them, or sample:swirls,"
+            " sample:hatching, sample:mosaic."
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Picture file to write.")
+    ] = None,
+    like: Annotated[
+        str | None,
+        typer.Option(
+            help="A command line of neural_style.lua, neural-style-pt or anishathalye's"
+            " neural_style.py, in quotes, to do the same as; what stands beside it wins."
+        ),
+    ] = None,
+    mask: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A picture that is white where a style belongs; once for each style picture, in"
+            " their order. Where masks overlap, styles share; where none is white, the photograph"
+            " stays."
+        ),
+    ] = None,
+    original_colors: Annotated[
+        str | None,
+        typer.Option(
+            help="Keep the photograph's colours: luma takes the painting's brightness only;"
+            " cholesky, pca and monge-kantorovich recolour the style before. [off]"
+        ),
+    ] = None,
     gif: Annotated[
         Path | None, typer.Option(help="Also write the progress as a GIF to this file.")
     ] = None,
@@ -280,24 +324,76 @@ def stylize(
     losses: Annotated[
         Path | None, typer.Option(help="Also write a plot of the losses to this picture file.")
     ] = None,
+    save_every: Annotated[
+        int | None, typer.Option(help="Also save the picture every so many steps, beside --output.")
+    ] = None,
     crop: Annotated[
         str | None,
         typer.Option(
             help="Part of the photograph, as left,top,right,bottom from 0 to 1, e.g. 0.2,0,0.8,1."
         ),
     ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            help="Go on where the same command was stopped, by Ctrl-C, kill -9 or a power cut. The"
+            " picture is the same as without the stop.",
+        ),
+    ] = False,
+    print_settings: Annotated[
+        bool, typer.Option("--print-settings", help="Print all settings as YAML, and stop.")
+    ] = False,
 ) -> None:
     """Paint a photograph in the style of other pictures.
 
     Example: workbench stylize photo.jpg starry.jpg -o painted.png --size 512 --gif progress.gif
+
+    Example: workbench stylize --like "th neural_style.lua -style_image starry.jpg -content_image
+    me.jpg -num_iterations 500 -init image -style_weight 300"
     """
     from workbench import progress
+    from workbench.checkpoints import Checkpoints
     from workbench.files import check_writable
-    from workbench.images import check_picture_suffix, save_image
+    from workbench.images import (
+        check_original_colors,
+        check_picture_suffix,
+        load_mask,
+        match_colors,
+        save_image,
+    )
     from workbench.optimize import optimize
-    from workbench.samples import load_picture
+    from workbench.samples import find_pictures, load_picture
     from workbench.video import clips
 
+    if like is not None:
+        command = _say_conversion(
+            like,
+            settings=settings,
+            content=content,
+            styles=style and tuple(style),
+            output=output and str(output),
+            original_colors=original_colors,
+            save_every=save_every,
+        )
+        content, style = command.content, list(command.styles)
+        output = Path(command.output or "out.png")
+        original_colors, save_every = command.original_colors, command.save_every
+        if not print_settings:
+            settings = _settings_on_this_machine(settings)
+    if print_settings:
+        import yaml
+
+        print(yaml.safe_dump(settings.as_dict(), sort_keys=False, default_flow_style=None), end="")
+        return
+    if content is None or not style or output is None:
+        missing = "a photograph" if content is None else "a style picture" if not style else None
+        raise InputError(
+            f"name {missing or 'the picture to write, with -o'}; as in `workbench stylize"
+            " photo.jpg starry.jpg -o painted.png`."
+        )
+    original_colors = original_colors or "off"
+    check_original_colors(original_colors)
     for picture in (output, strip, losses):
         if picture is not None:
             check_picture_suffix(picture)
@@ -308,18 +404,40 @@ def stylize(
         progress.check_gif(gif, max_megabytes=gif_megabytes)
     if mp4 is not None:
         clips.check_film(mp4)
-    photo = load_picture(content, crop=_box(crop))
-    paintings = [load_picture(name) for name in style]
+    box = _box(crop)
+    photo = load_picture(content, crop=box)
+    paintings = [
+        match_colors(load_picture(name), photo, original_colors) for name in find_pictures(style)
+    ]
+    masks = [load_mask(name, crop=box) for name in mask or ()]
+    if masks:
+        _say_masks(masks, photo)
     recorder = progress.Recorder()
+    checkpoints = Checkpoints(
+        output.with_suffix(".checkpoint"),
+        recorder=recorder,
+        resume=resume,
+        told={"original_colors": original_colors},
+    )
+    if resume and not checkpoints.newest_step():
+        print(f"There is no checkpoint in {checkpoints.folder}: the painting begins at its start.")
     start = time.monotonic()
-    iterates = progress.show_progress(optimize(photo, paintings, settings))
+    iterates = progress.show_progress(
+        optimize(photo, paintings, settings, masks=masks, checkpoints=checkpoints)
+    )
+    iterates = progress.keep_colors(iterates, photo, original_colors)
+    if save_every is not None:
+        iterates = progress.save_every(iterates, output, save_every)
     unfinished = output.with_name(f"{output.stem}.unfinished.png")
     try:
         for iterate in progress.keep_latest(iterates, unfinished):
             recorder.add(iterate)
     except KeyboardInterrupt:
+        checkpoints.save()
         _stop_with(
-            f"Interrupted after {recorder.steps[-1] if recorder.steps else 0} steps", unfinished
+            f"Interrupted after {recorder.steps[-1] if recorder.steps else 0} steps",
+            unfinished,
+            "the same command with --resume goes on" if checkpoints.newest_step() else None,
         )
     except OptimizationError as error:
         kept = f" The last good picture is {unfinished}." if unfinished.is_file() else ""
@@ -334,6 +452,7 @@ def stylize(
         progress.save_progress_strip(recorder, strip)
     if losses is not None:
         progress.save_plot(progress.plot_losses(recorder), losses)
+    checkpoints.remove()
     height, width = iterate.image.shape[-2:]
     loss = iterate.losses
     print(
@@ -343,6 +462,51 @@ def stylize(
     for path in (output, gif, mp4, strip, losses):
         if path is not None:
             print(f"  {path}")
+
+
+def _say_conversion(like: str, **given: Any) -> Command:
+    """Print another program's command line as ours, with what was given beside it."""
+    from workbench import commands
+
+    changes = {name: value for name, value in given.items() if value is not None}
+    command = dataclasses.replace(commands.read_command(like), **changes)
+    print(f"{command.program}, as the workbench has it:\n\n  {commands.as_options(command)}\n")
+    print(f"  papermill notebooks/stylize_image.ipynb out.ipynb {commands.as_parameters(command)}")
+    print("".join(f"\n- {note}" for note in command.notes) + "\n", flush=True)
+    return command
+
+
+def _settings_on_this_machine(settings: Settings) -> Settings:
+    """Take VGG-16, and say so, where the weights of the network that is asked for are not."""
+    from workbench.weights import load_weights
+
+    try:
+        load_weights(settings.backbone)
+    except WeightsError as error:
+        if settings.backbone == "vgg16":
+            raise
+        print(
+            f"- {str(error)[0].upper()}{str(error)[1:]} Until then it is painted with vgg16: the"
+            " same weights give a similar picture there, not the same.\n",
+            flush=True,
+        )
+        return settings.changed(backbone="vgg16")
+    return settings
+
+
+def _say_masks(masks: Sequence[Tensor], photo: Tensor) -> None:
+    from workbench.images import share_masks
+
+    height, width = photo.shape[-2:]
+    for number, mask in enumerate(masks, start=1):
+        if mask.shape[-2:] != photo.shape[-2:]:
+            print(
+                f"Mask {number} is {mask.shape[-1]}x{mask.shape[-2]} pixels and the photograph"
+                f" {width}x{height}: the mask is stretched."
+            )
+    shares = [float(mask.mean()) for mask in share_masks(masks, (height, width))]
+    told = [f"style {number} {share:.0%}" for number, share in enumerate(shares, start=1)]
+    print(f"Of the picture: {', '.join(told)}, no style {1 - sum(shares):.0%}.", flush=True)
 
 
 @app.command()
@@ -552,10 +716,10 @@ def _say_how_it_stands(plan: Plan, states: Mapping[str, State]) -> None:
     print(f"{told}: {plan.root / 'index.html'}")
 
 
-def _stop_with(why: str, unfinished: Path) -> NoReturn:
-    """End after Ctrl-C, saying what is kept."""
+def _stop_with(why: str, unfinished: Path, go_on: str | None) -> NoReturn:
+    """End after Ctrl-C, saying what is kept, and how to go on."""
     kept = f"the picture so far is {unfinished}" if unfinished.is_file() else "nothing was made yet"
-    _interrupted(f"{why}: {kept}.")
+    _interrupted(f"{why}: {kept}{f'; {go_on}' if go_on else ''}.")
 
 
 def _interrupted(sentence: str) -> NoReturn:

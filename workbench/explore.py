@@ -489,6 +489,8 @@ def grid_sheet(
 ) -> Frame:
     """A contact sheet of a `grid`, with its values at the edges and losses below the pictures.
 
+    A single row needs no name at its edge.
+
     Parameters
     ----------
     painted
@@ -505,7 +507,7 @@ def grid_sheet(
         captions,
         columns=len(columns[1]),
         height=height,
-        row_labels=_labels(rows),
+        row_labels=_labels(rows) if len(rows[1]) > 1 else (),
         column_labels=_labels(columns),
     )
 

@@ -8,6 +8,7 @@ photographs that are moved by code, so its optical flow is known.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
@@ -19,7 +20,15 @@ import numpy as np
 import numpy.typing as npt
 
 from workbench.errors import InputError
-from workbench.images import Box, Frame, crop_image, from_array, load_image, resize
+from workbench.images import (
+    PICTURE_SUFFIXES,
+    Box,
+    Frame,
+    crop_image,
+    from_array,
+    load_image,
+    resize,
+)
 from workbench.paintings import hatching, mosaic, swirls
 
 if TYPE_CHECKING:
@@ -77,6 +86,30 @@ def style(name: str) -> torch.Tensor:
     if name not in STYLES:
         raise InputError(f"no sample style {name!r}; there are: {', '.join(STYLES)}")
     return from_array(_painting(name))
+
+
+def find_pictures(names: Sequence[str]) -> list[str]:
+    """Names of pictures, with those in a folder, by name, in the folder's place.
+
+    Raises
+    ------
+    InputError
+        If a folder has no pictures.
+    """
+    found: list[str] = []
+    for name in names:
+        if name.startswith(PREFIX) or not Path(name).is_dir():
+            found.append(name)
+            continue
+        pictures = [
+            path
+            for path in Path(name).iterdir()
+            if path.suffix.lower() in PICTURE_SUFFIXES and not path.name.startswith(".")
+        ]
+        if not pictures:
+            raise InputError(f"{name} is a folder without pictures; name one that has some.")
+        found += [str(path) for path in sorted(pictures)]
+    return found
 
 
 def load_picture(

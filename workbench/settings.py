@@ -231,6 +231,19 @@ class Settings:
         _check_choice("preset", preset, tuple(PRESETS))
         return cls().changed(**{**PRESETS[preset], **changes})
 
+    @classmethod
+    def from_command(cls, text: str, **changes: Any) -> Settings:
+        """What a command line of another style-transfer program asks for; see `commands`.
+
+        Raises
+        ------
+        InputError
+            If the command is not understood, a setting is unknown, or a value makes no sense.
+        """
+        from workbench.commands import read_command
+
+        return read_command(text).settings.changed(**changes)
+
     def changed(self, **changes: Any) -> Settings:
         """These settings with some of them changed.
 

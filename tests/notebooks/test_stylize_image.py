@@ -174,6 +174,6 @@ def test_papermill_with_bad_parameters_fails_with_a_sentence(
 def test_a_notebook_that_fails_is_kept_under_another_name(tmp_path: Path) -> None:
     output = tmp_path / "run" / "stylize_image.ipynb"
     parameters = {"output_dir": str(tmp_path / "run"), "content": "nowhere.jpg"}
-    with pytest.raises(WorkbenchError, match=r"nowhere\.jpg: there is no such file.*failed"):
+    with pytest.raises(WorkbenchError, match=r"nowhere\.jpg: there is no such file\."):
         run_notebook(find_notebook("stylize_image"), output, parameters)
     assert [file.name for file in output.parent.iterdir()] == ["stylize_image.failed.ipynb"]

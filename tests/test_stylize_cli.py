@@ -1,0 +1,184 @@
+"""`workbench stylize` in this process, on a tiny network."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+from torch import Tensor
+
+from workbench import cli, commands, weights
+from workbench.errors import WeightsError
+from workbench.images import load_image, luminance, save_image
+from workbench.settings import Settings
+
+LUA = "th neural_style.lua -style_image style.png -content_image photo.png -init image"
+
+
+@dataclass(frozen=True)
+class Said:
+    code: int
+    out: str
+    err: str
+
+
+Stylize = Callable[..., Said]
+
+
+@pytest.fixture
+def stylize(
+    tiny: Settings,
+    photo: Tensor,
+    painting: Tensor,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Stylize:
+    save_image(photo, tmp_path / "photo.png")
+    save_image(painting, tmp_path / "style.png")
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: str, small: bool = True) -> Said:
+        options = "--backbone tiny --size 64 --device cpu --precision float32" if small else ""
+        monkeypatch.setattr(sys, "argv", ["workbench", "stylize", *arguments, *options.split()])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        return Said(int(end.value.code or 0), *capsys.readouterr())
+
+    return call
+
+
+def test_a_pasted_command_is_painted_and_explained(stylize: Stylize) -> None:
+    like = f"{LUA} -num_iterations 6 -save_iter 2 -gpu 0 -style_weight 300 -output_image old.png"
+    said = stylize("--like", like, "-o", "new.png")
+    assert said.code == 0, said.err
+    assert "workbench stylize photo.png style.png -o new.png" in said.out
+    assert "--style-weight 300" in said.out
+    assert "--backbone tiny" in said.out
+    assert "papermill notebooks/stylize_image.ipynb" in said.out
+    assert "- Left out: -gpu" in said.out
+    made = {path.name for path in Path().glob("*.png")} - {"photo.png", "style.png"}
+    assert made == {"new.png", "new_2.png", "new_4.png"}
+
+
+def test_the_command_that_is_printed_paints_the_same_picture(stylize: Stylize) -> None:
+    like = f"{LUA} -num_iterations 5 -save_iter 0 -tv_weight 0.01 -pooling avg -original_colors 1"
+    said = stylize("--like", like, "-o", "a.png")
+    line = next(line for line in said.out.splitlines() if line.startswith("  workbench stylize"))
+    printed = line.replace("-o a.png", "-o b.png").split()[2:]
+    assert stylize(*printed, small=False).code == 0
+    assert Path("a.png").read_bytes() == Path("b.png").read_bytes()
+
+
+def test_settings_are_printed_as_yaml_and_nothing_is_painted(stylize: Stylize) -> None:
+    said = stylize("--print-settings", "--style-weight", "7")
+    assert said.code == 0, said.err
+    expected = Settings(
+        backbone="tiny", size=64, device="cpu", precision="float32", style_weight=7.0
+    )
+    assert Settings(**yaml.safe_load(said.out)) == expected
+    said = stylize("--print-settings", "--like", LUA)
+    assert said.code == 0
+    assert "white: 256.0" in said.out
+    assert {path.name for path in Path().iterdir()} == {"photo.png", "style.png"}
+
+
+def test_what_stands_beside_the_command_wins(stylize: Stylize) -> None:
+    said = stylize("--print-settings", "--like", f"{LUA} -style_weight 300", "--style-weight", "9")
+    assert "style_weight: 9.0" in said.out
+    said = stylize("--like", LUA, "--preset", "draft")
+    assert said.code == 2
+    assert "--like and --preset both say where to start from" in said.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--like", f"{LUA} -styel_weight 3"], "-styel_weight: neural_style.lua has no such"),
+        (["--like", "style_transfer a.jpg b.jpg"], "cannot be mapped, because"),
+        ([], "name a photograph"),
+        (["photo.png", "-o", "a.png"], "name a style picture"),
+        (["photo.png", "style.png"], "name the picture to write, with -o"),
+        (["photo.png", "empty", "-o", "a.png"], "empty is a folder without pictures"),
+        (
+            ["photo.png", "style.png", "-o", "a.png", "--mask", "photo.png", "--mask", "style.png"],
+            "there are 2 masks for 1 style pictures",
+        ),
+        (["photo.png", "style.png", "-o", "a.png", "--mask", "black.png"], "black all over"),
+        (
+            ["photo.png", "style.png", "-o", "a.png", "--original-colors", "yes"],
+            "original_colors = 'yes': use one of off, luma",
+        ),
+        (["photo.png", "style.png", "-o", "a.png", "--save-every", "0"], "save_every = 0"),
+    ],
+)
+def test_bad_input_is_one_sentence(stylize: Stylize, arguments: list[str], sentence: str) -> None:
+    Path("empty").mkdir()
+    Image.new("L", (9, 9)).save("black.png")
+    said = stylize(*arguments)
+    assert said.code == 2
+    assert sentence in said.err
+    assert said.err.strip().count("\n") == 0
+    assert not Path("a.png").exists()
+
+
+def test_styles_may_be_a_folder(stylize: Stylize, painting: Tensor) -> None:
+    for name in ("b.jpg", "a.png", ".hidden.png"):
+        save_image(painting, Path("styles") / name)
+    Path("styles/notes.txt").write_text("no picture")
+    said = stylize("photo.png", "styles", "-o", "a.png", "--steps", "2")
+    assert said.code == 0, said.err
+    said = stylize(
+        "photo.png", "styles", "-o", "a.png", "--steps", "2", "--style-blend-weights", "1,2,3"
+    )
+    assert "3 numbers for 2 style pictures" in said.err
+
+
+def test_masks_say_what_is_painted_where(stylize: Stylize) -> None:
+    mask = np.zeros((30, 80), np.uint8)
+    mask[:, :40] = 255
+    Image.fromarray(mask).save("left.png")
+    said = stylize("photo.png", "style.png", "-o", "a.png", "--mask", "left.png", "--steps", "9")
+    assert said.code == 0, said.err
+    assert "Mask 1 is 80x30 pixels and the photograph 80x60: the mask is stretched." in said.out
+    assert "Of the picture: style 1 50%, no style 50%." in said.out
+
+
+def test_colours_of_the_photograph_can_stay(stylize: Stylize) -> None:
+    base = ("photo.png", "style.png", "--steps", "9")
+    assert stylize(*base, "-o", "off.png").code == 0
+    assert stylize(*base, "-o", "luma.png", "--original-colors", "luma").code == 0
+    assert stylize(*base, "-o", "pca.png", "--original-colors", "pca").code == 0
+    photo, off, luma, pca = (
+        load_image(name, 64) for name in ("photo.png", "off.png", "luma.png", "pca.png")
+    )
+
+    def colour(image: Tensor) -> Tensor:
+        return image - luminance(image)
+
+    inside = ((luma > 0.02) & (luma < 0.98)).all(dim=1, keepdim=True)
+    assert ((colour(luma) - colour(photo)).abs() * inside).mean() < 0.01
+    assert (colour(off) - colour(photo)).abs().mean() > 0.05
+    assert (pca - off).abs().mean() > 0.02
+
+
+def test_without_vgg19_it_is_vgg16_and_said_so(
+    tiny: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def load(name: str) -> None:
+        if name == "vgg19":
+            raise WeightsError("the vgg19 weights are not on this machine.")
+
+    monkeypatch.setattr(weights, "load_weights", load)
+    settings = commands.read_command("th neural_style.lua -image_size 99").settings
+    assert settings.backbone == "vgg19"
+    assert cli._settings_on_this_machine(settings) == settings.changed(backbone="vgg16")
+    said = capsys.readouterr().out
+    assert said.startswith("- The vgg19 weights are not on this machine. Until then it is painted")
+    assert cli._settings_on_this_machine(tiny) is tiny
