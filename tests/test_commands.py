@@ -141,7 +141,7 @@ TORCH: list[tuple[str, dict[str, Any]]] = [
     ("-content_weight 1e2", {"content_weight": 100}),
     ("-style_weight 15e2", {"style_weight": 1500}),
     ("-tv_weight 0", {"tv_weight": 0}),
-    ("-num_iterations 500", {"steps": (500,)}),
+    ("-num_iterations 5e2", {"steps": (500,)}),
     ("-init image", {"init": "content"}),
     ("-init_image x.png -init image", {"init": "x.png"}),
     ("-optimizer adam", {"optimizer": "adam"}),
@@ -156,7 +156,7 @@ TORCH: list[tuple[str, dict[str, Any]]] = [
     ("-model_file models/VGG_ILSVRC_16_layers.caffemodel", {"backbone": "vgg16"}),
     ("-backend cudnn", {}),
     ("-cudnn_autotune", {}),
-    ("-seed 123", {"seed": 123}),
+    ("-seed 9007199254740993", {"seed": 9007199254740993}),
     ("-content_layers relu2_2,relu4_2", {"content_layers": ("relu2_2", "relu4_2")}),
     ("-style_layers relu1_1,relu2_1", {"style_layers": ("relu1_1", "relu2_1")}),
 ]
@@ -322,6 +322,8 @@ def test_programs_are_told_apart(text: str, program: str) -> None:
         "th neural_style.lua -content_image \u201cmy.jpg\u201d -style_weight \u2018300\u2019",
         "th neural_style.lua -content_image \u201dmy.jpg\u201d -style_weight '300'",
         r"th neural\_style.lua -content\_image my.jpg -style\_weight 300",
+        "`th neural_style.lua -content_image my.jpg -style_weight 300`",
+        "```\nth neural_style.lua -content_image my.jpg -style_weight 300\n```\n",
         '  th neural_style.lua -content_image "my.jpg" -style_weight 3e2  ',
     ],
 )
@@ -485,6 +487,7 @@ def test_what_is_wrong_is_said(base: str, options: str, sentence: str) -> None:
     [
         ("th neural_style.lua a.jpg -gpu 0", "a.jpg: neural_style.lua takes nothing before its"),
         ("th fast_neural_style.lua -model x.t7", "th fast_neural_style.lua -model: this calls no"),
+        (f"{LUA} -gpu 0\n{LUA} -gpu 1", "neural_style.lua is called twice; paste one command"),
         ("cd neural-style && ls -l", "this calls no program that is understood"),
         ("", "the command is empty"),
         (" \n", "the command is empty"),
@@ -504,6 +507,7 @@ def test_commands_that_are_none(text: str, sentence: str) -> None:
         "models/vgg16-nyud-fcn32s-color-heavy.pth",
         "models/VGG16_SOD_finetune.pth",
         "models/resnet50.pth",
+        "models/googlenet.caffemodel",
     ],
 )
 def test_networks_that_are_not_known_here(model: str) -> None:
@@ -517,6 +521,7 @@ def test_networks_that_are_not_known_here(model: str) -> None:
         ("models/VGG_ILSVRC_19_layers.caffemodel", "vgg19"),
         ("VGG_ILSVRC_16_layers.caffemodel", "vgg16"),
         ("models/vgg19-d01eb7cb.pth", "vgg19"),
+        ("my_training/vgg19_training.pth", "vgg19"),
         (r"C:\nin\vgg16-00b39a1b.pth", "vgg16"),
     ],
 )

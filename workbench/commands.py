@@ -213,7 +213,7 @@ _SEPARATOR = "\ue000"  # of folders on Windows, while a shell's escapes are undo
 def _split(text: str) -> list[str]:
     if not isinstance(text, str) or not text.strip():
         raise InputError("the command is empty; paste one such as `th neural_style.lua ...`.")
-    text = re.sub(f"[{_BLANKS}]", " ", text)
+    text = re.sub(f"[{_BLANKS}]", " ", text).strip().strip("`")
     text = re.sub(r"[\\^`][^\S\n]*(\n|$)", " ", text)
     text = re.sub(rf"(?<!\S)[{_DASHES}](?=[\d.])", "-", text)
     for marks, quote in ((_DOUBLE, '"'), (_SINGLE, "'")):
@@ -239,6 +239,8 @@ def _find_program(words: list[str]) -> tuple[_Program, list[str]]:
             raise InputError(f"{name} cannot be mapped, because {_REFUSED[name]}.")
         # Without a suffix it may be a folder: `cd neural-style`.
         if name in _PROGRAMS and ("." in name or (rest and _OPTION.match(rest[0]))):
+            if name in names[index + 1 : index + 1 + len(rest)]:
+                raise InputError(f"{name} is called twice; paste one command at a time.")
             return _tell_apart(_PROGRAMS[name], rest), rest
     raise InputError(
         f"{' '.join(words[:3])}: this calls no program that is understood; those are"
@@ -393,13 +395,13 @@ def _number(word: str) -> float:
 
 
 def _whole(word: str) -> int:
-    try:
-        number = float(word)
-    except ValueError:
-        number = math.nan
-    if not number.is_integer():
-        raise ValueError("give a whole number")
-    return int(number)
+    for number in (int, float):  # Lua takes 1e3 for one, too
+        try:
+            if (value := number(word)) == int(value):
+                return int(value)
+        except (ValueError, OverflowError):
+            continue
+    raise ValueError("give a whole number")
 
 
 def _pixels(word: str) -> int:
@@ -451,24 +453,23 @@ def _one_of(**choices: Any) -> Callable[[str], Any]:
 
 def _backbone(word: str) -> str:
     name = re.split(r"[/\\]", word)[-1].lower()
-    for part, what in _OTHER_NETWORKS.items():
-        if part in name:
-            raise ValueError(
-                f"cannot be mapped, because it is {what}; leave the option out for VGG-19"
-            )
-    for number in ("19", "16"):
-        if "vgg" in name and number in name:
-            return f"vgg{number}"
-    raise ValueError("cannot be mapped, because only VGG-19 and VGG-16 are known here")
+    found = (network for part, network in _NETWORKS.items() if part in name)
+    network = next(found, "no network that is known here")
+    if network in BACKBONES:
+        return network
+    raise ValueError(f"cannot be mapped, because it is {network}; leave it out for VGG-19")
 
 
-_OTHER_NETWORKS = {
-    "nin": "Network in Network, whose layers are others",
+# Part of a file's name -> the network in it, or what it is.
+_NETWORKS = {
     "normali": "the VGG-19 with rescaled activations, for which weights mean something else",
     "prun": "a VGG-16 with fewer channels",
     "fcn32s": "a VGG-16 that was trained further to segment pictures",
     "nyud": "a VGG-16 that was trained further to segment pictures",
     "sod": "a VGG-16 that was trained further to find objects",
+    "19": "vgg19",
+    "16": "vgg16",
+    "nin": "Network in Network, whose layers are others",
 }
 _MACHINE = "about the machine, messages and files of that program only"
 _MEMORY = "how much L-BFGS remembers is no setting here"
