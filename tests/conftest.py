@@ -12,7 +12,9 @@ from workbench import weights
 from workbench.settings import Settings
 
 if "PYTEST_XDIST_WORKER" in os.environ:
-    torch.set_num_threads(1)  # the workers have a core each, and would fight for more
+    # The workers, and what they start, have a core each, and would fight for more.
+    torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 
 @pytest.fixture
