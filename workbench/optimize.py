@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import functools
 import math
-from collections.abc import Callable, Hashable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import (
+    Callable,
+    Generator,
+    Hashable,
+    Iterator,
+    Mapping,
+    MutableMapping,
+    Sequence,
+)
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
+import workbench
+from workbench.checkpoints import Checkpoints, Moment, Run
 from workbench.devices import choose_device, choose_precision
 from workbench.errors import InputError, OptimizationError
 from workbench.features import Network, build_network
@@ -29,7 +42,7 @@ from workbench.losses import (
     weighted_losses,
 )
 from workbench.settings import Settings
-from workbench.weights import cache_folder, load_weights
+from workbench.weights import cache_folder, digest, load_weights
 
 SMALLEST_COARSE_SIDE = 64  # pixels; a coarse scale with a shorter side is left out
 WARM_UP_STEPS = 20  # of Adam before L-BFGS at the first scale, where it would explode at once
@@ -75,6 +88,7 @@ def optimize(
     masks: Sequence[Tensor] = (),
     temporal: Sequence[TemporalTarget] = (),
     targets: TargetCache | None = None,
+    checkpoints: Checkpoints | None = None,
 ) -> Iterator[Iterate]:
     """Paint a content picture in the style of others, step by step.
 
@@ -104,34 +118,34 @@ def optimize(
         Earlier frames of a film that the picture is to agree with; see `TemporalTarget`.
     targets
         Where targets of earlier calls are kept; see `TargetCache`. None: nothing is.
+    checkpoints
+        Where what a stopped run needs to go on is kept, and found again; see `Checkpoints`.
 
     Yields
     ------
     Iterate
         The start picture as step 0, then one after every step. Leave the loop to stop;
-        closing the generator frees its memory.
+        closing the generator frees its memory. A run that goes on begins with the picture
+        that it was stopped at.
 
     Raises
     ------
     InputError
-        If a picture is too small or not a picture, or a setting names an unknown thing.
+        If a picture is too small or not a picture, or a setting names an unknown thing, or
+        the checkpoint is of another run.
     OptimizationError
         If the loss keeps exploding; the last good iterate comes with it.
     """
     problem = _Problem.of(content, styles, settings, masks, temporal, targets)
-    plan = problem.scales()
-    image = start if start is not None else problem.start()
-    check_image(image, "start")
-    total_steps = sum(steps for _, steps in plan)
-    done = 0
-    for shape, steps in plan:
-        image = resize(image.to(problem.device, torch.float32), shape)
-        fresh = done == 0 and start is None
-        for iterate in _descend(problem.at(shape), image, settings, steps, fresh=fresh):
-            image = iterate.image
-            if iterate.step > 0 or done == 0:  # a later scale starts with the last one's end
-                yield replace(iterate, step=done + iterate.step, steps=total_steps)
-        done += steps
+    steps = sum(steps for _, steps in problem.scales())
+    if checkpoints is None:
+        moments = _paint(problem, start)
+    else:
+        begin = checkpoints.find(_run_of(problem, masks, start))
+        moments = checkpoints.keep(_paint(problem, start, begin, remember=True))
+    with contextlib.closing(moments):
+        for moment in moments:
+            yield _iterate(moment, steps, settings)
 
 
 def stylize(content: Tensor, styles: Sequence[Tensor], settings: Settings) -> Tensor:
@@ -436,16 +450,79 @@ class _Problem:
         return *network, settings.white, self.device
 
 
-def _descend(
-    evaluate: _Evaluate, image: Tensor, settings: Settings, steps: int, *, fresh: bool
-) -> Iterator[Iterate]:
-    """Minimise at one scale; yields the start as step 0 and then every step.
+def _run_of(problem: _Problem, masks: Sequence[Tensor], start: Tensor | None) -> Run:
+    """Everything that the picture depends on."""
+    settings = problem.settings
+    values = settings.as_dict()
+    if start is None and settings.init not in ("content", "random"):
+        start, values["init"] = problem.start(), "a picture"
+    pictures = {"the photograph": problem.content}
+    pictures |= {f"style picture {i}": each for i, each in enumerate(problem.styles, start=1)}
+    pictures |= {f"mask {i}": each for i, each in enumerate(masks, start=1)}
+    if start is not None:
+        pictures["the start picture"] = start
+    for i, target in enumerate(problem.temporal, start=1):
+        pictures[f"earlier frame {i}"] = target.picture
+        pictures[f"what is visible of earlier frame {i}"] = target.visible
+    digests = {name: digest({name: picture}) for name, picture in pictures.items()}
+    digests["the set of weights"] = load_weights(settings.backbone).sha256
+    values |= {
+        "temporal_weights": [target.weight for target in problem.temporal],
+        "device": problem.device.type,
+        "precision": str(problem.network.dtype).removeprefix("torch."),
+        "workbench": workbench.__version__,
+        "torch": torch.__version__,
+    }
+    return Run(digests, values)
 
-    `fresh` says that the start picture has not been through a coarser scale.
+
+def _paint(
+    problem: _Problem, start: Tensor | None, begin: Moment | None = None, *, remember: bool = False
+) -> Generator[Moment]:
+    """Every moment from the start picture, or from `begin`, to the end of the last scale.
+
+    `remember` says whether they are to hold what the optimiser remembers.
     """
-    # L-BFGS flattens its parameters, so they must lie in memory as they are indexed.
+    if begin is None:
+        image = start if start is not None else problem.start()
+        check_image(image, "start")
+    done = 0
+    for shape, steps in problem.scales():
+        if begin is None or begin.step <= done + steps:
+            beginning = begin or resize(image.to(problem.device, torch.float32), shape)
+            fresh = done == 0 and start is None
+            for moment in _descend(
+                problem, shape, beginning, steps, done=done, fresh=fresh, remember=remember
+            ):
+                if moment.step > done or done == 0:  # a later scale starts with the last one's end
+                    yield moment
+            image, begin = _picture(moment, problem.settings), None
+        done += steps
+
+
+def _descend(
+    problem: _Problem,
+    shape: tuple[int, int],
+    begin: Tensor | Moment,
+    steps: int,
+    *,
+    done: int,
+    fresh: bool,
+    remember: bool,
+) -> Generator[Moment]:
+    """Minimise at one scale; yields where it begins and then every step.
+
+    `done` counts the steps of coarser scales; `fresh` says that the start picture has not been
+    through one.
+    """
+    settings, evaluate = problem.settings, problem.at(shape)
     white = settings.white
-    pixels = (image * white).contiguous().requires_grad_()
+    if isinstance(begin, Moment):
+        pixels = begin.pixels.to(problem.device, copy=True).requires_grad_()
+        pixels.grad = begin.grad.to(problem.device)
+    else:
+        # L-BFGS flattens its parameters, so they must lie in memory as they are indexed.
+        pixels = (begin * white).contiguous().requires_grad_()
 
     def look() -> Losses:
         # Straight-through clipping: y = clamp(x), dy/dx = 1, so that a pixel at the edge of
@@ -456,26 +533,36 @@ def _descend(
         total.backward()
         return to_losses(terms)
 
-    def iterate(step: int) -> Iterate:
-        picture = pixels.detach().clamp(0, white) / white
-        return Iterate(step, steps, max(pixels.shape[-2:]), picture, losses)
-
-    losses = look()
-    if not math.isfinite(losses.total):
-        raise OptimizationError(
-            "the loss of the start picture is not a finite number; lower the weights.", iterate(0)
-        )
-    yield iterate(0)
+    def now() -> Moment:
+        assert pixels.grad is not None
+        memory = _memory(optimizer, pixels) if remember and optimizer is not None else {}
+        state = pixels.detach().clone(), pixels.grad, losses, lowest, rate, rescues, calm, memory
+        return Moment(done + step, *state)
 
     # A picture that comes from a coarser scale is near enough for L-BFGS to start at once.
     warm_up = steps if settings.optimizer == "adam" else WARM_UP_STEPS if fresh else 0
     optimizer: torch.optim.Optimizer | None = None
-    rate, lowest, rescues, calm, step = 1.0, losses.total, 0, 0, 0
+    if isinstance(begin, Moment):
+        good, step, losses = begin, begin.step - done, begin.losses
+        lowest, rate, rescues, calm = begin.lowest, begin.rate, begin.rescues, begin.calm
+        if begin.optimizer and step != warm_up:
+            optimizer = _optimizer(pixels, settings, rate, adam=step < warm_up)
+            _recall(optimizer, begin.optimizer)
+    else:
+        losses = look()
+        lowest, rate, rescues, calm, step = losses.total, 1.0, 0, 0, 0
+        good = now()
+        if not math.isfinite(losses.total):
+            raise OptimizationError(
+                "the loss of the start picture is not a finite number; lower the weights.",
+                _iterate(good, done + steps, settings),
+            )
+    yield good
+
     while step < steps:
         if optimizer is None or step == warm_up:
             optimizer = _optimizer(pixels, settings, rate, adam=step < warm_up)
             lowest = losses.total
-        good_pixels, good_grad, good = pixels.detach().clone(), pixels.grad, losses
         # Loss and gradient at `pixels` are known; the optimiser only has to take its step.
         optimizer.step(lambda loss=losses.total: loss)  # type: ignore[misc]
         if step >= warm_up:
@@ -483,14 +570,14 @@ def _descend(
         losses = look()
         if _exploded(losses.total, lowest, adam=step < warm_up):
             with torch.no_grad():
-                pixels.copy_(good_pixels)
-            pixels.grad, losses, optimizer = good_grad, good, None
+                pixels.copy_(good.pixels)
+            pixels.grad, losses, optimizer = good.grad, good.losses, None
             rate, rescues, calm = rate / 2, rescues + 1, 0
             if rescues > MAX_RESCUES:
                 raise OptimizationError(
                     f"the loss exploded {rescues} times at {max(pixels.shape[-2:])} px, the last"
                     f" time at step {step + 1}; lower style_weight, or use optimizer adam.",
-                    iterate(step),
+                    _iterate(good, done + steps, settings),
                 )
             continue
         lowest = min(lowest, losses.total)
@@ -498,7 +585,18 @@ def _descend(
         if rescues and calm == CALM_STEPS:
             optimizer.param_groups[0]["lr"] /= rate
             rate, rescues = 1.0, 0
-        yield iterate(step)
+        good = now()
+        yield good
+
+
+def _iterate(moment: Moment, steps: int, settings: Settings) -> Iterate:
+    size = max(moment.pixels.shape[-2:])
+    return Iterate(moment.step, steps, size, _picture(moment, settings), moment.losses)
+
+
+def _picture(moment: Moment, settings: Settings) -> Tensor:
+    """`(1, 3, H, W)`, sRGB in [0, 1]."""
+    return moment.pixels.clamp(0, settings.white) / settings.white
 
 
 def _optimizer(
@@ -513,6 +611,24 @@ def _optimizer(
     length = float(begins_with.square().mean().sqrt())
     first = rate * FIRST_STEP / length if length > 0 else rate
     return torch.optim.LBFGS([pixels], lr=first, max_iter=1, history_size=HISTORY)
+
+
+def _memory(optimizer: torch.optim.Optimizer, pixels: Tensor) -> dict[str, Any]:
+    """What an optimiser remembers, so that its next step does not change it."""
+    memory: dict[str, Any] = {"lr": optimizer.param_groups[0]["lr"]}
+    for name, value in optimizer.state[pixels].items():
+        if isinstance(value, Tensor):
+            memory[name] = value.clone()
+        elif name != "al":  # where L-BFGS does its sums
+            memory[name] = copy.copy(value)  # lists grow, but what is in them stays as it is
+    return memory
+
+
+def _recall(optimizer: torch.optim.Optimizer, memory: Mapping[str, Any]) -> None:
+    state = copy.deepcopy(dict(memory))
+    rate = state.pop("lr")
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": {0: state}})
+    optimizer.param_groups[0]["lr"] = rate
 
 
 def _exploded(loss: float, lowest: float, *, adam: bool) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import io
+import itertools
 import math
 import os
 import sys
@@ -11,9 +12,10 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
+import torch
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont
@@ -52,8 +54,14 @@ def show_progress(iterates: Iterable[Iterate], title: str = "painting") -> Itera
     The bar is text everywhere, because a notebook that was run headless and saved keeps
     text, where a widget would show up empty.
     """
-    with tqdm(desc=title, unit="step", file=sys.stdout, ncols=88, mininterval=0.2) as bar:
-        for iterate in iterates:
+    iterates = iter(iterates)
+    first = next(iterates, None)  # what it prints stands above the bar
+    if first is None:
+        return
+    with tqdm(
+        desc=title, unit="step", initial=first.step, file=sys.stdout, ncols=88, mininterval=0.2
+    ) as bar:
+        for iterate in itertools.chain([first], iterates):
             bar.total = iterate.steps
             bar.set_postfix_str(
                 f"{iterate.size} px, loss {iterate.losses.total:.3g}", refresh=False
@@ -166,6 +174,7 @@ class Recorder:
     scale_changes: list[int] = field(default_factory=list)
     _kept: list[_Kept] = field(default_factory=list, repr=False)
     _spacing: float = field(default=0.0, repr=False)
+    _size: int = field(default=0, repr=False)
     _latest: Iterate | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
@@ -176,28 +185,64 @@ class Recorder:
         self._spacing = float(self.every or 0)
 
     def add(self, iterate: Iterate) -> None:
-        """Take note of one iterate."""
-        if self._latest is not None and iterate.size != self._latest.size:
-            self.scale_changes.append(self._latest.step)
-        self._latest = iterate
-        self.steps.append(iterate.step)
-        self.losses.append(iterate.losses)
+        """Take note of one iterate, unless it is the last one again."""
+        if self.steps and iterate.step == self.steps[-1]:
+            self._latest = iterate
+            return
         thumbnail = to_array(resize(iterate.image, _THUMBNAIL))
         position = self._position(iterate.step, thumbnail)
+        kept = []
         if not self._kept or position - self._kept[-1].position >= self._spacing:
-            snapshot = Snapshot(iterate.step, self._frame(iterate))
-            self._kept.append(_Kept(position, snapshot, thumbnail))
+            kept = [_Kept(position, Snapshot(iterate.step, self._frame(iterate)), thumbnail)]
+        # From here on nothing takes time, so that Ctrl-C does not leave half of it noted.
+        if self.steps and iterate.size != self._size:
+            self.scale_changes.append(self.steps[-1])
+        self._latest, self._size = iterate, iterate.size
+        self.steps.append(iterate.step)
+        self.losses.append(iterate.losses)
+        self._kept += kept
         if len(self._kept) > 8 * self.frames:
             self._thin_out()
 
     def rewind(self, iterate: Iterate) -> None:
         """Forget what came after an earlier iterate."""
-        self._latest = iterate
+        self._latest, self._size = iterate, iterate.size
         while self.steps and self.steps[-1] > iterate.step:
             self.steps.pop()
             self.losses.pop()
         self.scale_changes = [step for step in self.scale_changes if step < iterate.step]
         self._kept = [kept for kept in self._kept if kept.snapshot.step <= iterate.step]
+
+    def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """What `restore` needs, for a checkpoint: values as JSON has them, and pictures."""
+        kept = [(each.snapshot.step, each.position) for each in self._kept]
+        values = {
+            "steps": self.steps,
+            "losses": [vars(losses) for losses in self.losses],
+            "scale_changes": self.scale_changes,
+            "kept": kept,
+            "spacing": self._spacing,
+            "size": self._size,
+        }
+        pictures = {}
+        for each in self._kept:
+            pictures[f"frame {each.snapshot.step}"] = torch.from_numpy(each.snapshot.frame)
+            pictures[f"thumbnail {each.snapshot.step}"] = torch.from_numpy(each.thumbnail)
+        return values, pictures
+
+    def restore(self, values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        """Go on as the recorder whose `state` this is; `snapshots` needs another iterate."""
+        self.steps, self.scale_changes = list(values["steps"]), list(values["scale_changes"])
+        self.losses = [Losses(**losses) for losses in values["losses"]]
+        self._kept = [
+            _Kept(
+                position,
+                Snapshot(step, tensors[f"frame {step}"].numpy()),
+                tensors[f"thumbnail {step}"].numpy(),
+            )
+            for step, position in values["kept"]
+        ]
+        self._spacing, self._size, self._latest = values["spacing"], values["size"], None
 
     def snapshots(self, count: int | None = None) -> list[Snapshot]:
         """Choose `count` pictures (`frames` if not given), the first and the last among them."""

@@ -7,20 +7,25 @@ with 8 bits.
 
     python experiments/benchmarks/still.py                 # all, about 10 minutes on 2 cores
     python experiments/benchmarks/still.py --pair photo.jpg style.jpg   # other pictures
+    python experiments/benchmarks/still.py --checkpoints   # only what these cost, 2 minutes
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
+import itertools
 import math
 import re
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import skimage.data
 import torch
@@ -28,9 +33,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import workbench
+from workbench.checkpoints import Checkpoints
 from workbench.features import Network, build_network
 from workbench.images import from_array, resize, to_array
 from workbench.losses import content_loss, style_loss, tv_loss
+from workbench.progress import Recorder
 from workbench.samples import load_picture
 from workbench.settings import Settings
 from workbench.weights import load_weights
@@ -155,6 +162,48 @@ def time_a_step(settings: Settings, content: Tensor, style: Tensor) -> dict[str,
     return {name: statistics.median(values[24:]) for name, values in times.items()}
 
 
+def time_checkpoints(settings: Settings, content: Tensor, style: Tensor) -> tuple[float, float]:
+    """Seconds of 50 steps, and of them those that the checkpoint behind them costs.
+
+    Timed inside one run: as the difference of two runs, they would drown in noise.
+    """
+    spent: list[float] = []
+    with tempfile.TemporaryDirectory() as folder:
+        recorder = Recorder()
+        checkpoints = Checkpoints(Path(folder), recorder=recorder, share=math.inf)
+        iterates = workbench.optimize(content, [style], settings, checkpoints=checkpoints)
+        for iterate in itertools.islice(iterates, 51):
+            recorder.add(iterate)
+        next(iterates)  # writes the first
+        optimize_module = sys.modules["workbench.optimize"]
+        with timed(checkpoints, "save", spent), timed(optimize_module, "_memory", spent):
+            start = time.perf_counter()
+            for iterate in itertools.islice(iterates, 50):
+                recorder.add(iterate)
+            seconds = time.perf_counter() - start
+        size = sum(path.stat().st_size for path in Path(folder).glob("*-00000100.*"))
+    print(f"  {size / 1e6:.0f} MB in {max(spent):.3f} s", flush=True)
+    return seconds, sum(spent)
+
+
+@contextlib.contextmanager
+def timed(owner: Any, name: str, spent: list[float]) -> Iterator[None]:
+    """Note the seconds of every call of a function."""
+    function = getattr(owner, name)
+
+    def call(*arguments: Any) -> Any:
+        start = time.perf_counter()
+        result = function(*arguments)
+        spent.append(time.perf_counter() - start)
+        return result
+
+    setattr(owner, name, call)
+    try:
+        yield
+    finally:
+        setattr(owner, name, function)
+
+
 def compare_losses(content: Tensor, style: Tensor, steps: int) -> tuple[float, float]:
     settings = Settings(size=256, steps=(steps,))
     reference = living_reference(content, style, settings)
@@ -223,6 +272,18 @@ def title(names: tuple[str, str]) -> str:
     return " in ".join(name.split(":")[-1].split("/")[-1] for name in names)
 
 
+def checkpoint_rows(content: Tensor, style: Tensor) -> Iterator[tuple[str, str, str, str]]:
+    for precision in ("bfloat16", "float32"):
+        settings = Settings(size=512, steps=(200,), precision=precision)
+        seconds, spent = time_checkpoints(settings, content, style)
+        yield (
+            f"50 steps at 512 px, {precision}, without and with a checkpoint",
+            f"{seconds - spent:.2f} s",
+            f"{seconds:.2f} s",
+            f"{seconds / (seconds - spent):.3f}",
+        )
+
+
 def rows(pairs: list[tuple[str, str]]) -> Iterator[tuple[str, str, str, str]]:
     """Rows of the table: what, reference, workbench, ratio."""
     content, style = (load(name) for name in pairs[0])
@@ -235,6 +296,7 @@ def rows(pairs: list[tuple[str, str]]) -> Iterator[tuple[str, str, str, str]]:
             f"{times[precision]:.3f} s",
             f"{ratio:.2f}",
         )
+    yield from checkpoint_rows(content, style)
     for names in pairs:
         theirs, ours = compare_losses(load(names[0]), load(names[1]), STEPS)
         yield (
@@ -267,6 +329,7 @@ def rows(pairs: list[tuple[str, str]]) -> Iterator[tuple[str, str, str, str]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pair", nargs=2, action="append", metavar=("PHOTO", "STYLE"))
+    parser.add_argument("--checkpoints", action="store_true", help="only what these cost")
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.memory_of:
@@ -274,7 +337,9 @@ def main() -> None:
         return
     load_weights()
     table = []
-    for row in rows([tuple(pair) for pair in arguments.pair or PAIRS]):
+    pairs = [tuple(pair) for pair in arguments.pair or PAIRS]
+    only = checkpoint_rows(*map(load, pairs[0])) if arguments.checkpoints else None
+    for row in only or rows(pairs):
         print(" | ".join(row), flush=True)
         table.append(row)
     threads = torch.get_num_threads()

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import ast
 import io
+import json
+import shutil
 import subprocess
 import sys
 import tokenize
@@ -13,6 +15,7 @@ import nbformat
 import numpy as np
 import pytest
 from PIL import Image
+from test_checkpoints import kill_once_it_wrote
 
 from workbench.errors import InputError, WorkbenchError
 from workbench.images import load_image
@@ -177,3 +180,39 @@ def test_a_notebook_that_fails_is_kept_under_another_name(tmp_path: Path) -> Non
     with pytest.raises(WorkbenchError, match=r"nowhere\.jpg: there is no such file\."):
         run_notebook(find_notebook("stylize_image"), output, parameters)
     assert [file.name for file in output.parent.iterdir()] == ["stylize_image.failed.ipynb"]
+
+
+@pytest.mark.slow
+def test_killed_and_run_again_it_goes_on_to_the_same_picture(tmp_path: Path) -> None:
+    folder, checkpoint = tmp_path / "killed", tmp_path / "killed" / "picture.checkpoint"
+    notebook = find_notebook("stylize_image")
+    parameters = {"size": 96, "steps": [110], "gif_frames": 8}
+    command = ["papermill", str(notebook), str(tmp_path / "out.ipynb")]
+    command += ["-y", json.dumps({"output_dir": str(folder), **parameters})]
+    kill_once_it_wrote(command, checkpoint)
+    assert read_result(folder) is None
+    shutil.copytree(folder, tmp_path / "other")
+
+    def run(output: Path, **changes: object) -> str:
+        """What the painting cell printed."""
+        run_notebook(
+            notebook,
+            tmp_path / "out.ipynb",
+            {"output_dir": str(output), **parameters, **changes},
+        )
+        assert not (output / "picture.checkpoint").exists()
+        cells = nbformat.read(tmp_path / "out.ipynb", 4).cells
+        return "".join(
+            out["text"]
+            for cell in cells
+            if "keep_latest" in cell.source
+            for out in cell.get("outputs", [])
+            if out.output_type == "stream"
+        )
+
+    assert f"Going on from step 50 in {checkpoint}." in run(folder)
+    assert "Going on" not in run(tmp_path / "whole")
+    for name in ("picture.png", "progress.gif", "strip.png", "losses.png"):
+        assert (folder / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+    printed = run(tmp_path / "other", steps=[5])
+    assert "belongs to another run (steps was [110], is [5]); the painting begins anew." in printed

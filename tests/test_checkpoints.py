@@ -1,0 +1,808 @@
+from __future__ import annotations
+
+import contextlib
+import math
+import shutil
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import hypothesis.strategies as st
+import numpy as np
+import psutil
+import pytest
+import torch
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from test_cli import interrupt
+from test_cli import workbench as workbench_command
+from torch import Tensor
+
+import workbench
+from workbench import checkpoints as module
+from workbench.checkpoints import Checkpoints
+from workbench.errors import InputError, OptimizationError, OutputError
+from workbench.losses import TemporalTarget
+from workbench.optimize import WARM_UP_STEPS, Iterate, optimize
+from workbench.progress import Recorder, keep_latest, plot_losses, save_gif, show_progress
+from workbench.settings import Settings
+
+FULL = 34  # steps of `long`
+
+
+@dataclass
+class Painter:
+    """Paints one thing again and again; `said` is what checkpoints told."""
+
+    content: Tensor
+    styles: list[Tensor]
+    settings: Settings
+    folder: Path
+    said: list[str] = field(default_factory=list)
+    more: dict[str, Any] = field(default_factory=dict)
+
+    def run(
+        self, every: int = 10, recorder: Recorder | None = None, **options: Any
+    ) -> Iterator[Iterate]:
+        """A run with checkpoints, at whatever cost."""
+        options = {"share": math.inf, "say": self.said.append, **options}
+        checkpoints = Checkpoints(self.folder, every=every, recorder=recorder, **options)
+        return optimize(
+            self.content, self.styles, self.settings, checkpoints=checkpoints, **self.more
+        )
+
+    def unbroken(self) -> list[Iterate]:
+        return list(optimize(self.content, self.styles, self.settings, **self.more))
+
+    def kill(self, step: int, **options: Any) -> None:
+        """Leave in the folder what `kill -9` after so many steps would."""
+        frozen = self.folder.with_suffix(".frozen")
+        with closing(self.run(**options)) as iterates:  # type: ignore[type-var]
+            for _ in islice(iterates, step + 1):
+                pass
+            if self.folder.exists():
+                shutil.copytree(self.folder, frozen)
+        shutil.rmtree(self.folder, ignore_errors=True)
+        if frozen.exists():
+            frozen.rename(self.folder)
+
+    def steps_kept(self) -> list[int]:
+        return sorted(int(path.stem[-8:]) for path in self.folder.glob("workbench-step-*"))
+
+    def newest(self) -> Path:
+        return max(self.folder.glob("workbench-step-*"))
+
+
+@pytest.fixture
+def long(tiny: Settings, photo: Tensor, painting: Tensor, tmp_path: Path) -> Painter:
+    """Two scales, with Adam and L-BFGS at the first."""
+    settings = replace(tiny, size=128, steps=(WARM_UP_STEPS + 4, 10))
+    return Painter(photo[..., :60], [painting], settings, tmp_path / "there" / "a.checkpoint")
+
+
+def assert_same(resumed: list[Iterate], unbroken: list[Iterate]) -> None:
+    """Bit for bit, from where the resumed one begins."""
+    first = resumed[0].step
+    assert [each.step for each in resumed] == [each.step for each in unbroken[first:]]
+    for ours, theirs in zip(resumed, unbroken[first:], strict=True):
+        assert ours.losses == theirs.losses
+        assert (ours.size, ours.steps) == (theirs.size, theirs.steps)
+        assert torch.equal(ours.image, theirs.image)
+
+
+# --- going on ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@given(
+    step=st.integers(0, FULL),
+    every=st.integers(1, 12),
+    optimizer=st.sampled_from(["adam", "lbfgs"]),
+    steps=st.sampled_from([(24, 10), (5, 29), (FULL,)]),
+    killed=st.booleans(),
+)
+@hypothesis_settings(
+    max_examples=15,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+def test_a_run_that_was_stopped_anywhere_comes_to_the_same_picture(
+    long: Painter,
+    precision: str,
+    step: int,
+    every: int,
+    optimizer: str,
+    steps: tuple[int, ...],
+    killed: bool,
+) -> None:
+    painter = replace(long, folder=long.folder / uuid.uuid4().hex, said=[])
+    painter.settings = replace(
+        long.settings, precision=precision, optimizer=optimizer, steps=steps, learning_rate=4.0
+    )
+    unbroken = unbroken_of(painter)
+    if killed:
+        painter.kill(step, every=every)
+        # The one that is due is written when the next step is asked for.
+        kept = every * ((step - 1) // every) if step > 0 else 0
+    else:
+        with closing(painter.run(every=every)) as iterates:  # type: ignore[type-var]
+            for _ in islice(iterates, step + 1):
+                pass
+        kept = step
+    resumed = list(painter.run(every=every))
+    assert resumed[0].step == kept
+    assert_same(resumed, unbroken)
+
+
+_UNBROKEN: dict[tuple[Any, ...], list[Iterate]] = {}
+
+
+def unbroken_of(painter: Painter) -> list[Iterate]:
+    settings = painter.settings
+    key = settings.precision, settings.optimizer, settings.steps
+    if key not in _UNBROKEN:
+        _UNBROKEN[key] = painter.unbroken()
+    return _UNBROKEN[key]
+
+
+def test_stopped_again_and_again(long: Painter) -> None:
+    unbroken = long.unbroken()
+    begins = []
+    for _ in range(8):
+        with closing(long.run()) as iterates:  # type: ignore[type-var]
+            few = list(islice(iterates, 5))
+        assert_same(few, unbroken[: few[-1].step + 1])
+        begins.append(few[0].step)
+    assert begins == [0, 4, 8, 12, 16, 20, 24, 28]
+    assert_same(list(long.run()), unbroken)
+
+
+def explode_now_and_then(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Let L-BFGS ruin the picture at the same places in every run; returns when."""
+    real = torch.optim.LBFGS.step
+    ruined: list[int] = []
+
+    def step(self: torch.optim.LBFGS, closure: object) -> object:
+        result = real(self, closure)
+        (state,) = self.state.values()
+        group = self.param_groups[0]
+        if state["n_iter"] in (4, 17) and group["lr"] in (1.0, 0.5):
+            ruined.append(state["n_iter"])
+            with torch.no_grad():
+                group["params"][0].fill_(float("nan"))
+        return result
+
+    monkeypatch.setattr(torch.optim.LBFGS, "step", step)
+    return ruined
+
+
+def test_explosions_and_rescues_are_gone_through_again(
+    long: Painter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ruined = explode_now_and_then(monkeypatch)
+    long.settings = replace(long.settings, steps=(WARM_UP_STEPS + 40, 20))
+    unbroken = long.unbroken()
+    assert len(ruined) > 4
+    for step in (*range(WARM_UP_STEPS + 2, WARM_UP_STEPS + 20, 2), 55, 60, 61, 66, 80):
+        with closing(long.run()) as iterates:  # type: ignore[type-var]
+            for iterate in iterates:
+                if iterate.step == step:
+                    break
+        frozen = long.folder.with_suffix(".frozen")
+        shutil.copytree(long.folder, frozen)
+        assert_same(list(long.run()), unbroken)
+        shutil.rmtree(long.folder)
+        frozen.rename(long.folder)
+
+
+@pytest.mark.parametrize("stop", [3, WARM_UP_STEPS + 4, WARM_UP_STEPS + 10], ids=str)
+@pytest.mark.parametrize("where", ["in the step", "in the look at the picture"])
+def test_ctrl_c_in_the_middle_of_a_step_loses_no_step_before(
+    long: Painter, where: str, stop: int
+) -> None:
+    unbroken = long.unbroken()
+    calls = iter(range(1000))
+
+    def interrupted(real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            result = real(*arguments, **options)
+            if next(calls) == stop:
+                raise KeyboardInterrupt
+            return result
+
+        return call
+
+    seen = []
+    with pytest.MonkeyPatch.context() as patch:
+        places = [(torch.optim.Adam, "step"), (torch.optim.LBFGS, "step")]
+        if where == "in the look at the picture":
+            places = [(Tensor, "backward")]
+        for owner, name in places:
+            patch.setattr(owner, name, interrupted(getattr(owner, name)))
+        with pytest.raises(KeyboardInterrupt):
+            seen.extend(long.run(every=1000))
+    assert long.steps_kept() == [seen[-1].step]
+    assert_same(list(long.run()), unbroken)
+
+
+def test_start_pictures_noise_and_earlier_frames_go_on_too(
+    long: Painter, photo: Tensor, painting: Tensor
+) -> None:
+    target = TemporalTarget(1 - photo, torch.ones(1, 1, 60, 80), 100.0)
+    long.more = {"start": painting, "temporal": [target], "masks": [torch.rand(1, 1, 60, 80)]}
+    for init in ("content", "random"):
+        long.settings = replace(long.settings, init=init, seed=3)
+        unbroken = long.unbroken()
+        long.kill(27)
+        assert_same(list(long.run()), unbroken)
+        shutil.rmtree(long.folder)
+        long.more = {}
+
+
+def test_no_checkpoint_changes_no_bit(long: Painter) -> None:
+    assert_same(list(long.run(every=3)), long.unbroken())
+    assert long.said == []
+
+
+def test_a_run_that_stopped_at_its_end_only_shows_it(long: Painter) -> None:
+    unbroken = long.unbroken()
+    with closing(long.run()) as iterates:  # type: ignore[type-var]
+        for _ in islice(iterates, FULL + 1):
+            pass
+    resumed = list(long.run())
+    assert [each.step for each in resumed] == [FULL]
+    assert_same(resumed, unbroken)
+
+
+def test_a_run_that_explodes_for_good_explodes_again(
+    long: Painter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ruin(self: torch.optim.LBFGS, closure: object) -> None:
+        with torch.no_grad():
+            self.param_groups[0]["params"][0].fill_(float("nan"))
+
+    monkeypatch.setattr(torch.optim.LBFGS, "step", ruin)
+    sentences = []
+    for _ in range(2):
+        with pytest.raises(OptimizationError) as caught:
+            list(long.run())
+        assert caught.value.last_good.step == WARM_UP_STEPS
+        sentences.append(str(caught.value))
+    assert sentences[0] == sentences[1]
+    assert long.said == [f"Going on from step 20 in {long.folder}."]
+
+
+# --- what is kept, and for how long ------------------------------------------------------
+
+
+def test_the_newest_and_the_one_before_are_kept_and_nothing_is_left_in_the_end(
+    long: Painter,
+) -> None:
+    kept = []
+    checkpoints = Checkpoints(long.folder, every=4, recorder=Recorder(), share=math.inf)
+    for _ in optimize(long.content, long.styles, long.settings, checkpoints=checkpoints):
+        kept.append(long.steps_kept())
+    assert kept[0] == kept[4] == []
+    assert kept[5] == [4]
+    assert kept[9] == kept[12] == [4, 8]
+    assert kept[-1] == [28, 32]
+    checkpoints.remove()
+    assert not long.folder.exists()
+    checkpoints.remove()
+
+
+def test_files_of_others_are_left_alone(long: Painter) -> None:
+    long.folder.mkdir(parents=True)
+    theirs = long.folder / "step-00000010.safetensors"
+    save_file({"pixels": torch.ones(3)}, theirs)
+    unfinished = long.folder / ".workbench-step-00000004.0f0f0f0f.partial.safetensors"
+    unfinished.write_bytes(b"of a run that was killed while it wrote")
+    long.kill(12, every=4)
+    checkpoints = Checkpoints(long.folder)
+    assert checkpoints.newest_step() == 8
+    assert not unfinished.exists()
+    checkpoints.remove()
+    assert list(long.folder.iterdir()) == [theirs]
+
+
+def test_to_begin_anew_removes_what_is_there(long: Painter) -> None:
+    unbroken = long.unbroken()
+    long.kill(20)
+    resumed = list(long.run(resume=False, every=1000))
+    assert_same(resumed, unbroken)
+    assert resumed[0].step == 0
+    assert long.said == []
+    assert not long.folder.exists()
+
+
+def test_writing_takes_no_more_than_its_share_of_the_time(long: Painter) -> None:
+    with closing(long.run(every=1, share=1e-6)) as iterates:  # type: ignore[type-var]
+        for iterate in iterates:
+            if iterate.step == 12:
+                assert long.steps_kept() == [1]
+                break
+    assert long.steps_kept() == [1, 12]  # a stop is worth it
+
+
+def test_a_run_that_is_closed_late_takes_nothing_back(long: Painter) -> None:
+    late = long.run()
+    assert [next(late).step for _ in range(5)] == list(range(5))
+    with closing(long.run()) as iterates:  # type: ignore[type-var]
+        for _ in islice(iterates, 21):
+            pass
+    newest = long.newest()
+    before = newest.read_bytes()
+    late.close()  # type: ignore[attr-defined]
+    assert long.newest() == newest
+    assert newest.read_bytes() == before
+
+
+def test_memory_lies_where_torch_would_put_it(long: Painter) -> None:
+    with closing(long.run()) as iterates:  # type: ignore[type-var]
+        for _ in islice(iterates, 24):
+            pass
+    moment = Checkpoints(long.folder).find(run_of(long))
+    assert moment is not None
+    tensors = [moment.pixels, moment.grad, *moment.optimizer["old_dirs"]]
+    assert {tensor.data_ptr() % 64 for tensor in tensors} == {0}
+
+
+def run_of(painter: Painter) -> module.Run:
+    return module._load(painter.newest()).run
+
+
+# --- recorders ---------------------------------------------------------------------------
+
+
+@given(step=st.integers(0, 90), every=st.integers(1, 30), killed=st.booleans())
+@hypothesis_settings(
+    max_examples=12,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+def test_the_gif_of_a_resumed_run_is_that_of_the_unbroken_one(
+    long: Painter, step: int, every: int, killed: bool
+) -> None:
+    painter = replace(long, folder=long.folder / uuid.uuid4().hex, said=[])
+    painter.settings = replace(long.settings, steps=(40, 50), optimizer="adam")
+    whole = Recorder(frames=3, max_side=100)  # so few that some are thinned out again
+    for iterate in unbroken_of(painter):
+        whole.add(iterate)
+
+    recorder = Recorder(frames=3, max_side=100)
+    frozen = painter.folder.with_suffix(".frozen")
+    with closing(painter.run(every=every, recorder=recorder)) as iterates:  # type: ignore[type-var]
+        for iterate in islice(iterates, step + 1):
+            if iterate.step < step or step % 2:  # stopped before or after it was noted
+                recorder.add(iterate)
+        if killed and painter.folder.exists():
+            shutil.copytree(painter.folder, frozen)
+    if killed:
+        painter.folder = frozen
+    recorder = Recorder(frames=3, max_side=100)
+    for iterate in painter.run(every=every, recorder=recorder):
+        recorder.add(iterate)
+    assert recorder.steps == whole.steps
+    assert recorder.losses == whole.losses
+    assert recorder.scale_changes == whole.scale_changes == [40]
+    ours, theirs = recorder.snapshots(), whole.snapshots()
+    assert [each.step for each in ours] == [each.step for each in theirs]
+    assert all(np.array_equal(a.frame, b.frame) for a, b in zip(ours, theirs, strict=True))
+
+
+def test_gif_and_plot_of_a_resumed_run_are_the_same_files(long: Painter, tmp_path: Path) -> None:
+    files = []
+    for name, stops in (("whole", ()), ("broken", (7, 22, 24, 25))):
+        painter = replace(long, folder=tmp_path / name)
+        for stop in (*stops, FULL):
+            recorder = Recorder(frames=6)
+            with closing(painter.run(recorder=recorder)) as iterates:  # type: ignore[type-var]
+                for iterate in keep_latest(show_progress(iterates), tmp_path / "latest.png"):
+                    recorder.add(iterate)
+                    if iterate.step == stop:
+                        break
+        save_gif([shot.frame for shot in recorder.snapshots()], tmp_path / f"{name}.gif")
+        plot_losses(recorder).savefig(tmp_path / f"{name}.png", metadata={})
+        files.append([(tmp_path / f"{name}{end}").read_bytes() for end in (".gif", ".png")])
+    assert files[0] == files[1]
+
+
+def test_a_picture_is_written_once(long: Painter) -> None:
+    recorder = Recorder()
+    sizes = {}
+    for iterate in long.run(every=8, recorder=recorder):
+        recorder.add(iterate)
+        for path in long.folder.glob("workbench-frames-*"):
+            sizes[path.name] = len(load_file(path)) // 2
+    assert list(sizes.values()) == [9, 8, 8, 8]
+
+
+def test_the_bar_begins_where_the_run_goes_on(
+    long: Painter, capsys: pytest.CaptureFixture[str]
+) -> None:
+    long.kill(25)
+    list(show_progress(long.run(say=print)))
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"Going on from step 20 in {long.folder}.\n")
+    assert f"34/{FULL}" in printed
+    assert " 0/" not in printed
+
+
+# --- damage ------------------------------------------------------------------------------
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-len(data) // 3] ^= 4
+    path.write_bytes(data)
+
+
+def flip_in_the_header(path: Path) -> None:
+    data = path.read_bytes()
+    at = data.index(b'lowest\\": ') + len(b'lowest\\": ')
+    path.write_bytes(data[:at] + (b"1" if data[at : at + 1] != b"1" else b"2") + data[at + 1 :])
+
+
+def blank(path: Path) -> None:
+    path.write_bytes(bytes(path.stat().st_size))
+
+
+def blank_the_end(path: Path) -> None:
+    data = path.read_bytes()
+    path.write_bytes(data[:-4096] + bytes(4096))
+
+
+def replace_by_another_programs(path: Path) -> None:
+    save_file({"weight": torch.ones(3)}, path, metadata={"format": "pt"})
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+DAMAGES = [cut, flip, flip_in_the_header, blank, blank_the_end, replace_by_another_programs, empty]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_if_the_newest_is_damaged_the_one_before_is_used(
+    long: Painter, damage: Callable[[Path], None]
+) -> None:
+    unbroken = long.unbroken()
+    long.kill(25, every=8)
+    newest = long.newest()
+    damage(newest)
+    resumed = list(long.run())
+    assert resumed[0].step == 16
+    assert_same(resumed, unbroken)
+    assert long.said == [
+        f"{newest} is damaged or not the workbench's; the one before is used.",
+        f"Going on from step 16 in {long.folder}.",
+    ]
+
+
+@pytest.mark.parametrize("damage", [cut, flip, Path.unlink])
+def test_if_its_pictures_are_damaged_too(long: Painter, damage: Callable[[Path], None]) -> None:
+    recorder = Recorder()
+    with closing(long.run(every=8, recorder=recorder)) as iterates:  # type: ignore[type-var]
+        for iterate in islice(iterates, 20):
+            recorder.add(iterate)
+    damage(max(long.folder.glob("workbench-frames-*")))
+    assert_recorded_whole(long)
+    assert long.said[1:] == [f"Going on from step 16 in {long.folder}."]
+
+
+def assert_recorded_whole(painter: Painter) -> None:
+    """A run that goes on has the pictures of an unbroken one."""
+    whole, recorder = Recorder(), Recorder()
+    for iterate in painter.unbroken():
+        whole.add(iterate)
+    iterates = list(painter.run(recorder=recorder))
+    assert iterates[0].step > 0
+    for iterate in iterates:
+        recorder.add(iterate)
+    assert recorder.losses == whole.losses
+    for ours, theirs in zip(recorder.snapshots(), whole.snapshots(), strict=True):
+        assert ours.step == theirs.step
+        assert np.array_equal(ours.frame, theirs.frame)
+
+
+def test_if_both_are_damaged_it_begins_anew(long: Painter) -> None:
+    unbroken = long.unbroken()
+    long.kill(25, every=8)
+    both = sorted(long.folder.glob("workbench-step-*"), reverse=True)
+    for path in both:
+        cut(path)
+    resumed = list(long.run(every=1000))
+    assert resumed[0].step == 0
+    assert_same(resumed, unbroken)
+    assert long.said == [
+        f"{both[0]} is damaged or not the workbench's; the one before is used.",
+        f"{both[1]} is damaged or not the workbench's; the painting begins anew.",
+    ]
+    assert not long.folder.exists()
+
+
+def test_a_kill_between_the_files_leaves_the_one_before(
+    long: Painter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder = Recorder()
+    iterates = long.run(every=8, recorder=recorder)
+    for iterate in islice(iterates, 17):
+        recorder.add(iterate)
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "save_file", killed_after(1))
+        with pytest.raises(SystemExit):
+            next(iterates)
+    assert long.steps_kept() == [8]
+    assert len(list(long.folder.glob("workbench-frames-*"))) == 2
+    assert_recorded_whole(long)
+
+
+def killed_after(files: int) -> Callable[..., None]:
+    left = iter(range(files))
+
+    def save(*arguments: Any, **options: Any) -> None:
+        if next(left, None) is None:
+            raise SystemExit
+        save_file(*arguments, **options)
+
+    return save
+
+
+# --- other runs --------------------------------------------------------------------------
+
+
+@dataclass
+class Change:
+    """A difference, and the words for it."""
+
+    says: str
+    make: Callable[[Painter], object]
+
+
+def other_settings(**changes: Any) -> Callable[[Painter], None]:
+    def make(painter: Painter) -> None:
+        painter.settings = replace(painter.settings, **changes)
+
+    return make
+
+
+CHANGES = [
+    Change("style_weight was 100.0, is 300.0", other_settings(style_weight=300)),
+    Change("steps was [24, 10], is [24, 11]", other_settings(steps=(24, 11))),
+    Change('optimizer was "lbfgs", is "adam"', other_settings(optimizer="adam")),
+    Change("seed was 0, is 1", other_settings(seed=1)),
+    Change('precision was "float32", is "bfloat16"', other_settings(precision="bfloat16")),
+    Change(
+        "tv_weight was 0.001, is 0.0; size was 128, is 64", other_settings(size=64, tv_weight=0)
+    ),
+    Change("the photograph is another one", lambda p: setattr(p, "content", p.content * 0.999)),
+    Change("the photograph is another one", lambda p: setattr(p, "content", p.content[..., 1:])),
+    Change("style picture 1 is another one", lambda p: setattr(p, "styles", [1 - p.styles[0]])),
+    Change("style picture 2 is new", lambda p: setattr(p, "styles", 2 * p.styles)),
+    Change("the start picture is new", lambda p: p.more.update(start=p.content)),
+    Change("mask 1 is new", lambda p: p.more.update(masks=[torch.ones(1, 1, 60, 80)])),
+]
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=[change.says for change in CHANGES])
+def test_another_run_is_refused_and_every_difference_named(long: Painter, change: Change) -> None:
+    long.kill(15)
+    there = {path.name: path.read_bytes() for path in long.folder.iterdir()}
+    change.make(long)
+    with pytest.raises(InputError) as caught:
+        next(long.run())
+    assert str(caught.value) == (
+        f"{long.folder} belongs to another run ({change.says}); ask for the same again, or delete"
+        " it to begin anew."
+    )
+    assert {path.name: path.read_bytes() for path in long.folder.iterdir()} == there
+    iterates = long.run(strict=False)
+    assert next(iterates).step == 0
+    assert long.said == [
+        f"{long.folder} belongs to another run ({change.says}); the painting begins anew."
+    ]
+    assert long.steps_kept() == []
+
+
+@pytest.mark.parametrize(
+    ("program", "says"),
+    [
+        (workbench, f'workbench was "{workbench.__version__}", is "9.9.0"'),
+        (torch, f'torch was "{torch.__version__}", is "9.9.0"'),
+    ],
+    ids=["workbench", "torch"],
+)
+def test_another_version_is_refused(
+    long: Painter, monkeypatch: pytest.MonkeyPatch, program: Any, says: str
+) -> None:
+    long.kill(15)
+    monkeypatch.setattr(program, "__version__", type(program.__version__)("9.9.0"))
+    with pytest.raises(InputError) as caught:
+        next(long.run())
+    assert f"({says})" in str(caught.value)
+
+
+def test_other_weights_are_refused(long: Painter, monkeypatch: pytest.MonkeyPatch) -> None:
+    long.kill(15)
+    weights = workbench.weights.load_weights("tiny")
+    other = replace(weights, sha256="0" * 64)
+    monkeypatch.setattr(sys.modules["workbench.optimize"], "load_weights", lambda name: other)
+    with pytest.raises(InputError, match=r"\(the set of weights is another one\)"):
+        next(long.run())
+
+
+def test_what_the_recorder_depends_on_is_compared_too(long: Painter) -> None:
+    long.kill(15, told={"original_colors": "off", "box": (1, 2)})
+    assert next(long.run(told={"original_colors": "off", "box": (1, 2)})).step == 10
+    with pytest.raises(InputError, match='original_colors was "off", is "luma"'):
+        next(long.run(told={"original_colors": "luma", "box": (1, 2)}))
+    with pytest.raises(InputError, match="box was "):
+        next(long.run(told={"original_colors": "off"}))
+
+
+def test_where_a_start_picture_lies_does_not_matter(
+    long: Painter, tmp_path: Path, painting: Tensor
+) -> None:
+    for name in ("one.png", "two.png"):
+        workbench.save_image(painting, tmp_path / name)
+    workbench.save_image(1 - painting, tmp_path / "three.png")
+    one, two, three = (
+        replace(long, settings=replace(long.settings, init=str(tmp_path / f"{name}.png")))
+        for name in ("one", "two", "three")
+    )
+    unbroken = one.unbroken()
+    one.kill(15)
+    assert_same(list(two.run()), unbroken)
+    with pytest.raises(InputError, match=r"\(the start picture is another one\)"):
+        next(three.run())
+    with pytest.raises(InputError, match="the start picture is gone; init was"):
+        next(long.run())
+
+
+# --- folders that cannot be written to ---------------------------------------------------
+
+
+def test_a_folder_that_cannot_be_made_is_found_out_first(long: Painter, tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("no folder")
+    for folder in (tmp_path / "text.txt" / "checkpoint", tmp_path / "text.txt"):
+        long.folder = folder
+        with pytest.raises(OutputError, match=r"text\.txt.* cannot be written"):
+            next(long.run())
+
+
+def test_a_full_disk_costs_the_checkpoints_and_not_the_painting(
+    long: Painter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unbroken = long.unbroken()
+
+    def no_room(tensors: object, path: Path, **options: object) -> None:
+        path.write_bytes(b"half of it")
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    iterates = long.run(every=5)
+    begun = list(islice(iterates, 12))
+    monkeypatch.setattr(module, "save_file", no_room)
+    assert_same([*begun, *iterates], unbroken)
+    (sentence,) = long.said
+    assert sentence.startswith(f"No more checkpoints: {long.folder}")
+    assert "cannot be written: I/O error: No space left on device (os error 28)." in sentence
+    assert sorted(path.name[:16] for path in long.folder.iterdir()) == 2 * ["workbench-step-0"]
+    monkeypatch.setattr(module, "save_file", save_file)
+    assert_same(list(long.run()), unbroken)
+
+
+@pytest.mark.parametrize("every", [0, -3])
+def test_every_is_a_number_of_steps(tmp_path: Path, every: int) -> None:
+    with pytest.raises(InputError, match=f"every = {every}: give a number of steps from 1 on."):
+        Checkpoints(tmp_path, every=every)
+
+
+# --- the command line --------------------------------------------------------------------
+
+ARGUMENTS = "stylize photo.jpg style.png -o out.png --size 96 --steps 110 --gif p.gif"
+COMMAND = [*ARGUMENTS.split(), "--losses", "l.png", "--device", "cpu", "--precision", "float32"]
+
+
+def write_pictures(folder: Path) -> Path:
+    noise = np.random.default_rng(0).integers(0, 255, (90, 120, 3), dtype=np.uint8)
+    Image.fromarray(noise).resize((240, 180), Image.Resampling.BICUBIC).save(folder / "photo.jpg")
+    Image.fromarray(noise[::-1]).save(folder / "style.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a run of the command line that nothing happened to."""
+    folder = write_pictures(tmp_path_factory.mktemp("whole"))
+    done = workbench_command(*COMMAND, "--resume", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert "There is no checkpoint in out.checkpoint: the painting begins at" in done.stdout
+    return folder
+
+
+def assert_same_files(folder: Path, whole: Path) -> None:
+    assert {path.name for path in folder.iterdir()} - {"printed.txt"} == {
+        path.name for path in whole.iterdir()
+    }
+    for name in ("out.png", "p.gif", "l.png"):
+        assert (folder / name).read_bytes() == (whole / name).read_bytes(), name
+
+
+def kill_once_it_wrote(command: list[str], checkpoint: Path) -> None:
+    """Start a command and kill it, and all that it started, with no chance to tidy up."""
+
+    def wrote() -> bool:
+        steps = checkpoint.glob("workbench-step-*")
+        with contextlib.suppress(FileNotFoundError):
+            return any(path.stat().st_mtime_ns > began for path in steps)
+        return False
+
+    checkpoint.parent.mkdir(exist_ok=True)
+    began = time.time_ns()
+    process = subprocess.Popen(
+        [sys.executable, "-m", *command],
+        cwd=checkpoint.parent,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 200
+    try:
+        while not wrote():
+            assert time.monotonic() < deadline
+            assert process.poll() is None
+            time.sleep(0.01)
+    finally:
+        parent = psutil.Process(process.pid)
+        for each in (*parent.children(recursive=True), parent):
+            each.kill()
+        process.wait()
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_the_command_line_makes_the_same_files(
+    whole: Path, tmp_path: Path
+) -> None:
+    folder = write_pictures(tmp_path)
+    checkpoint = folder / "out.checkpoint"
+    for options in (["--seed", "7"], [], ["--resume"]):  # the second begins anew
+        kill_once_it_wrote(["workbench", *COMMAND, *options], checkpoint)
+        assert not (folder / "out.png").exists()
+    done = workbench_command(*COMMAND, "--resume", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert "Going on from step 100 in out.checkpoint." in done.stdout
+    assert_same_files(folder, whole)
+
+
+@pytest.mark.slow
+def test_ctrl_c_says_how_to_go_on(whole: Path, tmp_path: Path) -> None:
+    folder = write_pictures(tmp_path)
+    command = [sys.executable, "-m", "workbench", *COMMAND]
+    code, printed = interrupt(command, folder, r" [1-9]\d/110")
+    assert code == 130, printed
+    assert "out.unfinished.png; the same command with --resume goes on." in printed
+    assert "Traceback" not in printed
+    other = workbench_command(*COMMAND, "--resume", "--style-weight", "300", cwd=folder)
+    assert other.returncode == 2
+    assert other.stderr == (
+        "workbench: out.checkpoint belongs to another run (style_weight was 100.0, is 300.0); ask"
+        " for the same again, or delete it to begin anew.\n"
+    )
+    done = workbench_command(*COMMAND, "--resume", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert "Going on from step " in done.stdout
+    assert_same_files(folder, whole)

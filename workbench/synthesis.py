@@ -1,0 +1,741 @@
+"""A look inside the network: textures, reconstructions, what filters answer to, Gram matrices.
+
+Textures and reconstructions are what `optimize` paints when one of its two losses is left out.
+Filters are those of the network as it was trained, with max pooling and before the ReLU.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from workbench.devices import choose_device, choose_precision
+from workbench.errors import InputError
+from workbench.features import Network, build_network
+from workbench.images import Frame, check_image, resize, to_array
+from workbench.losses import gram_matrix
+from workbench.optimize import Iterate, TargetCache, measure, optimize
+from workbench.progress import Recorder, contact_sheet, save_gif, show_progress
+from workbench.settings import Settings
+from workbench.weights import find_backbone, load_weights
+
+TEXTURE_LAYERS = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
+SETTINGS = Settings(size=256, steps=(80, 120), pooling="average")
+"""The paper on textures pools by averages too: strokes come out smoother, and sooner."""
+COMMON = (
+    "size",
+    "steps",
+    "optimizer",
+    "learning_rate",
+    "seed",
+    "backbone",
+    "pooling",
+    "device",
+    "precision",
+)
+"""The settings that mean something for textures and reconstructions alike."""
+MILLION = 1e6  # losses are in millionths of what they would be without any likeness
+DEEP = 4  # the first block of convolutions whose layers are slow to match
+DEEPER = 2.0  # times the weight of the block before, from there on
+PATCH_EDGE = 124  # grey level, about the network's mean colour, beyond the edge of a picture
+
+# Colours as brightness, red against blue, and green against both, of which the pixels of
+# photographs are nearly uncorrelated (Ohta, Kanade and Sakai 1980); each row is as long as
+# its spread there, relative to that of brightness.
+_COLOURS = torch.tensor([[1.0, 1.0, 1.0], [0.37, 0.0, -0.37], [-0.07, 0.14, -0.07]])
+_CONTRAST = 0.2  # of the noise that a filter's picture starts from, in units of the logit
+_SHOWN_FIELDS = 4  # receptive fields side by side, at most, in a filter's picture on a sheet
+_RATE = 0.05  # of Adam, on Fourier coefficients
+
+
+# --- textures and reconstructions --------------------------------------------------------
+
+
+def synthesize_texture(
+    style: Tensor,
+    layers: Sequence[str] = TEXTURE_LAYERS,
+    settings: Settings = SETTINGS,
+    *,
+    targets: TargetCache | None = None,
+) -> Iterator[Iterate]:
+    """Paint, from noise, a picture with the Gram matrices of another and nothing else of it.
+
+    Gatys, Ecker and Bethge 2015 (arXiv 1505.07376), equation 4. Differs from the paper in
+    that it goes coarse to fine, and in its weights; see `texture_settings`.
+
+    Parameters
+    ----------
+    style
+        `(1, 3, H, W)`, sRGB in [0, 1]; the texture gets its shape.
+    layers
+        Whose Gram matrices are matched. relu1_1 alone gives the colours as grain; each
+        deeper one larger pieces of the picture: edges, strokes, whole stars.
+    settings
+        Of these, `COMMON` and `style_scale` count.
+    targets
+        See `optimize`.
+
+    Yields
+    ------
+    Iterate
+        Its losses are in millionths of those of noise, times the factor of the block.
+
+    Raises
+    ------
+    InputError
+        If there is no such layer, or the picture is too small for it.
+    """
+    check_image(style, "style")
+    yield from optimize(style, [style], texture_settings(style, layers, settings), targets=targets)
+
+
+def texture_settings(style: Tensor, layers: Sequence[str], settings: Settings) -> Settings:
+    """What `synthesize_texture` hands to `optimize`.
+
+    Every layer's weight is inverse to the Gram distance of the noise at full size, so that
+    all of them start as equals, although their Gram matrices differ by orders of magnitude.
+    Blocks 4 and 5, which take the longest, then count 2 and 4 times as much. Without those
+    two, all steps are taken at full size: shallow layers alone cannot see, and so would
+    leave, the blobs that come from a coarse scale.
+    """
+    plain = _plain(
+        settings,
+        content_weight=0.0,
+        style_weight=1.0,
+        tv_weight=0.0,
+        content_layers=tuple(layers[:1]),
+        style_layers=tuple(layers),
+        style_scale=settings.style_scale,
+        init="random",
+    )
+    noise = next(optimize(style, [style], replace(plain, steps=settings.steps[-1:])))
+    deep = max(map(_block, layers)) >= DEEP
+    return replace(
+        plain,
+        steps=settings.steps if deep else (sum(settings.steps),),
+        style_weight=MILLION,
+        style_layer_weights=tuple(
+            DEEPER ** max(0, _block(layer) - DEEP + 1) / max(noise.losses.style[layer], 1e-12)
+            for layer in layers
+        ),
+    )
+
+
+def textures(
+    style: Tensor, layers: Sequence[str] = TEXTURE_LAYERS, settings: Settings = SETTINGS
+) -> Iterator[tuple[str, Iterator[Iterate]]]:
+    """Textures with more and more of the layers, from the first alone to all of them.
+
+    Yields
+    ------
+    layer : str
+        The last of the layers that are matched.
+    iterates : Iterator of Iterate
+        As from `synthesize_texture`; to be used up before the next.
+    """
+    targets = TargetCache()
+    for count, layer in enumerate(layers, start=1):
+        yield layer, synthesize_texture(style, layers[:count], settings, targets=targets)
+
+
+def reconstruct(
+    content: Tensor, layer: str, settings: Settings = SETTINGS, *, smoothness: float = 2.0
+) -> Iterator[Iterate]:
+    """Paint, from noise, a picture with the activations of another at one layer.
+
+    Mahendran and Vedaldi 2015 (arXiv 1412.0035), equation 1, with the normalised distance
+    of section 3 and squared differences (beta = 2) for the total variation; coarse to fine,
+    and with the gamut as a limit in place of their norm of the picture.
+
+    Parameters
+    ----------
+    content
+        `(1, 3, H, W)`, sRGB in [0, 1].
+    layer
+        Shallow ones keep every pixel, deep ones the things but not where exactly they are,
+        nor their colours.
+    settings
+        Of these, `COMMON` count.
+    smoothness
+        Weight of the total variation, at least 0. Larger takes away the grain that a deep
+        layer does not see, and in the end edges too.
+
+    Yields
+    ------
+    Iterate
+        Its content loss is in millionths of the activations' mean square.
+
+    Raises
+    ------
+    InputError
+        If there is no such layer, the picture is too small for it or `smoothness` is none.
+    """
+    check_image(content, "content")
+    if not (math.isfinite(smoothness) and smoothness >= 0):
+        raise InputError(f"smoothness = {smoothness}: give a number from 0 on.")
+    plain = _plain(
+        settings,
+        content_weight=1.0,
+        style_weight=0.0,
+        content_layers=(layer,),
+        style_layers=(layer,),
+        init="random",
+    )
+    picture = resize(content, settings.size)
+    energy = float(_look(picture, (layer,), plain)[layer].float().square().mean())
+    yield from optimize(
+        content,
+        [content],
+        replace(
+            plain,
+            content_weight=MILLION / max(energy, 1e-12),
+            tv_weight=smoothness * MILLION / (255**2 * picture.numel()),
+        ),
+    )
+
+
+def reconstructions(
+    content: Tensor, layers: Sequence[str], settings: Settings = SETTINGS, **options: float
+) -> Iterator[tuple[str, Iterator[Iterate]]]:
+    """`reconstruct` for one layer after the other; like `textures`."""
+    for layer in layers:
+        yield layer, reconstruct(content, layer, settings, **options)
+
+
+def film(
+    iterates: Iterable[Iterate],
+    path: str | os.PathLike[str],
+    title: str,
+    *,
+    frames: int = 24,
+    fps: float = 5.0,
+) -> Tensor:
+    """Watch a picture come about, with a progress bar, and keep it as a GIF.
+
+    Parameters
+    ----------
+    path
+        Of the GIF.
+    title
+        Stands before the progress bar.
+    frames, fps
+        See `Recorder` and `save_gif`.
+
+    Returns
+    -------
+    Tensor
+        The last picture, `(1, 3, H, W)`.
+    """
+    recorder = Recorder(frames=frames)
+    for iterate in show_progress(iterates, title):
+        recorder.add(iterate)
+    save_gif([shot.frame for shot in recorder.snapshots()], path, fps=fps)
+    return iterate.image.cpu()
+
+
+def psnr(image: Tensor, reference: Tensor) -> float:
+    """Peak signal-to-noise ratio in dB: above 30, they are hard to tell apart.
+
+    Parameters
+    ----------
+    image, reference
+        `(1, 3, H, W)`, sRGB in [0, 1]; the reference is resized to the image.
+    """
+    fitted = resize(reference, (int(image.shape[-2]), int(image.shape[-1])))
+    error = float((image - fitted).square().mean())
+    return -10 * math.log10(max(error, 1e-12))
+
+
+# --- filters -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ReceptiveField:
+    """The pixels that one activation depends on: a square.
+
+    Convention: that of the activation in row 0 and column 0 begins at pixel
+    (`offset`, `offset`), counted from the picture's upper left corner, and each further row
+    or column moves it by `stride`.
+
+    Attributes
+    ----------
+    side
+        Of the square, in pixels.
+    stride
+        Pixels between the squares of neighbouring activations.
+    offset
+        In pixels; negative, since the convolutions look beyond the edge of the picture.
+    """
+
+    side: int
+    stride: int
+    offset: int
+
+    def corner(self, row: int, column: int) -> tuple[int, int]:
+        """Row and column of its upper left pixel."""
+        return self.offset + row * self.stride, self.offset + column * self.stride
+
+
+def receptive_field(layer: str, backbone: str = "vgg16") -> ReceptiveField:
+    """Work out what an activation of a layer sees of the picture.
+
+    Raises
+    ------
+    InputError
+        If there is no such layer.
+    """
+    known = find_backbone(backbone).layers
+    if layer not in known:
+        raise InputError(f"no layer {layer!r} in {backbone}; there are {', '.join(known)}.")
+    side, stride, offset = 1, 1, 0
+    for name in known[: known.index(layer) + 1]:
+        if name.endswith("_1") and name != "relu1_1":  # the pooling before it, 2x2
+            side, stride = side + stride, 2 * stride
+        side, offset = side + 2 * stride, offset - stride  # the convolution, 3x3
+    return ReceptiveField(side, stride, offset)
+
+
+def excite(
+    layer: str,
+    filters: Sequence[int],
+    settings: Settings = SETTINGS,
+    *,
+    size: int = 128,
+    steps: int = 80,
+) -> Iterator[Tensor]:
+    """Paint what filters answer to most, each in a picture of its own.
+
+    Activation maximisation after Erhan et al. 2009, for the mean over all places, so that
+    the picture fills with what the filter looks for. As in Olah, Mordvintsev and Schubert
+    2017 (doi:10.23915/distill.00007), Adam works on Fourier coefficients over frequency and
+    on decorrelated colours, in which steps have the proportions of natural pictures, and
+    the picture is shifted at random before every look. Here it is shifted around its edges,
+    which costs nothing and makes the pictures tiles: they can be laid side by side.
+
+    Parameters
+    ----------
+    layer
+        Such as "relu3_3".
+    filters
+        Their numbers, from 0 on.
+    settings
+        Of these, `seed`, `backbone`, `device` and `precision` count.
+    size
+        Side of the pictures in pixels, at least 32.
+    steps
+        More make them bolder, and in the end garish.
+
+    Yields
+    ------
+    Tensor
+        The pictures after each step, `(N, 3, size, size)`, sRGB in [0, 1].
+
+    Raises
+    ------
+    InputError
+        If there is no such layer or filter.
+    """
+    if size < 32 or steps < 1:
+        raise InputError(f"size = {size}, steps = {steps}: give at least 32 pixels and 1 step.")
+    device = choose_device(settings.device)
+    precision = choose_precision(settings.precision, device)
+    network = _filters_only(layer, filters, settings, precision)
+    generator = torch.Generator().manual_seed(settings.seed)
+    shape = (len(filters), 3, size, size // 2 + 1, 2)
+    coefficients = _CONTRAST * torch.randn(shape, generator=generator)
+    coefficients = coefficients.to(device).requires_grad_()
+    optimizer = torch.optim.Adam([coefficients], lr=_RATE)
+    for _ in range(steps):
+        shift = torch.randint(size, (2,), generator=generator).tolist()
+        shifted = torch.roll(_from_spectrum(coefficients, size), shift, dims=(2, 3))
+        answers = network(255 * shifted, (layer,))[layer].float().mean(dim=(2, 3))  # (N, 2 N)
+        own = answers[:, ::2].diagonal() - answers[:, 1::2].diagonal()
+        optimizer.zero_grad()
+        (-own.sum()).backward()
+        optimizer.step()
+        yield _from_spectrum(coefficients.detach(), size).cpu()
+
+
+@dataclass(frozen=True, eq=False)
+class Patch:
+    """A part of a picture that a filter answers to.
+
+    Attributes
+    ----------
+    picture
+        Which of the pictures, from 0 on.
+    top, left
+        Its upper left pixel there; may lie outside of the picture.
+    answer
+        The filter's activation.
+    image
+        `(1, 3, side, side)`; grey where the picture does not reach.
+    """
+
+    picture: int
+    top: int
+    left: int
+    answer: float
+    image: Tensor
+
+
+def strongest_patches(
+    pictures: Sequence[Tensor],
+    layer: str,
+    filters: Sequence[int],
+    count: int = 6,
+    settings: Settings = SETTINGS,
+) -> dict[int, list[Patch]]:
+    """Find the parts of pictures that filters answer to most.
+
+    In the manner of Zeiler and Fergus 2014 (arXiv 1311.2901), figure 2. Places less than a
+    quarter of a receptive field from the edge of a picture are left out if it has others:
+    there, filters answer to the edge.
+
+    Parameters
+    ----------
+    pictures
+        `(1, 3, H, W)` each, sRGB in [0, 1], looked at in their own size.
+    layer, filters
+        As for `excite`.
+    count
+        Patches for each filter. There are fewer where the pictures have no room for more
+        that do not overlap, or the filter stays silent.
+    settings
+        Of these, `backbone` and `device` count.
+
+    Returns
+    -------
+    dict of int to list of Patch
+        Filter -> its patches, the strongest first; none overlap.
+
+    Raises
+    ------
+    InputError
+        If there is no such layer or filter, or no picture.
+    """
+    if count < 1:
+        raise InputError(f"count = {count}: give a whole number above 0.")
+    field = receptive_field(layer, settings.backbone)
+    network = _filters_only(layer, filters, settings, torch.float32)
+    maps = _maps(pictures, layer, network, field)
+    found: dict[int, list[Patch]] = {}
+    for index, number in enumerate(filters):
+        answers = [answer[2 * index].clone() for answer, _ in maps]
+        found[number] = []
+        while len(found[number]) < count:
+            which = max(range(len(answers)), key=lambda i: float(answers[i].max()))
+            here, (top_row, left_column) = answers[which], maps[which][1]
+            row, column = divmod(int(here.argmax()), here.shape[1])
+            answer = float(here[row, column])
+            if answer <= 0:
+                break
+            top, left = field.corner(row + top_row, column + left_column)
+            image = _cut_out(pictures[which], top, left, field.side)
+            found[number].append(Patch(which, top, left, answer, image))
+            reach = -(-field.side // field.stride)  # from there on, fields do not overlap
+            rows = slice(max(0, row - reach + 1), row + reach)
+            columns = slice(max(0, column - reach + 1), column + reach)
+            here[rows, columns] = -math.inf
+    return found
+
+
+def choose_filters(
+    pictures: Sequence[Tensor],
+    filters: Mapping[str, int | Sequence[int]],
+    settings: Settings = SETTINGS,
+) -> dict[str, list[int]]:
+    """Choose filters that have something to say about pictures.
+
+    Of the half of a layer's filters with the strongest answers, those whose strongest
+    answer stands out most from all of their own (in standard deviations): detectors of one
+    thing, rather than of every edge.
+
+    Parameters
+    ----------
+    pictures
+        As for `strongest_patches`.
+    filters
+        Layer -> how many to choose, or the numbers of filters that are chosen already.
+    settings
+        Of these, `backbone` and `device` count.
+
+    Returns
+    -------
+    dict of str to list of int
+        Layer -> numbers of filters.
+
+    Raises
+    ------
+    InputError
+        If there is no such layer or filter, or a layer has fewer filters.
+    """
+    chosen = {}
+    for layer, wanted in filters.items():
+        field = receptive_field(layer, settings.backbone)
+        if not isinstance(wanted, int):
+            _filters_only(layer, wanted, settings, torch.float32)  # are there any such?
+            chosen[layer] = list(wanted)
+            continue
+        network = _network(layer, settings, torch.float32)
+        there = len(network.convolutions[-1][2])
+        if not 1 <= wanted <= there:
+            raise InputError(f"{layer}: give 1 to {there} filters, or a list of their numbers.")
+        answers = torch.cat(
+            [answer.flatten(1) for answer, _ in _maps(pictures, layer, network, field)], dim=1
+        )
+        strongest = answers.amax(dim=1)
+        stands_out = (strongest - answers.mean(dim=1)) / answers.std(dim=1).clamp(min=1e-6)
+        stands_out[strongest < strongest.median()] = -1
+        chosen[layer] = stands_out.argsort(descending=True)[:wanted].tolist()
+    return chosen
+
+
+def filter_sheet(
+    excited: Tensor, patches: Mapping[int, Sequence[Patch]], *, height: int = 112
+) -> Frame:
+    """Lay out, a row for each filter, its picture and the patches that excite it most.
+
+    Of a picture much larger than the patches, only a part is shown, so that what it has in
+    common with them can be seen.
+
+    Parameters
+    ----------
+    excited
+        `(N, 3, H, W)`, the last that `excite` gave for the same filters.
+    patches
+        From `strongest_patches`.
+    height
+        Of each picture, in pixels.
+    """
+    columns = 1 + max([1, *map(len, patches.values())])
+    blank = np.full((height, height, 3), 255, np.uint8)
+    frames, captions = [], []
+    for picture, row in zip(excited, patches.values(), strict=True):
+        shown = _SHOWN_FIELDS * row[0].image.shape[-1] if row else None
+        cells = [to_array(picture[None, :, :shown, :shown])]
+        cells += [to_array(patch.image) for patch in row]
+        frames += cells + [blank] * (columns - len(cells))
+        texts = ["", *(f"{patch.answer:,.0f}" for patch in row)]
+        captions += texts + [""] * (columns - len(texts))
+    return contact_sheet(
+        frames,
+        captions,
+        columns=columns,
+        height=height,
+        row_labels=[f"filter {number}" for number in patches],
+        column_labels=["painted for it", "found", *[""] * (columns - 2)],
+    )
+
+
+# --- Gram matrices -----------------------------------------------------------------------
+
+
+def gram_distances(
+    a: Tensor, b: Tensor, layers: Sequence[str] = TEXTURE_LAYERS, settings: Settings = SETTINGS
+) -> dict[str, float]:
+    """How far apart two pictures are in style: `losses.style_loss` by layer.
+
+    Parameters
+    ----------
+    a, b
+        `(1, 3, H, W)` each, sRGB in [0, 1], of any shape; brought to `settings.size`.
+    settings
+        Of these, `size`, `backbone`, `pooling` and `device` count.
+    """
+    plain = _plain(
+        settings,
+        content_weight=0.0,
+        style_weight=1.0,
+        content_layers=tuple(layers[:1]),
+        style_layers=tuple(layers),
+    )
+    return dict(measure(a, a, [b], plain).style)
+
+
+def gram_matrices(
+    picture: Tensor, layers: Sequence[str] = TEXTURE_LAYERS, settings: Settings = SETTINGS
+) -> dict[str, Tensor]:
+    """Layer -> Gram matrix `(C, C)` of a picture brought to `settings.size`, float32.
+
+    Takes the same settings as `gram_distances`.
+    """
+    check_image(picture, "picture")
+    activations = _look(resize(picture, settings.size), layers, settings)
+    return {layer: gram_matrix(activations[layer]).cpu() for layer in layers}
+
+
+def plot_grams(grams: Mapping[str, Mapping[str, Tensor]], *, channels: int = 48) -> Figure:
+    """Draw Gram matrices as heat maps: a row for each picture, a column for each layer.
+
+    A bright spot off the diagonal says that two filters answer at the same places. All maps
+    of a layer have the same channels in the same order, the strongest in any of the
+    pictures first, and the same colours: the root of the entry, up to the largest of them.
+
+    Parameters
+    ----------
+    grams
+        Name of the picture -> layer -> `(C, C)`, as `gram_matrices` gives them.
+    channels
+        How many are drawn, at most.
+    """
+    names, layers = list(grams), list(next(iter(grams.values())))
+    figure = Figure(
+        figsize=(2.1 * len(layers) + 0.6, 2.1 * len(names) + 0.5), layout="constrained", dpi=110
+    )
+    panels = figure.subplots(len(names), len(layers), squeeze=False)
+    for column, layer in enumerate(layers):
+        together = torch.stack([grams[name][layer] for name in names]).clamp(min=0).sqrt()
+        power = together.diagonal(dim1=1, dim2=2).amax(dim=0)
+        strongest = power.argsort(descending=True)[:channels]
+        shown = together[:, strongest][:, :, strongest]
+        for axes, name, heat in zip(panels[:, column], names, shown, strict=True):
+            axes.imshow(heat.numpy(), cmap="magma", vmin=0, vmax=float(shown.max()))
+            axes.set(xticks=[], yticks=[])
+            if column == 0:
+                axes.set_ylabel(name)
+        panels[0, column].set_title(layer, fontsize=11)
+    return figure
+
+
+def plot_gram_distances(distances: Mapping[str, Mapping[str, float]], title: str) -> Figure:
+    """Draw distances by layer as bars on a logarithmic scale, one colour for each comparison.
+
+    Parameters
+    ----------
+    distances
+        What is compared -> layer -> distance, as `gram_distances` gives them.
+    """
+    figure = Figure(figsize=(8, 3.6), layout="constrained", dpi=110)
+    axes = figure.subplots()
+    layers = list(next(iter(distances.values())))
+    places, width = np.arange(len(layers)), 0.8 / len(distances)
+    for i, (name, by_layer) in enumerate(distances.items()):
+        offset = (i - (len(distances) - 1) / 2) * width
+        values = [by_layer[layer] or math.nan for layer in layers]
+        axes.bar(places + offset, values, 0.92 * width, label=name, color=f"C{i}")
+    axes.set(yscale="log", ylabel="distance of Gram matrices", title=title)
+    axes.set_xticks(places, layers)
+    axes.grid(axis="y", alpha=0.25)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=9)
+    return figure
+
+
+# --- common ------------------------------------------------------------------------------
+
+
+def _plain(settings: Settings, **others: Any) -> Settings:
+    """The `COMMON` ones of some settings, and others of our own."""
+    return Settings(**{name: getattr(settings, name) for name in COMMON}, **others)
+
+
+def _block(layer: str) -> int:
+    return int(layer.removeprefix("relu").split("_")[0])
+
+
+def _look(picture: Tensor, layers: Sequence[str], settings: Settings) -> dict[str, Tensor]:
+    """Activations of a picture `(1, 3, H, W)` in [0, 1], in float32."""
+    device = choose_device(settings.device)
+    weights = load_weights(settings.backbone)
+    network = build_network(weights, layers, pooling=settings.pooling, device=device)
+    _check_size(picture, network, "the picture")
+    with torch.no_grad():
+        return network(255 * picture.to(device, torch.float32), layers)
+
+
+def _check_size(picture: Tensor, network: Network, name: str) -> None:
+    height, width = picture.shape[-2:]
+    if min(height, width) < network.smallest_side:
+        raise InputError(
+            f"{name} is {width}x{height} pixels; its shorter side needs at least"
+            f" {network.smallest_side} for the layers asked for."
+        )
+
+
+def _network(layer: str, settings: Settings, dtype: torch.dtype) -> Network:
+    """The network up to a layer, as it was trained: with max pooling."""
+    weights, device = load_weights(settings.backbone), choose_device(settings.device)
+    return build_network(weights, (layer,), device=device, dtype=dtype)
+
+
+def _filters_only(
+    layer: str, filters: Sequence[int], settings: Settings, dtype: torch.dtype
+) -> Network:
+    """A network whose last layer has only these filters, each followed by its negative.
+
+    What a ReLU leaves of a filter and of its negative is all there was before it, so that
+    a filter which is silent everywhere can still be told where to go.
+    """
+    network = _network(layer, settings, dtype)
+    *trunk, (_, weight, bias) = network.convolutions
+    if not filters:
+        raise InputError(f"{layer}: give the number of at least one filter.")
+    for number in filters:
+        if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < len(bias):
+            raise InputError(
+                f"{layer} has no filter {number!r}; it has {len(bias)}, numbered from 0 on."
+            )
+    chosen = list(filters)
+    weight = torch.stack([weight[chosen], -weight[chosen]], dim=1).flatten(0, 1)
+    bias = torch.stack([bias[chosen], -bias[chosen]], dim=1).flatten()
+    weight = weight.contiguous(memory_format=torch.channels_last)
+    return replace(network, convolutions=(*trunk, (layer, weight, bias)))
+
+
+def _maps(
+    pictures: Sequence[Tensor], layer: str, network: Network, field: ReceptiveField
+) -> list[tuple[Tensor, tuple[int, int]]]:
+    """Of each picture, activations `(C, h, w)` without edges, and row and column of the first."""
+    if not pictures:
+        raise InputError("pictures is empty; give at least one.")
+    edge = max(0, round(field.side / (4 * field.stride) - 0.5))
+    maps = []
+    for number, picture in enumerate(pictures, start=1):
+        check_image(picture, f"picture {number}")
+        _check_size(picture, network, f"picture {number}")
+        with torch.no_grad():
+            pixels = 255 * picture.to(network.mean.device, torch.float32)
+            activation = network(pixels, (layer,))[layer][0].float().cpu()
+        height, width = activation.shape[1:]
+        top, left = (edge if side > 2 * edge else 0 for side in (height, width))
+        maps.append((activation[:, top : height - top, left : width - left], (top, left)))
+    return maps
+
+
+def _from_spectrum(coefficients: Tensor, size: int) -> Tensor:
+    """Fourier coefficients `(N, 3, size, size // 2 + 1, 2)` -> pictures in [0, 1].
+
+    All coefficients with spread 1 would give pixels (before the sigmoid) with spread 1.
+    """
+    rows = torch.fft.fftfreq(size, device=coefficients.device)[:, None]
+    columns = torch.fft.rfftfreq(size, device=coefficients.device)
+    scale = 1 / (rows.square() + columns.square()).sqrt().clamp(min=1 / size)
+    scale = scale / scale.square().mean().sqrt()
+    spectrum = torch.view_as_complex(coefficients) * scale
+    channels = torch.fft.irfft2(spectrum, s=(size, size), norm="ortho")
+    colours = torch.einsum("nchw,cd->ndhw", channels, _COLOURS.to(channels.device))
+    return torch.sigmoid(colours)
+
+
+def _cut_out(picture: Tensor, top: int, left: int, side: int) -> Tensor:
+    """A square `(1, 3, side, side)` of a picture, of which it may lie outside."""
+    height, width = picture.shape[-2:]
+    around = (
+        max(0, -left),
+        max(0, left + side - width),
+        max(0, -top),
+        max(0, top + side - height),
+    )
+    inside = picture[..., max(0, top) : top + side, max(0, left) : left + side]
+    return F.pad(inside, around, value=PATCH_EDGE / 255)
