@@ -112,7 +112,6 @@ def test_a_reconstruction_nears_the_photograph_and_has_no_style(
     first, *_, last = reconstruct(photo, "relu1_2", tiny.changed(steps=(40,)), smoothness=0.0)
     assert last.losses.style_total == 0
     assert last.losses.content["relu1_2"] < 0.3 * first.losses.content["relu1_2"]
-    assert psnr(last.image, photo) > psnr(first.image, photo) + 6
 
 
 def test_its_loss_is_relative_to_the_activations(tiny: Settings, photo: Tensor) -> None:

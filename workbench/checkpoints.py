@@ -121,6 +121,9 @@ class Checkpoints:
     Handed the same folder again, it goes on from there. On the same machine with the same
     number of threads, what comes out equals, bit for bit on a CPU, what an unbroken run makes.
 
+    With L-BFGS a checkpoint is as large as 44 pictures in float32 (100 MB at 512x384 pixels,
+    1.7 GB at 2048x1536), with Adam as 4, and the recorder's new pictures come on top.
+
     Attributes
     ----------
     folder

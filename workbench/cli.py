@@ -437,7 +437,7 @@ def stylize(
         _stop_with(
             f"Interrupted after {recorder.steps[-1] if recorder.steps else 0} steps",
             unfinished,
-            "the same command with --resume goes on" if checkpoints.newest_step() else None,
+            "the same command with --resume goes on",
         )
     except OptimizationError as error:
         kept = f" The last good picture is {unfinished}." if unfinished.is_file() else ""
@@ -716,10 +716,11 @@ def _say_how_it_stands(plan: Plan, states: Mapping[str, State]) -> None:
     print(f"{told}: {plan.root / 'index.html'}")
 
 
-def _stop_with(why: str, unfinished: Path, go_on: str | None) -> NoReturn:
+def _stop_with(why: str, unfinished: Path, go_on: str) -> NoReturn:
     """End after Ctrl-C, saying what is kept, and how to go on."""
-    kept = f"the picture so far is {unfinished}" if unfinished.is_file() else "nothing was made yet"
-    _interrupted(f"{why}: {kept}{f'; {go_on}' if go_on else ''}.")
+    if unfinished.is_file():
+        _interrupted(f"{why}: the picture so far is {unfinished}; {go_on}.")
+    _interrupted(f"{why}: nothing was made yet.")
 
 
 def _interrupted(sentence: str) -> NoReturn:

@@ -69,8 +69,9 @@ def synthesize_texture(
 ) -> Iterator[Iterate]:
     """Paint, from noise, a picture with the Gram matrices of another and nothing else of it.
 
-    Gatys, Ecker and Bethge 2015 (arXiv 1505.07376), equation 4. Differs from the paper in
-    that it goes coarse to fine, and in its weights; see `texture_settings`.
+    Gatys, Ecker and Bethge 2015 (arXiv 1505.07376): the style loss of `losses`, summed over
+    the layers. Differs from the paper in that it goes coarse to fine, and in its weights;
+    see `texture_settings`.
 
     Parameters
     ----------
