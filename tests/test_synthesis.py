@@ -294,9 +294,11 @@ def test_nonsense_is_refused(tiny: Settings, painting: Tensor) -> None:
         strongest_patches([painting], "relu2_1", [0], 0, tiny)
     with pytest.raises(InputError, match="pictures is empty"):
         strongest_patches([], "relu2_1", [0], 1, tiny)
-    for count in (0, 7):
+    with pytest.raises(InputError, match="named twice"):
+        choose_filters([painting], {"relu2_1": [3, 3]}, tiny)
+    for count in (0, 7, 2.5, "3"):
         with pytest.raises(InputError, match="give 1 to 6 filters"):
-            choose_filters([painting], {"relu2_1": count}, tiny)
+            choose_filters([painting], {"relu2_1": count}, tiny)  # type: ignore[dict-item]
 
 
 MEAN = torch.tensor(weights.CAFFE_MEAN).view(1, 3, 1, 1) / 255

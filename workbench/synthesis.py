@@ -483,19 +483,21 @@ def choose_filters(
     chosen = {}
     for layer, wanted in filters.items():
         field = receptive_field(layer, settings.backbone)
-        if not isinstance(wanted, int):
+        if isinstance(wanted, (list, tuple)):
             _filters_only(layer, wanted, settings, torch.float32)  # are there any such?
             chosen[layer] = list(wanted)
             continue
         network = _network(layer, settings, torch.float32)
         there = len(network.convolutions[-1][2])
-        if not 1 <= wanted <= there:
+        if not isinstance(wanted, int) or not 1 <= wanted <= there:
             raise InputError(f"{layer}: give 1 to {there} filters, or a list of their numbers.")
         answers = torch.cat(
             [answer.flatten(1) for answer, _ in _maps(pictures, layer, network, field)], dim=1
         )
         strongest = answers.amax(dim=1)
-        stands_out = (strongest - answers.mean(dim=1)) / answers.std(dim=1).clamp(min=1e-6)
+        stands_out = (strongest - answers.mean(dim=1)) / answers.std(dim=1, correction=0).clamp(
+            min=1e-6
+        )
         stands_out[strongest < strongest.median()] = -1
         chosen[layer] = stands_out.argsort(descending=True)[:wanted].tolist()
     return chosen
@@ -688,6 +690,8 @@ def _filters_only(
                 f"{layer} has no filter {number!r}; it has {len(bias)}, numbered from 0 on."
             )
     chosen = list(filters)
+    if len(set(chosen)) != len(chosen):
+        raise InputError(f"{layer}: filters {chosen}: one is named twice.")
     weight = torch.stack([weight[chosen], -weight[chosen]], dim=1).flatten(0, 1)
     bias = torch.stack([bias[chosen], -bias[chosen]], dim=1).flatten()
     weight = weight.contiguous(memory_format=torch.channels_last)
