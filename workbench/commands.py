@@ -122,16 +122,12 @@ def as_options(command: Command) -> str:
     """
     words = ["workbench", "stylize", command.content, *command.styles]
     words += ["-o", command.output or "painted.png"]
-    for name, value in _changed_settings(command).items():
+    for name, value in _changes(command).items():
         words.append(f"--{name.replace('_', '-')}")
         if isinstance(value, tuple):
             words.append(",".join(map(_plain, value)))
         elif not isinstance(value, bool):
             words.append(_plain(value))
-    if command.original_colors != "off":
-        words += ["--original-colors", command.original_colors]
-    if command.save_every is not None:
-        words += ["--save-every", str(command.save_every)]
     return shlex.join(words)
 
 
@@ -153,11 +149,7 @@ def as_parameters(command: Command) -> str:
     parameters["style"] = command.styles[0] if len(command.styles) == 1 else command.styles
     if command.output is not None:
         parameters["output_dir"] = str(Path(command.output).with_suffix(""))
-    parameters |= _changed_settings(command)
-    if command.original_colors != "off":
-        parameters["original_colors"] = command.original_colors
-    if command.save_every is not None:
-        parameters["save_every"] = command.save_every
+    parameters |= _changes(command)
     words, rest = [], []
     for name, value in parameters.items():
         if isinstance(value, tuple):
@@ -169,13 +161,18 @@ def as_parameters(command: Command) -> str:
     return shlex.join(words)
 
 
-def _changed_settings(command: Command) -> Values:
+def _changes(command: Command) -> Values:
+    """What is not our default, beside the pictures."""
     default = Settings()
-    return {
+    changes = {
         field.name: getattr(command.settings, field.name)
         for field in dataclasses.fields(Settings)
         if getattr(command.settings, field.name) != getattr(default, field.name)
     }
+    for name in ("original_colors", "save_every"):
+        if getattr(command, name) != getattr(Command, name):
+            changes[name] = getattr(command, name)
+    return changes
 
 
 def _misread(value: object) -> bool:

@@ -178,16 +178,25 @@ def to_array(image: Tensor) -> Frame:
 
 def check_image(image: Tensor, name: str) -> None:
     """Raise `InputError`, naming it `name`, unless `image` is floating-point `(1, 3, H, W)`."""
+    _check_tensor(image, name, channels=3, loader="load_image")
+
+
+def check_mask(mask: Tensor, name: str) -> None:
+    """Raise `InputError`, naming it `name`, unless `mask` is floating-point `(1, 1, H, W)`."""
+    _check_tensor(mask, name, channels=1, loader="load_mask")
+
+
+def _check_tensor(image: Tensor, name: str, *, channels: int, loader: str) -> None:
     if (
         not isinstance(image, Tensor)
         or image.dim() != 4
-        or image.shape[:2] != (1, 3)
+        or image.shape[:2] != (1, channels)
         or not image.is_floating_point()
     ):
         what = tuple(image.shape) if isinstance(image, Tensor) else type(image).__name__
         raise InputError(
-            f"{name}: expected a floating-point tensor (1, 3, H, W) in [0, 1], got {what};"
-            " load_image makes one."
+            f"{name}: expected a floating-point tensor (1, {channels}, H, W) in [0, 1], got {what};"
+            f" {loader} makes one."
         )
 
 
@@ -215,21 +224,6 @@ def load_mask(path: str | os.PathLike[str], *, crop: Box | None = None) -> Tenso
     if not mask.any():
         raise InputError(f"{path} is black all over; a mask is white where its style belongs.")
     return mask
-
-
-def check_mask(mask: Tensor, name: str) -> None:
-    """Raise `InputError`, naming it `name`, unless `mask` is floating-point `(1, 1, H, W)`."""
-    if (
-        not isinstance(mask, Tensor)
-        or mask.dim() != 4
-        or mask.shape[:2] != (1, 1)
-        or not mask.is_floating_point()
-    ):
-        what = tuple(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
-        raise InputError(
-            f"{name}: expected a floating-point tensor (1, 1, H, W) in [0, 1], got {what};"
-            " load_mask makes one."
-        )
 
 
 def share_masks(masks: Sequence[Tensor], shape: tuple[int, int]) -> tuple[Tensor, ...]:
@@ -333,9 +327,9 @@ def recolour(
         `(1, 3, H, W)` each, of any size, sRGB in [0, 1].
     method
         Which of these maps. "monge-kantorovich" changes colours least (Pitié and Kokaram
-        2007, "The linear Monge-Kantorovitch linear colour mapping"); "pca" turns along the
-        axes of both clouds of colours (Gatys's image analogies colour transfer); "cholesky"
-        keeps no axis in particular and may turn hues.
+        2007, "The linear Monge-Kantorovitch linear colour mapping"); "pca" takes the
+        spread out along the axes of the one cloud of colours and puts it in along those of
+        the other; "cholesky" goes channel by channel, red first.
 
     Returns
     -------

@@ -92,7 +92,7 @@ def tv_loss(picture: Tensor, kind: str = "squared") -> Tensor:
     Parameters
     ----------
     picture
-        `(1, 3, H, W)`, float32, sRGB in 0..255.
+        `(1, 3, H, W)`, float32, sRGB in 0..white (255, or 256 in neural_style.lua).
     kind
         "squared": half the sum of squared differences to the pixel below and to the right,
         where the last row and the last column start none. Of this, exactly, neural_style.lua
@@ -140,7 +140,7 @@ def temporal_loss(picture: Tensor, target: Tensor, visible: Tensor) -> Tensor:
     Parameters
     ----------
     picture, target
-        `(1, 3, H, W)`, float32, sRGB in 0..255.
+        `(1, 3, H, W)`, float32, sRGB in 0..white.
     visible
         `(1, 1, H, W)`, float32 in [0, 1].
     """

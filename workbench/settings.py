@@ -77,9 +77,8 @@ class Settings:
         then do; the weights mean something else, and the loss may rise on the way.
     tv_kind
         How total variation is counted: "squared" as in neural_style.lua, "absolute" as in
-        neural-style-pt (keeps edges and flattens the rest; worth a ten times smaller
-        `tv_weight`), or "mean-squared" as in anishathalye's neural_style.py (the same at
-        every size; worth a weight of about 100).
+        neural-style-pt (keeps edges and flattens the rest), or "mean-squared" as in
+        anishathalye's neural_style.py (the same at every size; 100 is its default there).
     white
         What a white pixel is to the network, above 0: 255, or 256 as in neural_style.lua.
     backbone
