@@ -76,6 +76,14 @@ def test_the_command_that_is_printed_paints_the_same_picture(stylize: Stylize) -
     assert Path("a.png").read_bytes() == Path("b.png").read_bytes()
 
 
+def test_without_an_output_it_goes_where_the_printed_command_says(stylize: Stylize) -> None:
+    like = "python neural_style.py --content photo.png --styles style.png --iterations 2"
+    said = stylize("--like", like)
+    assert said.code == 0, said.err
+    name = said.out.partition(" -o ")[2].split()[0]
+    assert Path(name).is_file()
+
+
 def test_settings_are_printed_as_yaml_and_nothing_is_painted(stylize: Stylize) -> None:
     said = stylize("--print-settings", "--style-weight", "7")
     assert said.code == 0, said.err

@@ -367,6 +367,8 @@ def stylize(
     from workbench.video import clips
 
     if like is not None:
+        from workbench.commands import OUTPUT
+
         command = _say_conversion(
             like,
             settings=settings,
@@ -377,7 +379,7 @@ def stylize(
             save_every=save_every,
         )
         content, style = command.content, list(command.styles)
-        output = Path(command.output or "out.png")
+        output = Path(command.output or OUTPUT)
         original_colors, save_every = command.original_colors, command.save_every
         if not print_settings:
             settings = _settings_on_this_machine(settings)

@@ -28,6 +28,7 @@ from workbench.errors import InputError
 from workbench.settings import Settings
 from workbench.weights import BACKBONES
 
+OUTPUT = "painted.png"  # where the command names none
 Values = dict[str, Any]
 Notes = list[str]
 
@@ -121,7 +122,7 @@ def as_options(command: Command) -> str:
         "workbench stylize me.jpg starry.jpg -o out.png ...", quoted for a shell.
     """
     words = ["workbench", "stylize", command.content, *command.styles]
-    words += ["-o", command.output or "painted.png"]
+    words += ["-o", command.output or OUTPUT]
     for name, value in _changes(command).items():
         words.append(f"--{name.replace('_', '-')}")
         if isinstance(value, tuple):
