@@ -48,3 +48,7 @@ class OptimizationError(WorkbenchError):
     def __init__(self, message: str, last_good: Iterate) -> None:
         super().__init__(message)
         self.last_good = last_good
+
+
+class TrainingError(WorkbenchError):
+    """The training of a style model exploded and could not be brought back."""

@@ -136,7 +136,7 @@ def optimize(
     OptimizationError
         If the loss keeps exploding; the last good iterate comes with it.
     """
-    problem = _Problem.of(content, styles, settings, masks, temporal, targets)
+    problem = Problem.of(content, styles, settings, masks, temporal, targets)
     steps = sum(steps for _, steps in problem.scales())
     if checkpoints is None:
         moments = _paint(problem, start)
@@ -249,12 +249,24 @@ def measure(
     """
     check_image(image, "image")
     exact = replace(settings, precision="float32")
-    problem = _Problem.of(content, styles, exact, masks, targets=targets)
+    problem = Problem.of(content, styles, exact, masks, targets=targets)
     shape = problem.scales()[-1][0]
     evaluate = problem.at(shape)
     with torch.no_grad():
         pixels = problem.pixels(image, shape).clamp(0, settings.white)
         return to_losses(evaluate(pixels)[1])
+
+
+def loss_weights(settings: Settings) -> LossWeights:
+    """What the settings say about how much each loss counts."""
+    return LossWeights(
+        content=settings.content_weight_of(),
+        style=settings.style_weight_of(),
+        tv=settings.tv_weight,
+        tv_kind=settings.tv_kind,
+        normalize_gradients=settings.normalize_gradients,
+        white=settings.white,
+    )
 
 
 # A function of pixels (1, 3, H, W), float32, 0..white: the total loss and its weighted terms.
@@ -276,8 +288,8 @@ def _network(
 
 
 @dataclass(frozen=True, eq=False)
-class _Problem:
-    """Pictures, network and weights of one run, before a scale is chosen."""
+class Problem:
+    """Pictures, network and weights of one run, before a scale is chosen; `of` makes one."""
 
     content: Tensor
     styles: tuple[Tensor, ...]
@@ -297,7 +309,8 @@ class _Problem:
         masks: Sequence[Tensor] = (),
         temporal: Sequence[TemporalTarget] = (),
         targets: TargetCache | None = None,
-    ) -> _Problem:
+    ) -> Problem:
+        """Check what `optimize` is handed, and load the network; raises as it does."""
         if isinstance(styles, Tensor):
             raise InputError("styles: give a list of pictures, such as [style].")
         if not styles:
@@ -363,6 +376,7 @@ class _Problem:
         return max(1, math.ceil(self.settings.style_scale * size))
 
     def scales(self) -> list[tuple[tuple[int, int], int]]:
+        """What is worked through, from coarse to fine; see the function of that name."""
         height, width = self.content.shape[-2:]
         return scales((height, width), self.settings)
 
@@ -380,29 +394,18 @@ class _Problem:
     def at(self, shape: tuple[int, int]) -> _Evaluate:
         """The loss at one scale, for content pictures of `shape`."""
         settings, network = self.settings, self.network
-        weights = LossWeights(
-            content=settings.content_weight_of(),
-            style=settings.style_weight_of(),
-            tv=settings.tv_weight,
-            tv_kind=settings.tv_kind,
-            normalize_gradients=settings.normalize_gradients,
-            white=settings.white,
-        )
+        weights = loss_weights(settings)
         with torch.no_grad():
             content = self._content_target(shape)
-            size = max(self._style_size(max(shape)), network.smallest_side)
-            grams = [self._grams(style, size) for style in self.styles]
-            blends = settings.style_blend_weights or (1.0,) * len(grams)
-            style_targets, regions = {}, []
+            styles: Mapping[str, Tensor] = {}
+            regions = []
             if self.masks:
+                grams, blends = self._style_grams(max(shape)), self._blends()
                 mean = sum(blends) / len(blends)
                 for mask, gram, share in zip(self.masks, grams, blends, strict=True):
                     regions.append(Region(resize(mask.to(self.device), shape), gram, share / mean))
             else:
-                style_targets = {
-                    layer: blend([gram[layer] for gram in grams], blends)
-                    for layer in settings.style_layers
-                }
+                styles = self.style_targets(max(shape))
             temporal = [
                 TemporalTarget(
                     resize(target.picture.to(self.device, torch.float32), shape),
@@ -413,7 +416,7 @@ class _Problem:
                 )
                 for target in self.temporal
             ]
-        targets = Targets(content, style_targets, regions, temporal)
+        targets = Targets(content, styles, regions, temporal)
 
         def evaluate(pixels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
             return weighted_losses(pixels, network(pixels, settings.layers), targets, weights)
@@ -428,6 +431,22 @@ class _Problem:
 
         seen_as = ("content", shape, *self._eye())
         return self.targets.get(self.content, seen_as, self.settings.content_layers, look)
+
+    def style_targets(self, size: int) -> dict[str, Tensor]:
+        """Style layer -> Gram matrix that pictures whose longest side is `size` are drawn to."""
+        with torch.no_grad():
+            grams, blends = self._style_grams(size), self._blends()
+            return {
+                layer: blend([gram[layer] for gram in grams], blends)
+                for layer in self.settings.style_layers
+            }
+
+    def _blends(self) -> tuple[float, ...]:
+        return self.settings.style_blend_weights or (1.0,) * len(self.styles)
+
+    def _style_grams(self, size: int) -> list[dict[str, Tensor]]:
+        size = max(self._style_size(size), self.network.smallest_side)
+        return [self._grams(style, size) for style in self.styles]
 
     def _grams(self, style: Tensor, size: int) -> dict[str, Tensor]:
         """Style layer -> Gram matrix of a style picture whose longest side is `size`."""
@@ -450,7 +469,7 @@ class _Problem:
         return *network, settings.white, self.device
 
 
-def _run_of(problem: _Problem, masks: Sequence[Tensor], start: Tensor | None) -> Run:
+def _run_of(problem: Problem, masks: Sequence[Tensor], start: Tensor | None) -> Run:
     """Everything that the picture depends on."""
     settings = problem.settings
     values = settings.as_dict()
@@ -477,7 +496,7 @@ def _run_of(problem: _Problem, masks: Sequence[Tensor], start: Tensor | None) ->
 
 
 def _paint(
-    problem: _Problem, start: Tensor | None, begin: Moment | None = None, *, remember: bool = False
+    problem: Problem, start: Tensor | None, begin: Moment | None = None, *, remember: bool = False
 ) -> Generator[Moment]:
     """Every moment from the start picture, or from `begin`, to the end of the last scale.
 
@@ -501,7 +520,7 @@ def _paint(
 
 
 def _descend(
-    problem: _Problem,
+    problem: Problem,
     shape: tuple[int, int],
     begin: Tensor | Moment,
     steps: int,

@@ -41,6 +41,8 @@ Bools = npt.NDArray[np.bool_]
 
 PAINTERS = {"swirls": swirls.paint, "hatching": hatching.paint, "mosaic": mosaic.paint}
 PHOTOGRAPH = "astronaut"
+PHOTOGRAPHS = (PHOTOGRAPH, "camera", "chelsea", "coffee", "rocket")
+ALL_PHOTOGRAPHS = "photographs"
 STYLES = tuple(PAINTERS)
 PREFIX = "sample:"
 CLIP = "clip"
@@ -51,18 +53,23 @@ FIGURE_SHRINK = 0.3  # of the photograph that it is cut from
 FIGURE_MIDDLE = (83.0, 62.0)  # in its shrunk picture
 
 
-def photograph() -> torch.Tensor:
-    """Give the sample photograph: the astronaut Eileen Collins (NASA, public domain).
+def photograph(name: str = PHOTOGRAPH) -> torch.Tensor:
+    """Give a sample photograph, by default the astronaut Eileen Collins (NASA, public domain).
+
+    Parameters
+    ----------
+    name
+        One of `PHOTOGRAPHS`, which come with scikit-image and are free to use.
 
     Returns
     -------
     torch.Tensor
-        Shape (1, 3, 512, 512), float32 sRGB in [0, 1].
+        `(1, 3, H, W)`, float32 sRGB in [0, 1]; of the astronaut, (1, 3, 512, 512).
     """
     from skimage import data
 
-    pixels: npt.NDArray[np.uint8] = data.astronaut()
-    return from_array(pixels)
+    pixels: npt.NDArray[np.uint8] = getattr(data, name)()
+    return from_array(pixels if pixels.ndim == 3 else np.stack([pixels] * 3, axis=2))
 
 
 def style(name: str) -> torch.Tensor:
@@ -91,6 +98,8 @@ def style(name: str) -> torch.Tensor:
 def find_pictures(names: Sequence[str]) -> list[str]:
     """Names of pictures, with those in a folder, by name, in the folder's place.
 
+    "sample:photographs" stands for all sample photographs.
+
     Raises
     ------
     InputError
@@ -98,6 +107,9 @@ def find_pictures(names: Sequence[str]) -> list[str]:
     """
     found: list[str] = []
     for name in names:
+        if name == PREFIX + ALL_PHOTOGRAPHS:
+            found += [PREFIX + photograph for photograph in PHOTOGRAPHS]
+            continue
         if name.startswith(PREFIX) or not Path(name).is_dir():
             found.append(name)
             continue
@@ -123,7 +135,8 @@ def load_picture(
     Parameters
     ----------
     name : str or os.PathLike
-        "sample:astronaut", "sample:swirls", "sample:hatching", "sample:mosaic" or a file path.
+        A file path, "sample:swirls", "sample:hatching", "sample:mosaic", "sample:astronaut" or
+        another of the `PHOTOGRAPHS`.
     size : int, optional
         Longest side in pixels; by default the picture keeps its own.
     crop : tuple of float, optional
@@ -142,10 +155,10 @@ def load_picture(
     if not (isinstance(name, str) and name.startswith(PREFIX)):
         return load_image(name, size, crop=crop)
     sample = name.removeprefix(PREFIX)
-    if sample != PHOTOGRAPH and sample not in STYLES:
-        known = ", ".join(PREFIX + each for each in (PHOTOGRAPH, *STYLES))
+    if sample not in (*PHOTOGRAPHS, *STYLES):
+        known = ", ".join(PREFIX + each for each in (*PHOTOGRAPHS, *STYLES))
         raise InputError(f"no sample picture {name!r}; there are: {known}")
-    image = photograph() if sample == PHOTOGRAPH else style(sample)
+    image = photograph(sample) if sample in PHOTOGRAPHS else style(sample)
     if crop is not None:
         image = crop_image(image, crop)
     return image if size is None else resize(image, size)

@@ -1,4 +1,4 @@
-"""Settings and ClipSettings, frozen dataclasses: every knob, its default, unit and effect.
+"""Settings of pictures, clips and training: every knob, its default, unit and effect.
 
 Loads neither torch nor a network, so that a command line can show the defaults at once.
 """
@@ -326,10 +326,114 @@ class ClipSettings:
         return _plain(self)
 
 
+@dataclass(frozen=True, kw_only=True)
+class TrainingSettings:
+    """Every knob of the training of a feed-forward style model that `Settings` has not.
+
+    Attributes
+    ----------
+    width
+        Of the network: a factor on its number of channels, 0.25 to 4. Larger knows finer
+        strokes, and takes longer to train and to paint.
+    batch
+        Pictures that a step of training looks at, from 1 on. More give steadier steps that
+        take longer.
+    crop
+        Side of the squares that are cut out of the training pictures, in pixels, from 64 on.
+    training_steps
+        Steps of Adam, at most.
+    training_rate
+        Step of Adam, above 0. Larger learns sooner, and explodes sooner.
+    minutes
+        The time that training may take, all its runs together; 0: as long as it needs.
+    checkpoint_every
+        Steps from one checkpoint, with its preview, to the next.
+    patience
+        Training ends when the held-out loss has not fallen by a hundredth for so many
+        checkpoints.
+    temporal_weight
+        Of the loss that asks two looks at a scene that moves a little for the same painting,
+        at least 0. Larger gives films that flicker less, with softer strokes; it needs an even
+        `batch`.
+
+    Raises
+    ------
+    InputError
+        If a value makes no sense; the message names the setting.
+    """
+
+    width: float = 0.5
+    batch: int = 2
+    crop: int = 256
+    training_steps: int = 2000
+    training_rate: float = 1e-3
+    minutes: float = 15.0
+    checkpoint_every: int = 100
+    patience: int = 5
+    temporal_weight: float = 0.0
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(field.default, float):
+                object.__setattr__(self, field.name, _number(field.name, value))
+            elif not _is(value, int) or value < 1:
+                raise InputError(f"{field.name} = {value!r}: give a whole number above 0.")
+        if not 0.25 <= self.width <= 4:
+            raise InputError(f"width = {self.width}: give a number from 0.25 to 4.")
+        if self.crop < 64:
+            raise InputError(f"crop = {self.crop}: give at least 64 pixels.")
+        if not 0 < self.training_rate < 1:
+            raise InputError(f"training_rate = {self.training_rate}: give a number from 0 to 1.")
+        _check_weight("minutes", self.minutes)
+        _check_weight("temporal_weight", self.temporal_weight)
+        if self.temporal_weight > 0 and self.batch % 2:
+            raise InputError(
+                f"batch = {self.batch}: with a temporal_weight pictures come in pairs; give an"
+                " even number."
+            )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain numbers, as JSON and YAML have them."""
+        return _plain(self)
+
+    @classmethod
+    def from_preset(cls, preset: str, **changes: Any) -> TrainingSettings:
+        """A preset with single settings changed.
+
+        Parameters
+        ----------
+        preset
+            "quick" (a clip or a few pictures, a quarter of an hour on two cores) or "full" (the
+            network and the batch of the paper, for a large folder and a GPU).
+        changes
+            Settings by name, which win over the preset's.
+
+        Raises
+        ------
+        InputError
+            If the preset is unknown, or a value makes no sense.
+        """
+        _check_choice("preset", preset, tuple(TRAINING_PRESETS))
+        return cls(**{**TRAINING_PRESETS[preset], **changes})
+
+
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "draft": {"size": 256, "steps": (80,)},
     "normal": {"size": 512, "steps": (60, 120)},
     "fine": {"size": 768, "steps": (60, 90, 150)},
+}
+
+
+TRAINING_PRESETS: Mapping[str, Mapping[str, Any]] = {
+    "quick": {},
+    "full": {
+        "width": 1.0,
+        "batch": 4,
+        "training_steps": 40_000,
+        "minutes": 0.0,
+        "checkpoint_every": 1000,
+    },
 }
 
 
@@ -343,7 +447,7 @@ def _layer_weights(
     return {layer: weight * factor for layer, factor in pairs}
 
 
-def _plain(settings: Settings | ClipSettings) -> dict[str, Any]:
+def _plain(settings: Settings | ClipSettings | TrainingSettings) -> dict[str, Any]:
     values = dataclasses.asdict(settings)
     return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 

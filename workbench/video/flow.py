@@ -160,7 +160,7 @@ def occlusion(forward: Tensor, backward: Tensor) -> Tensor:
     apart = _square_length(there + backward)
     disoccluded = apart > 0.01 * (_square_length(there) + back_length) + 0.5
     edge = sum(_square_length(_central_difference(backward, axis)) for axis in (2, 3))
-    return disoccluded | (edge > 0.01 * back_length + 0.002) | _leads_outside(backward)
+    return disoccluded | (edge > 0.01 * back_length + 0.002) | leads_outside(backward)
 
 
 @dataclass(frozen=True, eq=False)
@@ -422,8 +422,8 @@ def _central_difference(field: Tensor, axis: int) -> Tensor:
     return (field.index_select(axis, after) - field.index_select(axis, before)) / 2
 
 
-def _leads_outside(flow: Tensor) -> Tensor:
-    """Where a pixel's middle would come to lie beyond the outer edge of the picture."""
+def leads_outside(flow: Tensor) -> Tensor:
+    """Where a flow `(1, 2, H, W)` leads beyond the outer edge of the picture: `(1, 1, H, W)`."""
     height, width = flow.shape[2:]
     x = torch.arange(width, device=flow.device) + flow[:, :1]
     y = torch.arange(height, device=flow.device).view(-1, 1) + flow[:, 1:]

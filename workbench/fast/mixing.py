@@ -1,0 +1,448 @@
+"""Which style model paints which frame of a film, from a schedule of the clip's sections."""
+
+from __future__ import annotations
+
+import bisect
+import difflib
+import itertools
+import math
+import os
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import yaml
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.offsetbox import AnnotationBbox, OffsetImage
+from PIL import Image
+
+from workbench.batch.parameters import kind
+from workbench.errors import InputError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from workbench.images import Frame
+
+# Seconds. A time may be told with two decimals, and a clip's length is known to about a frame.
+_JOINT, _CLIP_END = 0.01, 0.05
+_TIME = re.compile(
+    r"(?:(?:([0-9]{1,9}):(?=[0-5][0-9]:))?([0-9]{1,9}):(?=[0-5][0-9](?![0-9])))?"
+    r"([0-9]{1,9}(?:\.[0-9]{0,9})?)"
+)
+_PATH = re.compile(r"(?!.*:\s).+\.ya?ml", re.IGNORECASE)
+_EXAMPLES = "as in 12.5-30, 1:05-2:10.5 or 30-"
+
+PALETTE = (
+    "#3b6fb6", "#e1812c", "#3a923a", "#c03d3e", "#8a63b5", "#8a5a44", "#d684bd", "#2aa5b0",
+)  # fmt: skip
+_ROW = 0.62  # inches
+_PICTURE = (66, 37)  # points, at most
+_STEPS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600)  # seconds between times on the axis
+_APART = 0.07  # of the axis, that two times on it are apart at least
+
+Choice = tuple[tuple[str, float], ...]  # the models that paint a frame, each with its share
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of a clip and the models that paint it.
+
+    Attributes
+    ----------
+    start, end
+        In seconds from the clip's beginning.
+    models
+        Names; one that is there twice is drawn twice as often.
+    """
+
+    start: float
+    end: float
+    models: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The sections of a whole clip, in time order, each beginning where the one before ends."""
+
+    sections: tuple[Section, ...]
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """All names without repeats, in order of appearance."""
+        return tuple(dict.fromkeys(name for section in self.sections for name in section.models))
+
+
+# --- reading -----------------------------------------------------------------------------
+
+
+def read_schedule(
+    source: str | os.PathLike[str] | Mapping[Any, Any],
+    duration: float,
+    known: Collection[str] | None = None,
+) -> Schedule:
+    """Read which models paint which section of a clip.
+
+    Parameters
+    ----------
+    source
+        A mapping such as `{"0-12.5": "sketch", "12.5-": ["ink", "ink@weird"]}`, the same as YAML
+        text, the path of a .yaml or .yml file, or one model's name, for the whole clip.
+        Sections are in seconds, `m:ss` or `h:mm:ss`; an open end is the clip's end.
+    duration
+        Of the clip, in seconds.
+    known
+        The models that there are; None: any name will do.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read, or says nothing or two things about a part of the clip.
+    """
+    if not 0 < duration < math.inf:
+        raise InputError(f"duration = {duration}: give the clip's length, in seconds above 0.")
+    content = source if isinstance(source, Mapping) else _read_yaml(source)
+    if isinstance(content, str):
+        content = {"0-": content}
+    if not isinstance(content, Mapping) or not content:
+        told = "empty" if content in (None, {}) else kind(content)
+        raise InputError(
+            f"schedule must be a mapping, `start-end: model`, or one model's name, and is {told}."
+        )
+    sections = []
+    for key, value in content.items():
+        start, end = _read_section(key, duration)
+        sections.append((Section(start, end, _read_models(key, value, known)), str(key)))
+    sections.sort(key=lambda pair: (pair[0].start, pair[0].end))
+    return Schedule(tuple(_joined(sections, duration)))
+
+
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]
+    """Refuses a section that is given twice, of which the last would win without a word."""
+
+    def compose_mapping_node(self, anchor: Any) -> Any:
+        node = super().compose_mapping_node(anchor)
+        seen = set()
+        for name, _ in node.value:
+            if isinstance(name, yaml.ScalarNode):
+                if name.value in seen:
+                    raise InputError(
+                        f"schedule: line {name.start_mark.line + 1}: {name.value!r} is given twice;"
+                        " keep one of them, or give it a list of models."
+                    )
+                seen.add(name.value)
+        return node
+
+
+def _read_yaml(source: str | os.PathLike[str]) -> Any:
+    """What a text says, or the file that it names."""
+    if not isinstance(source, str):
+        text = _read_file(Path(source))
+    elif _PATH.fullmatch(source.strip()):
+        text = _read_file(Path(source.strip()))
+    else:
+        text = source
+    try:
+        content = yaml.load(text, _Loader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        problem = f"line {mark.line + 1}: {error.problem or error.context}"
+    except yaml.reader.ReaderError:
+        problem = "it has a character that is not allowed"
+    except RecursionError:
+        problem = "it is nested too deeply"
+    except ValueError as error:  # such as the 30th of February
+        problem = str(error)
+    else:
+        if isinstance(content, str) and "\n" in text.strip():
+            raise InputError(
+                "schedule: its lines are one text, not a mapping; write each as `start-end: model`,"
+                " with a space after the colon."
+            )
+        return content
+    raise InputError(f"schedule is not YAML: {problem}; write `start-end: model` on each line.")
+
+
+def _read_file(path: Path) -> str:
+    try:
+        return path.read_text("utf-8-sig")
+    except FileNotFoundError:
+        raise InputError(f"schedule: there is no file {path}; check its name.") from None
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise InputError(f"schedule: {path} cannot be read: {reason}.") from None
+    except ValueError:  # also a name with a character that no file has
+        raise InputError(f"schedule: {path} is not text in UTF-8; save it as that.") from None
+
+
+def _read_section(key: Any, duration: float) -> tuple[float, float]:
+    if not isinstance(key, str):
+        raise InputError(
+            f"schedule: the key {key} is {kind(key)}, not a section (YAML takes 1:30 for the"
+            f" number 90); write start-end, {_EXAMPLES}."
+        )
+    first, hyphen, last = (part.strip() for part in key.partition("-"))
+    if not (first and hyphen):
+        raise InputError(f"schedule: {key!r} is no section; write start-end, {_EXAMPLES}.")
+    start = _read_time(key, first)
+    end = _read_time(key, last) if last else duration
+    if last and end <= start:
+        raise InputError(f"schedule: section {key}: its end is not after its start; change one.")
+    if start >= duration or end > duration + _CLIP_END:
+        raise InputError(
+            f"schedule: section {key} goes beyond the clip's end, at {_seconds(duration)} s;"
+            " shorten it or take it out."
+        )
+    return start, min(end, duration)
+
+
+def _read_time(key: str, text: str) -> float:
+    match = _TIME.fullmatch(text)
+    if match is None:
+        raise InputError(
+            f"schedule: section {key!r}: {text!r} is no time; write seconds, m:ss or h:mm:ss,"
+            f" {_EXAMPLES}."
+        )
+    hours, minutes, seconds = (Fraction(part or 0) for part in match.groups())
+    return float(3600 * hours + 60 * minutes + seconds)  # 1:05.1 is exactly what 65.1 is
+
+
+def _read_models(key: str, value: Any, known: Collection[str] | None) -> tuple[str, ...]:
+    names = value if isinstance(value, list | tuple) else [value]
+    if value is None or not names:
+        raise InputError(f"schedule: section {key} has no model; name one, or a list of them.")
+    for name in names:
+        if not isinstance(name, str):
+            raise InputError(
+                f"schedule: section {key}: a model must be a text, and one is {kind(name)};"
+                " put its name in quotes."
+            )
+        if not name.strip():
+            raise InputError(f"schedule: section {key}: the name of a model is empty; give it one.")
+        if known is not None and name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = (
+                f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known) or 'none'}."
+            )
+            raise InputError(f"schedule: section {key}: there is no model {name!r}; {hint}")
+    return tuple(names)
+
+
+def _joined(sections: Sequence[tuple[Section, str]], duration: float) -> Iterator[Section]:
+    """The sections, sorted by start, without what little is between them."""
+    first, last = sections[0][0], sections[-1][0]
+    if first.start > _JOINT:
+        raise _gap(0, first.start)
+    starts = [0.0]
+    for (before, name), (after, other) in itertools.pairwise(sections):
+        if after.start < before.end - _JOINT or after.start <= before.start:
+            raise InputError(
+                f"schedule: sections {name} and {other} overlap; let one end where the other"
+                " begins."
+            )
+        if after.start > before.end + _JOINT:
+            raise _gap(before.end, after.start)
+        starts.append(after.start)
+    if last.end < duration - _CLIP_END:
+        raise _gap(last.end, duration)
+    ends = [*starts[1:], duration]
+    for start, end, (section, _) in zip(starts, ends, sections, strict=True):
+        yield Section(start, end, section.models)
+
+
+def _gap(start: float, end: float) -> InputError:
+    return InputError(
+        f"schedule: nothing is said from {_seconds(start)} to {_seconds(end)} s; add a section"
+        " there, or let one beside it reach further."
+    )
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.2f}".rstrip("0").rstrip(".")
+
+
+# --- choosing ----------------------------------------------------------------------------
+
+
+def choose_models(
+    schedule: Schedule,
+    frames: int,
+    fps: float | Fraction,
+    *,
+    seed: int = 0,
+    hold: int = 1,
+    crossfade: int = 0,
+) -> list[Choice]:
+    """Say for every frame of a film which models paint it, each with its share.
+
+    Parameters
+    ----------
+    frames
+        Of the film, from 1 on; frame i is shown at the time i / fps.
+    seed
+        Of the draws in sections of several models, from 0 on. A draw depends on nothing else but
+        the section's number and its own in the section, however long the others are.
+    hold
+        Frames for which a drawn model stays, from 1 on, counted from the section's first.
+    crossfade
+        Frames over which the model before fades out when another one comes; 0: none.
+
+    Returns
+    -------
+    list
+        For every frame one or two pairs of a model's name and its share, the one that goes before
+        the one that comes. The shares add up to 1. A fade that another change cuts short starts
+        anew, from the model that was coming.
+    """
+    for what, value, least in (
+        ("frames", frames, 1), ("seed", seed, 0), ("hold", hold, 1), ("crossfade", crossfade, 0)
+    ):  # fmt: skip
+        if value < least:
+            raise InputError(f"{what} = {value}: give a whole number from {least} on.")
+    if not 0 < fps < math.inf:
+        raise InputError(f"fps = {fps}: give a number above 0.")
+    starts = [section.start for section in schedule.sections]
+    choices: list[Choice] = []
+    section, first, changed = -1, 0, 0
+    going, coming = "", ""
+    for frame in range(frames):
+        # In floats, like the starts: as fractions, frame 7 at 25 fps would be before 0.28 s.
+        now = max(0, bisect.bisect_right(starts, float(frame / fps)) - 1)
+        if now != section:
+            section, first = now, frame
+        draw, held = divmod(frame - first, hold)
+        if held == 0:
+            model = _draw(schedule.sections[section].models, (seed, section, draw))
+            if model != coming:
+                going, coming, changed = coming, model, frame
+        steps = frame - changed + 1
+        if going and steps <= crossfade:
+            share = steps / (crossfade + 1)
+            choices.append(((going, 1 - share), (coming, share)))
+        else:
+            choices.append(((coming, 1.0),))
+    return choices
+
+
+def _draw(models: Sequence[str], seed: tuple[int, int, int]) -> str:
+    if len(set(models)) == 1:
+        return models[0]
+    return models[int(np.random.default_rng(seed).integers(len(models)))]
+
+
+def describe_schedule(schedule: Schedule, choices: Sequence[Choice]) -> dict[str, float]:
+    """How much of the film each model of the schedule paints; adds up to 1."""
+    shares = _shares(schedule, choices).mean(1)
+    return dict(zip(schedule.models, shares.tolist(), strict=True))
+
+
+def _shares(schedule: Schedule, choices: Sequence[Choice]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Of each model (rows) in each frame (columns)."""
+    rows = {name: row for row, name in enumerate(schedule.models)}
+    shares = np.zeros((len(rows), len(choices)))
+    for frame, choice in enumerate(choices):
+        for name, share in choice:
+            shares[rows[name], frame] = share
+    return shares
+
+
+# --- plotting ----------------------------------------------------------------------------
+
+
+def plot_schedule(
+    schedule: Schedule,
+    choices: Sequence[Choice],
+    fps: float | Fraction,
+    previews: Mapping[str, Frame],
+    palette: Sequence[str] = PALETTE,
+) -> Figure:
+    """Draw which model paints when: a row for each, its picture and its bars over the time.
+
+    Parameters
+    ----------
+    choices
+        Of `choose_models`; a bar is as opaque as the share is large.
+    previews
+        Name of a model -> a picture in its style, `(H, W, 3)`; not all need to have one.
+    palette
+        Colours of the models, in the order of `schedule.models`; used again if there are too few.
+    """
+    models, end = schedule.models, schedule.sections[-1].end
+    figure = Figure(figsize=(9, 0.8 + _ROW * len(models)), layout="constrained", dpi=110)
+    axes = figure.subplots()
+    axes.barh(range(len(models)), end, 0.72, color="0.955", zorder=0)
+    for row, (name, shares) in enumerate(zip(models, _shares(schedule, choices), strict=True)):
+        colour = palette[row % len(palette)]
+        edges = [0, *(np.flatnonzero(np.diff(shares)) + 1).tolist(), len(shares)]
+        runs = [(a, b, shares[a]) for a, b in itertools.pairwise(edges) if shares[a] > 0]
+        axes.broken_barh(
+            [(float(a / fps), float((b - a) / fps)) for a, b, _ in runs],
+            (row - 0.36, 0.72),
+            facecolors=[(*to_rgb(colour), share) for _, _, share in runs],
+            linewidth=0,
+            label=name,
+        )
+        if name in previews:
+            _show_preview(axes, row, previews[name], colour)
+    axes.set(xlim=(0, end), ylim=(len(models) - 0.5, -0.5))
+    pad = _PICTURE[0] + 14 if any(name in previews for name in models) else 6
+    axes.set_yticks(range(len(models)), models, parse_math=False)
+    axes.tick_params(axis="y", length=0, pad=pad)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    _show_times(axes, schedule)
+    return figure
+
+
+def _show_preview(axes: Axes, row: int, preview: Frame, colour: str) -> None:
+    """Put a picture to the left of its row."""
+    picture = Image.fromarray(preview)
+    zoom = min(_PICTURE[0] / picture.width, _PICTURE[1] / picture.height)
+    sharpness = min(4.0, 1 / zoom)  # pixels to a point
+    size = [max(1, round(side * zoom * sharpness)) for side in picture.size]
+    pixels = np.asarray(picture.resize((size[0], size[1]), Image.Resampling.LANCZOS))
+    box = AnnotationBbox(
+        OffsetImage(pixels, zoom=1 / sharpness),
+        (0, row),
+        xybox=(-8, 0),
+        xycoords=("axes fraction", "data"),
+        boxcoords="offset points",
+        box_alignment=(1, 0.5),
+        pad=0,
+        bboxprops={"edgecolor": colour, "linewidth": 1.5},
+    )
+    axes.add_artist(box)
+
+
+def _show_times(axes: Axes, schedule: Schedule) -> None:
+    """Mark the sections' borders, and the time between them in grey."""
+    end = schedule.sections[-1].end
+    borders = [section.start for section in schedule.sections] + [end]
+    for border in borders[1:-1]:
+        axes.axvline(border, color="0.15", lw=0.8, ls=(0, (4, 3)))
+    told = [0.0, end]  # what is too near to another one is not written
+    for border in borders[1:-1]:
+        if min(abs(border - other) for other in told) > _APART * end:
+            told.append(border)
+    step = next((step for step in _STEPS if end / step <= 10), 3600)
+    between = [
+        time
+        for time in np.arange(0, end, step).tolist()
+        if min(abs(time - other) for other in [*told, *borders]) > _APART * end
+    ]
+    minutes = end >= 120
+    axes.set_xticks(told, [_clock(time) if minutes else _seconds(time) for time in told])
+    axes.set_xticks(
+        between, [_clock(time) if minutes else _seconds(time) for time in between], minor=True
+    )
+    axes.tick_params(axis="x", which="minor", labelcolor="0.55", color="0.55", length=3.5)
+    axes.set_xlabel("minutes:seconds" if minutes else "seconds")
+
+
+def _clock(time: float) -> str:
+    minutes, seconds = divmod(round(time, 1), 60)
+    return f"{minutes:.0f}:{'0' if seconds < 10 else ''}{_seconds(seconds)}"

@@ -1,0 +1,260 @@
+"""What a style model is trained on: pictures and the frames of clips, and crops of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from workbench import samples
+from workbench.errors import InputError
+from workbench.images import PICTURE_SUFFIXES, Frame, fit, from_array, resize, to_array
+from workbench.progress import show_frames
+from workbench.video.clips import open_clip, read_frames
+from workbench.video.flow import Motion, leads_outside
+
+KEPT = 240  # pictures in memory, and frames of a clip, evenly over its length
+MOST_HELD_OUT = 4
+_ATTEMPTS = 100  # at drawing a picture that can be read
+_NOISE = 0.03  # root mean square of the noise on a moved picture, at most
+_SHIFT, _BEND = 8.0, 2.0  # pixels that a moved picture moves as a whole, and its parts beside
+_BENDS = 4  # places along a side that bend on their own
+
+_Read = Callable[[], Tensor]
+
+
+@dataclass(eq=False)
+class Pictures:
+    """Pictures that all have their longest side, or else their shorter one, at the right size.
+
+    Attributes
+    ----------
+    names
+        Of the pictures, in order.
+    readers
+        What reads each, as `(1, 3, H, W)` in [0, 1].
+    size
+        Longest side in pixels; larger pictures are shrunk to it.
+    crop
+        Shorter side in pixels, at least; smaller pictures are enlarged to it, by twice at most.
+    say
+        Is handed a sentence about a picture that cannot be used.
+    skipped
+        Those sentences.
+    """
+
+    names: Sequence[str]
+    readers: Sequence[_Read]
+    size: int
+    crop: int
+    say: Callable[[str], None] = print
+    skipped: dict[str, str] = field(default_factory=dict)
+    _kept: dict[int, Frame] = field(default_factory=dict, repr=False)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def read(self, number: int) -> Frame | None:
+        """A picture `(H, W, 3)` in 0..255; None if it cannot be used."""
+        if number in self._kept:
+            return self._kept[number]
+        name = self.names[number]
+        if name in self.skipped:
+            return None
+        try:
+            frame = to_array(self._sized(self.readers[number](), name))
+        except InputError as error:
+            self.skipped[name] = str(error)
+            self.say(f"Left out: {error}")
+            return None
+        if len(self._kept) < KEPT:
+            self._kept[number] = frame
+        return frame
+
+    def kept(self, number: int) -> Frame:
+        """A picture that has been read before."""
+        frame = self.read(number)
+        assert frame is not None
+        return frame
+
+    def _sized(self, picture: Tensor, name: str) -> Tensor:
+        height, width = picture.shape[-2:]
+        if min(height, width) < self.crop / 2:
+            raise InputError(
+                f"{name} is {width}x{height} pixels; crops of {self.crop} need a shorter side of"
+                f" {self.crop // 2} at least."
+            )
+        height, width = fit((height, width), min(self.size, max(height, width)))
+        scale = max(1.0, self.crop / min(height, width))
+        return resize(picture, (round(height * scale), round(width * scale)))
+
+    def held_out(self) -> list[int]:
+        """Numbers of the pictures to judge by, evenly over all; never drawn from.
+
+        Raises
+        ------
+        InputError
+            If fewer than two pictures can be used.
+        """
+        count = max(1, min(MOST_HELD_OUT, len(self) // 5))
+        found: list[int] = []
+        for middle in (np.arange(count) + 0.5) / count * len(self):
+            for number in sorted(range(len(self)), key=lambda n: abs(n - int(middle))):
+                if number not in found and self.read(number) is not None:
+                    found.append(number)
+                    break
+        usable = len(self) - len(self.skipped)
+        if usable < 2:
+            raise InputError(
+                f"{usable} of {len(self)} training pictures can be used; training needs at least"
+                " 2, as it is judged by one that it has not seen."
+            )
+        return found
+
+
+def open_pictures(
+    names: Sequence[str],
+    size: int,
+    crop: int,
+    *,
+    folder: Path,
+    say: Callable[[str], None] = print,
+) -> Pictures:
+    """Look at what there is to train on; pictures are read when they are drawn.
+
+    Parameters
+    ----------
+    names
+        Pictures, folders of them (with all that lies below), clips; also "sample:photographs"
+        and "sample:clip". Of a clip at most `KEPT` frames are taken, evenly over its length;
+        they are held in memory.
+    size, crop, say
+        See `Pictures`.
+    folder
+        Where the sample clip is written to.
+
+    Raises
+    ------
+    InputError
+        If there is nothing of a name, or a clip cannot be read.
+    """
+    found: dict[str, _Read] = {}
+    for name in names:
+        if name == samples.PREFIX + samples.CLIP or not (_is_picture(name) or Path(name).is_dir()):
+            found |= _frames(samples.find_clip(name, folder), size)
+        else:
+            pictures = _pictures_below(Path(name)) if Path(name).is_dir() else [name]
+            for picture in samples.find_pictures(pictures):
+                found[picture] = partial(samples.load_picture, picture)
+    return Pictures(tuple(found), tuple(found.values()), size, crop, say)
+
+
+def _is_picture(name: str) -> bool:
+    """By its name; a GIF is a clip here."""
+    suffix = Path(name).suffix.lower()
+    return name.startswith(samples.PREFIX) or (suffix in PICTURE_SUFFIXES and suffix != ".gif")
+
+
+def _pictures_below(folder: Path) -> list[str]:
+    found = sorted(path for path in folder.rglob("*") if _is_picture(path.name) and path.is_file())
+    if not found:
+        raise InputError(f"{folder} is a folder without pictures; name one that has some.")
+    return [str(path) for path in found if not path.name.startswith(".")]
+
+
+def _frames(path: Path, size: int) -> dict[str, _Read]:
+    """Name -> what gives the frame, for frames all over a clip."""
+    clip = open_clip(path, size=size)
+    clip = open_clip(path, size=size, stride=-(-clip.frames // KEPT))
+    frames = show_frames(read_frames(clip), clip.frames, "reading")
+    return {f"{path} frame {i * clip.stride}": partial(from_array, f) for i, f in enumerate(frames)}
+
+
+# --- drawing -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """What one step of training looks at.
+
+    Attributes
+    ----------
+    pictures
+        `(N, 3, crop, crop)`, float32, sRGB in [0, 1].
+    motions
+        Empty, or one for each picture of the first half, from its companion in the second half
+        to it: the companion shows the same scene, moved.
+    """
+
+    pictures: Tensor
+    motions: Sequence[Motion] = ()
+
+
+def draw_batch(
+    pictures: Pictures, allowed: Sequence[int], count: int, seed: Sequence[int], *, pairs: bool
+) -> Batch:
+    """Draw pictures, crop them anywhere, and turn every other one left to right.
+
+    Parameters
+    ----------
+    allowed
+        Numbers of the pictures to draw from.
+    count
+        How many.
+    seed
+        The same seed draws the same batch, whatever was drawn before.
+    pairs
+        Whether every picture of the first half has a companion in the second, that is moved by
+        a smooth random flow and gets some noise: what changes from one frame of a film to the
+        next, without the errors of a flow that has been estimated (Wang et al. 2020, ReReVST,
+        arXiv 2008.06846, section III-C).
+
+    Raises
+    ------
+    InputError
+        If no picture can be read.
+    """
+    random = np.random.default_rng(seed)
+    crops = [_draw_crop(pictures, allowed, random) for _ in range(count // 2 if pairs else count)]
+    if not pairs:
+        return Batch(torch.cat(crops))
+    motions = [_draw_motion(pictures.crop, random) for _ in crops]
+    moved = [
+        _with_noise(motion.warp(crop), random) for crop, motion in zip(crops, motions, strict=True)
+    ]
+    return Batch(torch.cat([*crops, *moved]), motions)
+
+
+def _draw_crop(pictures: Pictures, allowed: Sequence[int], random: np.random.Generator) -> Tensor:
+    for _ in range(_ATTEMPTS):
+        frame = pictures.read(allowed[int(random.integers(len(allowed)))])
+        if frame is not None:
+            top, left = (random.integers(side - pictures.crop + 1) for side in frame.shape[:2])
+            crop = frame[top : top + pictures.crop, left : left + pictures.crop]
+            if random.random() < 0.5:
+                crop = crop[:, ::-1]
+            return from_array(crop)
+    raise InputError(
+        f"of the last {_ATTEMPTS} training pictures drawn none can be used, such as"
+        f" {next(iter(pictures.skipped.values()))}"
+    )
+
+
+def _draw_motion(side: int, random: np.random.Generator) -> Motion:
+    """A smooth one, of a picture as a whole and of its parts."""
+    whole = random.uniform(-_SHIFT, _SHIFT, (1, 2, 1, 1))
+    parts = random.normal(0, _BEND, (1, 2, _BENDS, _BENDS))
+    coarse = torch.from_numpy(whole + parts).float()
+    flow = F.interpolate(coarse, (side, side), mode="bicubic")
+    return Motion(flow, 1 - leads_outside(flow).float())
+
+
+def _with_noise(picture: Tensor, random: np.random.Generator) -> Tensor:
+    noise = random.normal(0, random.uniform(0, _NOISE), tuple(picture.shape))
+    return (picture + torch.from_numpy(noise).float()).clamp(0, 1)
