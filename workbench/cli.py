@@ -15,7 +15,13 @@ import typer
 
 import workbench
 from workbench.errors import InputError, OptimizationError, WeightsError, WorkbenchError
-from workbench.settings import PRESETS, ClipSettings, Settings
+from workbench.settings import (
+    PRESETS,
+    TRAINING_PRESETS,
+    ClipSettings,
+    Settings,
+    TrainingSettings,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -194,14 +200,29 @@ _CLIP_KNOBS: dict[str, tuple[type, str]] = {
     "temporal_lags": (str, "Which earlier frames to agree with, in temporal."),
     "flow_method": (str, "dis, farneback or raft."),
 }
+_TRAINING_KNOBS: dict[str, tuple[type, str]] = {
+    "training_steps": (int, "Steps of training, at most."),
+    "minutes": (float, "Time for training, all runs together; 0: no limit."),
+    "width": (float, "Of the network: larger knows finer strokes, and takes longer."),
+    "batch": (int, "Pictures that a step of training looks at."),
+    "crop": (int, "Side of the squares cut out of the training pictures, in pixels."),
+    "training_rate": (float, "Step of Adam in training."),
+    "checkpoint_every": (int, "Steps from one checkpoint, with its preview, to the next."),
+    "patience": (int, "Training ends after so many checkpoints without progress."),
+    "temporal_weight": (float, "Above 0: films that flicker less. 300 is a good start."),
+}
+_PAINTING_KNOBS = ("steps", "optimizer", "learning_rate", "init")  # training has none of these
+
+_Kind = type[Settings] | type[ClipSettings] | type[TrainingSettings]
 
 
-def _with_knobs(**kinds: type[Settings] | type[ClipSettings]) -> Callable[[Function], Function]:
+def _with_knobs(**kinds: _Kind) -> Callable[[Function], Function]:
     """Give a command an option for every knob, and hand it the settings made of them.
 
     `_with_knobs(settings=Settings)` turns `--size 256 --preset draft` and so on into the
-    parameter `settings`.
+    parameter `settings`. With `TrainingSettings` among them, presets are those of training.
     """
+    trains = TrainingSettings in kinds.values()
 
     def decorate(command: Function) -> Function:
         hints = get_type_hints(command, include_extras=True)
@@ -210,12 +231,14 @@ def _with_knobs(**kinds: type[Settings] | type[ClipSettings]) -> Callable[[Funct
             for parameter in inspect.signature(command).parameters.values()
             if parameter.name not in kinds
         ]
-        parameters = [*own, *(option for kind in kinds.values() for option in _options_of(kind))]
+        knobs = (option for kind in kinds.values() for option in _options_of(kind, trains))
+        parameters = [*own, _preset_option(trains), *knobs]
 
         @functools.wraps(command)
         def wrapper(**given: Any) -> None:
+            preset = given.pop("preset")
             for name, kind in kinds.items():
-                given[name] = _settings(kind, given)
+                given[name] = _settings(kind, given, preset)
             command(**given)
 
         wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -225,15 +248,23 @@ def _with_knobs(**kinds: type[Settings] | type[ClipSettings]) -> Callable[[Funct
     return decorate
 
 
-def _options_of(kind: type[Settings] | type[ClipSettings]) -> list[inspect.Parameter]:
-    defaults, knobs = (Settings(), _KNOBS) if kind is Settings else (ClipSettings(), _CLIP_KNOBS)
+def _preset_option(trains: bool) -> inspect.Parameter:
+    presets, usual = (TRAINING_PRESETS, "quick") if trains else (PRESETS, "normal")
+    text = f"Where the other options start from: {', '.join(presets)}. [{usual}]"
+    return _option("preset", Annotated[Optional[str], typer.Option(help=text)], None)  # noqa: UP045
+
+
+def _options_of(kind: _Kind, trains: bool) -> list[inspect.Parameter]:
+    knobs = {
+        Settings: _KNOBS,
+        ClipSettings: _CLIP_KNOBS,
+        TrainingSettings: _TRAINING_KNOBS,
+    }[kind]
     options = []
-    if kind is Settings:
-        text = f"Where the other options start from: {', '.join(PRESETS)}. [normal]"
-        preset = Annotated[Optional[str], typer.Option(help=text)]  # noqa: UP045
-        options.append(_option("preset", preset, None))
     for name, (takes, text) in knobs.items():
-        value = getattr(defaults, name)
+        if trains and name in _PAINTING_KNOBS:
+            continue
+        value = getattr(kind(), name)
         shown = ",".join(map(str, value)) if isinstance(value, tuple) else value
         option = typer.Option(help=f"{text} [{shown if shown != '' else 'all alike'}]")
         options.append(_option(name, Annotated[Optional[takes], option], None))  # noqa: UP045
@@ -245,11 +276,11 @@ def _option(name: str, annotation: Any, default: Any) -> inspect.Parameter:
     return inspect.Parameter(name, kind, default=default, annotation=annotation)
 
 
-def _settings(kind: type[Settings] | type[ClipSettings], given: dict[str, Any]) -> Any:
+def _settings(kind: _Kind, given: dict[str, Any], preset: str | None) -> Any:
     """Take the options of one kind of settings out of `given`."""
     changes: dict[str, Any] = {}
     for field in dataclasses.fields(kind):
-        value = given.pop(field.name)
+        value = given.pop(field.name, None)
         if value is None:
             continue
         if field.name in ("content_layers", "style_layers"):
@@ -261,7 +292,8 @@ def _settings(kind: type[Settings] | type[ClipSettings], given: dict[str, Any]) 
         changes[field.name] = value
     if kind is ClipSettings:
         return ClipSettings(**changes)
-    preset = given.pop("preset")
+    if kind is TrainingSettings:
+        return TrainingSettings.from_preset(preset or "quick", **changes)
     if given.get("like") is None:
         return Settings.from_preset(preset or "normal", **changes)
     if preset is not None:
@@ -589,6 +621,192 @@ def video(
     )
     print(f"  {output}")
     print(f"  {folder}/  (its frames; delete them when you are done with the film)")
+
+
+@app.command()
+@_with_knobs(training=TrainingSettings, settings=Settings)
+def train(
+    training: TrainingSettings,
+    settings: Settings,
+    style: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Argument(
+            help="One or more style pictures: files, folders of them, or sample:swirls,"
+            " sample:hatching, sample:mosaic."
+        ),
+    ] = None,
+    on: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(
+            help="What to learn on: a clip, a picture or a folder of pictures; may be given more"
+            " than once. Best is the clip that is to be painted. [sample:photographs]"
+        ),
+    ] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the model.")] = Path(
+        "models/model"
+    ),
+    preview: Annotated[
+        str | None,
+        typer.Option(help="Picture to paint at every checkpoint. [one that is held out]"),
+    ] = None,
+    label: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Name a checkpoint of the model in --output, as in 300='less good'; may be given"
+            " more than once. Without style pictures nothing else is done."
+        ),
+    ] = None,
+) -> None:
+    """Train a model that paints in the style of pictures at frames per second.
+
+    Every hundred steps a checkpoint is written to the model's folder, with a preview. Stopped
+    anywhere, the same command goes on; with more --training-steps or --minutes, also when it
+    has ended.
+
+    Example: workbench train sketch.png --on interview.mp4 -o models/sketch
+
+    Example: workbench train -o models/sketch --label 1200=good --label 300=weird
+    """
+    from workbench.fast.models import label_checkpoint, read_folder
+    from workbench.fast.training import finish_training, show_training
+    from workbench.fast.training import train as run_training
+    from workbench.samples import find_pictures, load_picture
+
+    labels = [_label(text) for text in label or ()]
+    if not style and not labels:
+        raise InputError("give at least one style picture to learn, or a --label.")
+    if style:
+        names = find_pictures(style)
+        iterates = run_training(
+            [load_picture(name) for name in names],
+            on or ["sample:photographs"],
+            output,
+            settings=settings,
+            training=training,
+            preview=None if preview is None else load_picture(preview),
+            style_names=names,
+        )
+        step = 0
+        try:
+            for iterate in show_training(iterates):
+                step = iterate.step
+        except KeyboardInterrupt:
+            _interrupted(f"Interrupted after {step} steps; the same command goes on there.")
+    for step, name in labels:
+        label_checkpoint(output, step, name)
+    result = finish_training(output)
+    model = read_folder(output)
+    if style:
+        print(
+            f"{result.figures['steps']:.0f} steps in {result.seconds:.0f} s; the best is step"
+            f" {model.best.step}, with a held-out loss of {model.best.held_out['total']:.4g}"
+        )
+        if model.skipped:
+            print(f"{len(model.skipped)} training pictures could not be used: see model.json")
+    for name, step in model.labels.items():
+        print(f"  {output}@{name.replace(' ', '-')}  (step {step})")
+    for name, path in result.outputs.items():
+        print(f"  {output / path}  ({name})")
+
+
+def _label(text: str) -> tuple[int, str]:
+    step, _, name = text.partition("=")
+    if not step.strip().isdigit() or not name.strip():
+        raise InputError(f"--label {text}: give a step and a name, as in 300='less good'.")
+    return int(step), name.strip()
+
+
+@app.command()
+def apply(
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="Model: its folder, with @label or @step behind it for one of its checkpoints, or"
+            " a checkpoint's file."
+        ),
+    ],
+    content: Annotated[
+        list[str],
+        typer.Argument(help="A clip, or pictures and folders of them; also sample:clip."),
+    ],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            help="Film (.mp4, .mov, .mkv) or picture to write; for several pictures, a folder.",
+        ),
+    ],
+    size: Annotated[
+        int | None, typer.Option(help="Longest side in pixels, at most. [as it is]")
+    ] = None,
+    start: Annotated[float, typer.Option(help="Where to begin in a clip, in seconds.")] = 0.0,
+    end: Annotated[float | None, typer.Option(help="Where to end, in seconds.")] = None,
+    stride: Annotated[
+        int, typer.Option(help="Paint every so many of the frames; duration and sound stay.")
+    ] = 1,
+    fps: Annotated[
+        float | None, typer.Option(help="Pictures a second, for a folder of pictures. [25]")
+    ] = None,
+    batch: Annotated[
+        int | None, typer.Option(help="Frames painted at a time. [8 on a GPU, else 1]")
+    ] = None,
+    quality: Annotated[
+        int, typer.Option(help="0 to 51; smaller is better and larger in bytes.")
+    ] = 18,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
+) -> None:
+    """Paint a clip, with its own sound, or pictures with a model that `train` has made.
+
+    Stopped anywhere, the same command goes on.
+
+    Example: workbench apply models/sketch interview.mp4 -o painted.mp4
+
+    Example: workbench apply models/sketch@less-good photos/ -o painted/
+    """
+    from workbench.fast import applying
+    from workbench.fast.models import StyleModel
+    from workbench.images import save_image
+    from workbench.samples import find_clip, find_pictures
+    from workbench.video import clips
+
+    painter = StyleModel.load(model, device=device, precision=precision)
+    began = time.monotonic()
+    try:
+        if output.suffix.lower() in clips.FORMATS:
+            if len(content) > 1:
+                raise InputError(f"{output} is a film; give one clip for it.")
+            clip = clips.open_clip(
+                find_clip(content[0], output.parent),
+                start=start,
+                end=end,
+                stride=stride,
+                size=size,
+                fps=fps,
+            )
+            frames = applying.paint_film(
+                clip, {model: painter}, output, batch=batch, quality=quality
+            )
+            seconds = time.monotonic() - began
+            print(
+                f"{frames} frames of {clip.shape[1]}x{clip.shape[0]} px in {seconds:.0f} s"
+                f" ({frames / seconds:.1f} a second), {'with' if clip.sound else 'no'} sound"
+            )
+        elif output.suffix:
+            pictures = find_pictures(content)
+            if len(pictures) > 1:
+                raise InputError(f"{output} is one picture; for {len(pictures)}, name a folder.")
+            save_image(applying.paint_picture(painter, pictures[0], size), output)
+        else:
+            pictures = find_pictures(content)
+            faults = applying.paint_pictures(painter, pictures, output, size=size)
+            for fault in faults:
+                print(f"workbench: {fault}", file=sys.stderr)
+            print(f"{len(pictures) - len(faults)} of {len(pictures)} pictures painted")
+    except KeyboardInterrupt:
+        _interrupted("Interrupted; the same command goes on.")
+    print(f"  {output}")
 
 
 @app.command()

@@ -22,7 +22,7 @@ from typing import Any
 from workbench import errors
 from workbench.errors import InputError, WorkbenchError
 from workbench.files import check_writable
-from workbench.settings import ClipSettings, Settings
+from workbench.settings import ClipSettings, Settings, TrainingSettings
 
 _INJECTED = "# Parameters"  # papermill's first line in the cell that it adds
 
@@ -195,6 +195,11 @@ def settings_from(parameters: Mapping[str, Any]) -> Settings:
 def clip_settings_from(parameters: Mapping[str, Any]) -> ClipSettings:
     """Likewise, the settings of a film."""
     return ClipSettings(**_fields(ClipSettings, parameters))
+
+
+def training_settings_from(parameters: Mapping[str, Any]) -> TrainingSettings:
+    """Likewise, the settings of a training."""
+    return TrainingSettings(**_fields(TrainingSettings, parameters))
 
 
 def _fields(kind: type, parameters: Mapping[str, Any]) -> dict[str, Any]:

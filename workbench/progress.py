@@ -70,10 +70,26 @@ def show_progress(iterates: Iterable[Iterate], title: str = "painting") -> Itera
             yield iterate
 
 
-def show_frames(frames: Iterable[T], total: int, title: str) -> Iterator[T]:
-    """Pass the frames of a film on and draw a progress bar, of text likewise."""
-    bar = tqdm(frames, title, total, unit="frame", file=sys.stdout, ncols=88, mininterval=0.2)
-    yield from bar
+def show_frames(
+    frames: Iterable[T], total: int, title: str, *, done: int = 0, unit: str = "frame"
+) -> Iterator[T]:
+    """Pass the frames of a film on and draw a progress bar, of text likewise.
+
+    Parameters
+    ----------
+    total
+        How many there are, with the `done` that come before these.
+    """
+    yield from tqdm(
+        frames,
+        title,
+        total,
+        initial=done,
+        unit=unit,
+        file=sys.stdout,
+        ncols=88,
+        mininterval=0.2,
+    )
 
 
 def keep_latest(

@@ -28,7 +28,7 @@ from workbench.files import atomic
 from workbench.images import Frame, fit, from_array, load_image, resize, to_array
 from workbench.settings import MAX_SIZE, MIN_SIZE
 
-_FORMATS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska"}
+FORMATS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska"}
 _EVERYWHERE = {"aac", "mp3", "ac3", "eac3", "alac"}
 _PCM = {"pcm_s16le", "pcm_s24le", "pcm_s32le", "pcm_f32le"}
 _COPIED = {  # sound that a film of that kind can carry; any other is encoded anew, as AAC
@@ -518,14 +518,8 @@ def write_film(
     first = next(frames, None)
     if first is None:
         raise InputError("a film needs at least one frame.")
-    kind = _FORMATS[path.suffix.lower()]
-    # (Bit-exact: without a random identity and the version of the library.)
-    options = {"fflags": "+bitexact"} | ({} if kind == "matroska" else {"movflags": "faststart"})
     count = 0
-    with atomic(path) as beside, _output_errors(path), ExitStack() as stack:
-        film = stack.enter_context(
-            av.open(str(beside.resolve()), "w", format=kind, container_options=options)
-        )
+    with _film(path) as film, ExitStack() as stack:
         video = _add_video(film, first.shape, rate, quality)
         sound_until = stack.enter_context(_add_sound(film, sound, path))
         reformatter = VideoReformatter()
@@ -542,11 +536,65 @@ def write_film(
     return count
 
 
+def join_films(
+    parts: Sequence[Path],
+    path: str | os.PathLike[str],
+    fps: Fraction | float,
+    *,
+    sound: Clip | Sound | None = None,
+) -> None:
+    """Put films behind each other, without encoding them anew, and add sound.
+
+    Parameters
+    ----------
+    parts
+        Written by `write_film` with one shape, rate and quality, and without sound.
+    path, fps, sound
+        As for `write_film`.
+
+    Raises
+    ------
+    InputError, OutputError
+        As `write_film`.
+    """
+    check_film(path)
+    path, rate = Path(path), _checked_rate(fps)
+    count = 0
+    with _film(path) as film, ExitStack() as stack:
+        first = stack.enter_context(_open(parts[0]))
+        video = film.add_stream_from_template(_video_stream(first, parts[0]))
+        sound_until = stack.enter_context(_add_sound(film, sound, path))
+        for part in parts:
+            begins = count / rate
+            with _open(part) as source:
+                for packet in _packets(source, _video_stream(source, part)):
+                    offset = _nearest(begins / packet.time_base)
+                    assert packet.pts is not None
+                    assert packet.dts is not None
+                    packet.pts, packet.dts = packet.pts + offset, packet.dts + offset
+                    packet.stream = video
+                    film.mux(packet)
+                    count += 1
+                    sound_until(count / rate)
+
+
+@contextmanager
+def _film(path: Path) -> Iterator[OutputContainer]:
+    """A file to put streams into, which gets its name when it is finished."""
+    kind = FORMATS[path.suffix.lower()]
+    # (Bit-exact: without a random identity and the version of the library.)
+    options = {"fflags": "+bitexact"} | ({} if kind == "matroska" else {"movflags": "faststart"})
+    with atomic(path) as beside, _output_errors(path):
+        name = str(beside.resolve())
+        with av.open(name, "w", format=kind, container_options=options) as film:
+            yield film
+
+
 def check_film(path: str | os.PathLike[str], *, quality: int = 18) -> None:
     """Raise `InputError` if `write_film` could not write to a file of that name or quality."""
     if not 0 <= quality <= 51:
         raise InputError(f"quality = {quality}: give 0 (best) to 51.")
-    if Path(path).suffix.lower() not in _FORMATS:
+    if Path(path).suffix.lower() not in FORMATS:
         raise InputError(f"{path}: the name of a film ends in .mp4, .mov or .mkv.")
 
 

@@ -473,17 +473,24 @@ def _identity(
         "temporal": {"blend"},
     }[clip_settings.mode]
     return {
-        "clip": _digest(clip.path),
-        "start": str(clip.start),
-        "stride": clip.stride,
-        "fps": str(clip.fps),
-        "frame size": f"{clip.shape[1]}x{clip.shape[0]}",
+        **clip_identity(clip),
         "style": [_picture_digest(style) for style in styles],
         **{name: value for name, value in settings.as_dict().items() if name != "size"},
         "init": init if init in ("content", "random") else _picture_digest(load_image(init)),
         **{name: value for name, value in knobs.items() if name not in unused},
         "weights": load_weights(settings.backbone).sha256,
         "workbench": workbench.__version__,
+    }
+
+
+def clip_identity(clip: Clip) -> dict[str, Any]:
+    """Everything that frames read from a clip depend on."""
+    return {
+        "clip": _digest(clip.path),
+        "start": str(clip.start),
+        "stride": clip.stride,
+        "fps": str(clip.fps),
+        "frame size": f"{clip.shape[1]}x{clip.shape[0]}",
     }
 
 

@@ -1,0 +1,208 @@
+"""Clips and pictures -> painted ones, by style models."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain, islice
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+import workbench
+from workbench.errors import InputError
+from workbench.fast.mixing import Choice
+from workbench.fast.models import StyleModel
+from workbench.files import claimed
+from workbench.images import Frame, from_array, resize_down, save_image, to_array
+from workbench.progress import show_frames
+from workbench.samples import load_picture
+from workbench.video.clips import Clip, check_film, join_films, read_frames, write_film
+from workbench.video.frames import check_same_run
+from workbench.video.modes import clip_identity
+from workbench.weights import digest
+
+PART = 100  # frames of a film between places where it can go on
+_GPU_BATCH = 8
+
+
+def paint_film(
+    clip: Clip,
+    models: Mapping[str, StyleModel],
+    output: str | os.PathLike[str],
+    *,
+    choices: Sequence[Choice] | None = None,
+    batch: int | None = None,
+    quality: int = 18,
+) -> int:
+    """Paint a clip with style models into a film with the clip's sound.
+
+    Frames are read, painted and written one after the other, so that memory does not grow with
+    the clip. Every hundred frames lie as a film of their own in a folder beside `output` until
+    all are done: stopped anywhere, the same call goes on there, with the same film.
+
+    Parameters
+    ----------
+    clip
+        From `clips.open_clip`.
+    models
+        By name, all on one device.
+    output
+        Ends in .mp4, .mov or .mkv.
+    choices
+        Which models paint each frame, from `mixing.choose_models`; None: the first, all.
+    batch
+        Frames that are painted at a time; what comes out is the same. None: 8 on a GPU, else 1.
+    quality
+        As for `clips.write_film`.
+
+    Returns
+    -------
+    int
+        Number of frames; fewer than `clip.frames` if the clip breaks off.
+
+    Raises
+    ------
+    InputError
+        If the clip cannot be read, or the folder belongs to another film.
+    OutputError
+        If the film cannot be written.
+    """
+    output = Path(output)
+    check_film(output, quality=quality)
+    if batch is not None and batch < 1:
+        raise InputError(f"batch = {batch}: give a number of frames from 1 on.")
+    first = next(iter(models))
+    choices = choices or [((first, 1.0),)] * clip.frames
+    batch = batch or (_GPU_BATCH if models[first].device.type == "cuda" else 1)
+    folder = output.with_suffix(".parts")
+    with claimed(folder):
+        check_same_run(folder, _identity(clip, models, choices, quality))
+        parts: list[Path] = []
+        done = 0
+        while done < clip.frames and (part := folder / f"{done:06d}.mp4").is_file():
+            parts.append(part)
+            done = min(done + PART, clip.frames)
+        painted = _paint_frames(read_frames(clip, done), models, choices[done:], batch)
+        shown = show_frames(painted, clip.frames, "painting", done=done)
+        for frame in shown:
+            part = folder / f"{done:06d}.mp4"
+            done += write_film(
+                chain([frame], islice(shown, PART - 1)), part, clip.fps, quality=quality
+            )
+            parts.append(part)
+        if not parts:
+            raise InputError(f"{clip.path}: no frame can be decoded; get the file again.")
+        join_films(parts, output, clip.fps, sound=clip)
+    shutil.rmtree(folder, ignore_errors=True)
+    return done
+
+
+def _paint_frames(
+    frames: Iterable[Frame],
+    models: Mapping[str, StyleModel],
+    choices: Sequence[Choice],
+    batch: int,
+) -> Iterator[Frame]:
+    """Frames painted as chosen, one after the other."""
+    pairs = zip(frames, choices, strict=False)
+    while window := list(islice(pairs, batch)):
+        pictures = torch.cat([from_array(frame) for frame, _ in window])
+        painted = torch.zeros_like(pictures)
+        shares = [dict(choice) for _, choice in window]
+        for name, model in models.items():
+            if numbers := [i for i, share in enumerate(shares) if share.get(name, 0) > 0]:
+                share = torch.tensor([shares[i][name] for i in numbers]).view(-1, 1, 1, 1)
+                painted[numbers] += share * model(pictures[numbers])
+        yield from map(to_array, painted.split(1))
+
+
+def _identity(
+    clip: Clip, models: Mapping[str, StyleModel], choices: Sequence[Choice], quality: int
+) -> dict[str, object]:
+    """Everything that the film depends on."""
+    model = next(iter(models.values()))
+    return {
+        **clip_identity(clip),
+        "models": {name: digest(each.network.state_dict()) for name, each in models.items()},
+        "choices": hashlib.sha256(json.dumps(choices).encode()).hexdigest(),
+        "quality": quality,
+        "precision": str(model.dtype).removeprefix("torch."),
+        "device": model.device.type,
+        "workbench": workbench.__version__,
+    }
+
+
+def paint_pictures(
+    model: StyleModel,
+    pictures: Sequence[str],
+    folder: str | os.PathLike[str],
+    *,
+    size: int | None = None,
+) -> list[str]:
+    """Paint pictures into a folder, `photo.jpg` into `photo.png`.
+
+    A picture that is there already, and is no older than its source, is kept: stopped anywhere,
+    the same call goes on.
+
+    Parameters
+    ----------
+    pictures
+        Files, or sample pictures by their names.
+    folder
+        For the pictures of one model and size.
+    size
+        Longest side in pixels, at most; None: as they are.
+
+    Returns
+    -------
+    list of str
+        A sentence about each picture that cannot be painted; the others are done.
+
+    Raises
+    ------
+    InputError
+        If the folder holds those of another model, or two pictures would have one name.
+    OutputError
+        If a picture cannot be written.
+    """
+    folder = Path(folder)
+    targets: dict[Path, str] = {}
+    for name in pictures:
+        target = folder / f"{Path(name.rpartition(':')[2]).stem}.png"
+        if target in targets:
+            raise InputError(
+                f"{targets[target]} and {name} would both become {target}; rename one."
+            )
+        targets[target] = name
+    faults = []
+    with claimed(folder):
+        identity = {"model": digest(model.network.state_dict()), "size": size}
+        check_same_run(folder, identity)
+        for target, name in show_frames(targets.items(), len(targets), "painting", unit="picture"):
+            source = Path(name)
+            if target.is_file() and (
+                not source.is_file() or source.stat().st_mtime <= target.stat().st_mtime
+            ):
+                continue
+            try:
+                save_image(paint_picture(model, name, size), target)
+            except InputError as error:
+                faults.append(str(error))
+    return faults
+
+
+def paint_picture(model: StyleModel, name: str, size: int | None = None) -> Tensor:
+    """Load a picture by its name and paint it; `(1, 3, H, W)`, float32, sRGB in [0, 1].
+
+    Parameters
+    ----------
+    size
+        Longest side in pixels, at most; None: as it is.
+    """
+    picture = load_picture(name)
+    return model(picture if size is None else resize_down(picture, size))
