@@ -145,6 +145,8 @@ def _read(path: Path) -> tuple[float, dict[str, Tensor]]:
             header = json.loads((file.metadata() or {}).get("workbench", "{}"))
             kind = header.get("kind")
             if kind == "style model" and header["format"] == FORMAT:
+                if not 0 < float(header["width"]) < 1000:
+                    raise ValueError("no width")
                 names = file.keys()
                 return float(header["width"]), {name: file.get_tensor(name) for name in names}
     except FileNotFoundError:

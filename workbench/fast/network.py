@@ -16,6 +16,9 @@ _SMALLEST = 16  # pixels; smaller sides are padded to it
 _HEAD_REACH = 8  # pixels beyond its place that the head sees, and those of quarter size
 _TAIL_REACH = 2  # beyond its place that the tail sees; both rounded up
 _EPSILON = 1e-5  # added to variances, as in the paper's program
+# A step of Adam moves every parameter by about as much. The last convolution sums up 81 places of
+# many channels, so that all colours would jump; its parameters count this much less.
+_STEADY = 0.1
 
 
 class TransformationNetwork(nn.Module):
@@ -48,6 +51,10 @@ class TransformationNetwork(nn.Module):
         )
         self.tail = _layers(_Layer(quarter, half, 3, grow=2), _Layer(half, full, 3, grow=2))
         self.paint = _Convolution(full, 3, 9)
+        self.bias = nn.Parameter(torch.zeros(3))  # of the colours
+        # A residual block begins as the identity, so that what it adds grows with what it learns.
+        for layer in self.residual[1::2]:
+            nn.init.zeros_(layer.scale)
 
     def forward(self, pictures: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """Paint pictures; each comes out the same whatever others are painted with it.
@@ -66,7 +73,7 @@ class TransformationNetwork(nn.Module):
             can be reached: 0.5 + tanh(x) * 150 / 255, as in the paper's program.
         """
         x = self._transform(_through(self.head, _prepare(pictures, dtype)))
-        return _finish(self.paint(_through(self.tail, x)), pictures)
+        return self._finish(self.paint(_through(self.tail, x)), pictures)
 
     def in_strips(self, picture: Tensor, rows: int, dtype: torch.dtype = torch.float32) -> Tensor:
         """Paint one picture in less memory and twice the time.
@@ -90,13 +97,19 @@ class TransformationNetwork(nn.Module):
         strips = _Strips(self._transform(x), rows // _SHRINK, _TAIL_REACH)
         known = strips.statistics(self.tail)
         painted = strips.map(lambda part: self.paint(_through(self.tail, part, known)))
-        return _finish(torch.cat(list(painted), dim=2), picture)
+        return self._finish(torch.cat(list(painted), dim=2), picture)
 
     def _transform(self, x: Tensor) -> Tensor:
         """The residual blocks, at a quarter of the size."""
         for first, second in zip(self.residual[::2], self.residual[1::2], strict=True):
             x = x + second.normalize(second.convolve(_through([first], x)))
         return x
+
+    def _finish(self, x: Tensor, pictures: Tensor) -> Tensor:
+        """Colours of what `paint` gives, without what `_prepare` padded."""
+        height, width = pictures.shape[-2:]
+        colours = torch.tanh(_STEADY * x.float() + self.bias.view(3, 1, 1))
+        return (0.5 + colours * (150 / 255))[..., :height, :width].contiguous()
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,7 +129,6 @@ class _Convolution(nn.Module):
         super().__init__()
         self.stride, self.grow = stride, grow
         self.weight = nn.Parameter(torch.empty(outputs, inputs, side, side))
-        self.bias = nn.Parameter(torch.zeros(outputs))
         nn.init.kaiming_normal_(self.weight, nonlinearity="relu")
 
     def forward(self, x: Tensor) -> Tensor:
@@ -125,7 +137,7 @@ class _Convolution(nn.Module):
         padding = (self.weight.shape[-1] // 2,) * 4
         weight = self.weight.to(x.dtype, memory_format=torch.channels_last)
         x = F.pad(x, padding, mode="reflect")
-        return F.conv2d(x, weight, self.bias.to(x.dtype), self.stride)
+        return F.conv2d(x, weight, stride=self.stride)
 
 
 class _Layer(nn.Module):
@@ -175,12 +187,6 @@ def _prepare(pictures: Tensor, dtype: torch.dtype) -> Tensor:
     down, right = (_SHRINK * -(-max(side, _SMALLEST) // _SHRINK) for side in (height, width))
     x = F.pad(2 * pictures - 1, (0, right - width, 0, down - height), mode="replicate")
     return x.to(dtype).contiguous(memory_format=torch.channels_last)
-
-
-def _finish(x: Tensor, pictures: Tensor) -> Tensor:
-    height, width = pictures.shape[-2:]
-    painted = 0.5 + torch.tanh(x.float()) * (150 / 255)
-    return painted[..., :height, :width].contiguous()
 
 
 @dataclass(frozen=True, eq=False)

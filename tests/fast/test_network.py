@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from workbench.fast.network import TransformationNetwork
+
+
+@pytest.fixture
+def network() -> TransformationNetwork:
+    torch.manual_seed(0)
+    network = TransformationNetwork(0.25).requires_grad_(False)
+    for name, parameter in network.named_parameters():  # as after some training
+        if name.endswith(("scale", "shift", "bias")):
+            parameter.copy_(1 + 0.2 * torch.randn_like(parameter))
+    torch.nn.init.normal_(network.paint.weight, std=1.0)
+    return network
+
+
+def picture(height: int, width: int, seed: int = 0, count: int = 1) -> Tensor:
+    return torch.rand(count, 3, height, width, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (33, 70), (1, 1), (5, 200), (17, 16)])
+def test_a_picture_keeps_its_size_whatever_that_is(
+    network: TransformationNetwork, shape: tuple[int, int]
+) -> None:
+    painted = network(picture(*shape))
+    assert painted.shape == (1, 3, *shape)
+    assert painted.dtype == torch.float32
+    assert painted.isfinite().all()
+
+
+def test_black_and_white_can_be_reached_and_not_much_more(network: TransformationNetwork) -> None:
+    painted = network(picture(64, 64))
+    assert painted.min() >= 0.5 - 150 / 255 - 1e-6
+    assert painted.max() <= 0.5 + 150 / 255 + 1e-6
+    with torch.no_grad():
+        network.bias.fill_(1000.0)
+    assert network(picture(64, 64)).min() > 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_picture_comes_out_the_same_whatever_is_painted_with_it(
+    network: TransformationNetwork, dtype: torch.dtype
+) -> None:
+    batch = picture(48, 64, count=5)
+    together = network(batch, dtype)
+    alone = torch.cat([network(each, dtype) for each in batch.split(1)])
+    pair = network(batch[1:3], dtype)
+    assert torch.equal(together, alone)
+    assert torch.equal(together[1:3], pair)
+
+
+@pytest.mark.parametrize("rows", [16, 24, 64, 400])
+@pytest.mark.parametrize("shape", [(130, 60), (64, 64), (97, 33)])
+def test_strips_leave_no_seam(
+    network: TransformationNetwork, rows: int, shape: tuple[int, int]
+) -> None:
+    image = picture(*shape, seed=1)
+    whole = network(image)
+    strips = network.in_strips(image, rows)
+    assert strips.shape == whole.shape
+    assert (strips - whole).abs().max() < 1e-4
+
+
+def test_instance_normalisation_takes_out_contrast(network: TransformationNetwork) -> None:
+    image = picture(64, 64)
+    faint = 0.5 + 0.3 * (image - 0.5)
+    with torch.no_grad():
+        head = network.head[0]
+        one = head.normalize(head.convolve(image * 2 - 1))
+        other = head.normalize(head.convolve(faint * 2 - 1))
+    assert torch.allclose(one, other, atol=0.02)
+
+
+def test_every_channel_gets_the_learned_mean_and_spread(network: TransformationNetwork) -> None:
+    layer = network.head[0]
+    normalized = layer.normalize(layer.convolve(picture(40, 40, count=2)))
+    for each in normalized:
+        assert torch.allclose(each.mean((1, 2)), layer.shift, atol=1e-3)
+        assert torch.allclose(each.std((1, 2), correction=0), layer.scale.abs(), atol=1e-2)
+
+
+def test_width_is_a_factor_on_channels() -> None:
+    assert [layer.convolve.weight.shape[0] for layer in TransformationNetwork(1.0).head] == [
+        32,
+        64,
+        128,
+    ]
+    assert [layer.convolve.weight.shape[0] for layer in TransformationNetwork(0.5).head] == [
+        16,
+        32,
+        64,
+    ]
+
+
+def test_every_parameter_learns() -> None:
+    network = TransformationNetwork(0.25)
+    for layer in network.residual:
+        torch.nn.init.ones_(layer.scale)
+    network(picture(32, 32, count=2)).square().sum().backward()
+    for name, parameter in network.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().max() > 0, name

@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from workbench.errors import InputError
+from workbench.fast import pictures
+from workbench.fast.pictures import draw_batch, open_pictures
+from workbench.images import from_array, save_image
+from workbench.samples import clip
+from workbench.video.clips import write_film
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Six pictures of different sizes, one of them below another folder."""
+    for i in range(6):
+        shape = (90 + 4 * i, 140 - 8 * i)
+        image = torch.rand(1, 3, *shape, generator=torch.Generator().manual_seed(i))
+        save_image(image, tmp_path / "set" / ("deep/" if i == 5 else "") / f"{i}.png")
+    return tmp_path / "set"
+
+
+def opened(*names: object, size: int = 100, crop: int = 64, folder: Path) -> pictures.Pictures:
+    return open_pictures([str(n) for n in names], size, crop, folder=folder, say=lambda _: None)
+
+
+def test_a_folder_is_searched_with_all_below(folder: Path) -> None:
+    found = opened(folder, folder=folder)
+    assert [Path(name).stem for name in found.names] == ["0", "1", "2", "3", "4", "5"]
+
+
+def test_pictures_are_shrunk_to_the_size_but_not_below_a_crop(folder: Path) -> None:
+    found = opened(folder, size=100, crop=64, folder=folder)
+    for number in range(6):
+        frame = found.read(number)
+        assert frame is not None
+        assert max(frame.shape[:2]) == 100
+    found = opened(folder, size=100, crop=96, folder=folder)
+    for number in range(6):
+        sides = found.kept(number).shape[:2]
+        assert min(sides) == 96 or (min(sides) > 96 and max(sides) == 100)
+
+
+def test_frames_of_a_clip_are_taken_all_over_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    film = clip()
+    write_film(film.frames[:20], tmp_path / "clip.mp4", 25)
+    monkeypatch.setattr(pictures, "KEPT", 7)
+    found = opened(tmp_path / "clip.mp4", size=320, folder=tmp_path)
+    assert [name.rpartition(" ")[2] for name in found.names] == [str(n) for n in range(0, 20, 3)]
+    difference = found.kept(1).astype(float) - film.frames[3]
+    assert np.abs(difference).mean() < 4
+
+
+def test_sample_photographs_can_be_learned_on(tmp_path: Path) -> None:
+    found = opened("sample:photographs", size=200, folder=tmp_path)
+    assert len(found) == 5
+    assert all(found.read(n) is not None for n in range(5))
+
+
+def test_broken_and_small_pictures_are_named_and_left_out(folder: Path) -> None:
+    (folder / "0.png").write_bytes((folder / "0.png").read_bytes()[:200])
+    save_image(torch.rand(1, 3, 20, 500), folder / "1.png")
+    said: list[str] = []
+    found = open_pictures([str(folder)], 100, 64, folder=folder, say=said.append)
+    held_out = found.held_out()
+    assert found.read(0) is None
+    assert found.read(1) is None
+    assert found.read(0) is None
+    assert len(said) == 2  # each is told once
+    assert any("0.png is damaged" in text for text in said)
+    assert any("1.png is 500x20 pixels; crops of 64 need" in text for text in said)
+    assert list(found.skipped.values()) == [text.removeprefix("Left out: ") for text in said]
+    allowed = [n for n in range(6) if n not in held_out]
+    assert draw_batch(found, allowed, 8, [0], pairs=False).pictures.shape == (8, 3, 64, 64)
+
+
+def test_too_few_pictures(folder: Path) -> None:
+    with pytest.raises(InputError, match=r"1 of 1 training pictures .* at least 2"):
+        opened(folder / "0.png", folder=folder).held_out()
+    for name in ("1", "2", "3", "4", "deep/5"):
+        (folder / f"{name}.png").write_text("no picture")
+    with pytest.raises(InputError, match=r"1 of 6 training pictures"):
+        opened(folder, folder=folder).held_out()
+
+
+def test_a_folder_without_pictures(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="without pictures"):
+        opened(tmp_path, folder=tmp_path)
+
+
+def test_something_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"none\.mp4"):
+        opened(tmp_path / "none.mp4", folder=tmp_path)
+
+
+def test_held_out_pictures_lie_all_over(tmp_path: Path) -> None:
+    film = clip()
+    write_film(film.frames[:40], tmp_path / "clip.mp4", 25)
+    assert opened(tmp_path / "clip.mp4", folder=tmp_path).held_out() == [5, 15, 25, 35]
+
+
+def test_memory_is_bounded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pictures, "KEPT", 2)
+    found = opened(folder, folder=folder)
+    for number in range(6):
+        found.read(number)
+    assert len(found._kept) == 2
+
+
+def test_a_seed_draws_the_same_batch_whatever_came_before(folder: Path) -> None:
+    found = opened(folder, folder=folder)
+    first = draw_batch(found, range(6), 4, [0, 7], pairs=True)
+    draw_batch(found, range(6), 4, [0, 8], pairs=True)
+    again = draw_batch(found, range(6), 4, [0, 7], pairs=True)
+    other = draw_batch(found, range(6), 4, [1, 7], pairs=True)
+    assert torch.equal(first.pictures, again.pictures)
+    assert not torch.equal(first.pictures, other.pictures)
+
+
+def test_crops_are_parts_of_the_pictures_and_only_of_those_allowed(folder: Path) -> None:
+    found = opened(folder, folder=folder)
+    allowed = from_array(found.kept(2))
+    mirrored = 0
+    for each in draw_batch(found, [2], 12, [0], pairs=False).pictures.split(1):
+        places = [contains(allowed, each), contains(allowed.flip(3), each)]
+        assert sum(places) == 1
+        mirrored += places[1]
+    assert 2 <= mirrored <= 10
+
+
+def contains(picture: Tensor, crop: Tensor) -> bool:
+    windows = picture.unfold(2, 64, 1).unfold(3, 64, 1)
+    return bool((windows - crop[:, :, None, None]).abs().amax((1, 4, 5)).min() < 1e-6)
+
+
+def test_a_companion_is_its_picture_moved(folder: Path) -> None:
+    film = clip()  # smoother than noise
+    write_film(film.frames[:4], folder / "clip.mp4", 25)
+    found = opened(folder / "clip.mp4", size=320, crop=128, folder=folder)
+    batch = draw_batch(found, [0], 6, [3], pairs=True)
+    assert len(batch.motions) == 3
+    for picture, moved, motion in zip(
+        batch.pictures[:3].split(1), batch.pictures[3:].split(1), batch.motions, strict=True
+    ):
+        apart = (motion.visible * (motion.warp(picture) - moved)).square().mean()
+        unmoved = (motion.visible * (picture - moved)).square().mean()
+        assert apart < 0.04**2  # the noise
+        assert apart < unmoved
+        assert 0.6 < motion.visible.mean() <= 1
+        assert motion.flow.abs().max() > 1

@@ -1,0 +1,364 @@
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from statistics import fmean
+
+import pytest
+import torch
+from torch import Tensor
+
+from workbench import measure
+from workbench.errors import InputError, TrainingError
+from workbench.fast import training as module
+from workbench.fast.models import Checkpoint, StyleModel, label_checkpoint, read_folder
+from workbench.fast.training import TrainingIterate, finish_training, show_training, train
+from workbench.images import from_array, load_image, resize, save_image, to_array
+from workbench.losses import Losses
+from workbench.runs import check_result
+from workbench.settings import Settings, TrainingSettings
+
+QUICK = TrainingSettings(width=0.25, crop=64, batch=2, training_steps=7, checkpoint_every=3)
+
+
+@pytest.fixture
+def small(tiny: Settings) -> Settings:
+    return replace(tiny, size=72)
+
+
+@pytest.fixture
+def on(tmp_path: Path, photo: Tensor) -> list[str]:
+    """Three smooth pictures."""
+    for i in range(3):
+        save_image(photo.roll(9 * i, 3) ** (1 + 0.4 * i), tmp_path / "on" / f"{i}.png")
+    return [str(tmp_path / "on")]
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.glob("step-*[gs]")}
+
+
+def test_training_brings_the_losses_down(
+    small: Settings, painting: Tensor, on: list[str], tmp_path: Path
+) -> None:
+    longer = replace(QUICK, training_steps=60, checkpoint_every=20)
+    for _ in train([painting], on, tmp_path / "m", settings=small, training=longer):
+        pass
+    model = read_folder(tmp_path / "m")
+    totals = [each.held_out["total"] for each in model.checkpoints]
+    assert [each.step for each in model.checkpoints] == [20, 40, 60]
+    assert totals[2] < 0.7 * totals[0]
+
+
+def test_a_checkpoint_has_a_preview_and_figures_that_measure_confirms(
+    small: Settings, painting: Tensor, on: list[str], tmp_path: Path
+) -> None:
+    last = [*train([painting], on, tmp_path / "m", settings=small, training=QUICK)][-1]
+    assert last.checkpoint is not None
+    assert last.preview is not None
+    assert last.step == 7
+    names = {path.name for path in (tmp_path / "m").iterdir()}
+    for step in (3, 6, 7):
+        assert {f"step-00000{step}.{kind}" for kind in ("safetensors", "png", "json")} <= names
+    assert {"model.json", "training.safetensors"} <= names
+    shown = load_image(tmp_path / "m" / "step-000007.png")
+    assert (shown - last.preview).abs().max() <= 0.5001 / 255
+    # One of three pictures is held out: the one in the middle.
+    # From 80x60 it is shrunk to 72x54, and enlarged again to the side of a crop, 64.
+    picture = from_array(to_array(resize(load_image(Path(on[0]) / "1.png"), (64, 85))))
+    model = StyleModel.load(f"{tmp_path / 'm'}@7", device="cpu", precision="float32")
+    losses = measure(model(picture), picture, [painting], replace(small, size=85))
+    assert last.checkpoint.held_out["content"] == pytest.approx(losses.content_total, rel=1e-4)
+    assert last.checkpoint.held_out["tv"] == pytest.approx(losses.tv, rel=1e-4)
+    figures = json.loads((tmp_path / "m" / "step-000007.json").read_text())
+    assert figures["held_out"] == last.checkpoint.held_out
+
+
+@pytest.mark.parametrize("temporal_weight", [0.0, 100.0])
+@pytest.mark.parametrize("stops", [[1], [3, 4], [6], [2, 5]])
+def test_a_resumed_training_equals_an_unbroken_one(
+    small: Settings,
+    painting: Tensor,
+    on: list[str],
+    tmp_path: Path,
+    temporal_weight: float,
+    stops: list[int],
+) -> None:
+    training = replace(QUICK, temporal_weight=temporal_weight)
+
+    def run(folder: Path, stop: int | None = None) -> Iterator[TrainingIterate]:
+        for iterate in train([painting], on, folder, settings=small, training=training):
+            yield iterate
+            if iterate.step == stop:
+                return
+
+    whole = [each.losses for each in run(tmp_path / "whole") if each.checkpoint is None]
+    parts = []
+    for stop in (*stops, None):
+        parts += [each for each in run(tmp_path / "parts", stop) if each.checkpoint is None]
+    assert [each.losses for each in parts] == whole
+    assert files(tmp_path / "parts") == files(tmp_path / "whole")
+    for each in read_folder(tmp_path / "parts").checkpoints:
+        since = whole[each.step - (each.step % 3 or 3) : each.step]
+        expected = fmean(losses.total for losses in since if losses is not None)
+        assert each.training["total"] == pytest.approx(expected)
+
+
+def test_a_killed_training_goes_on_at_its_last_checkpoint(
+    small: Settings, painting: Tensor, on: list[str], tmp_path: Path
+) -> None:
+    for _ in train([painting], on, tmp_path / "whole", settings=small, training=QUICK):
+        pass
+    kept = tmp_path / "kept"
+    for iterate in train([painting], on, tmp_path / "m", settings=small, training=QUICK):
+        if iterate.step == 3 and iterate.checkpoint:
+            kept.write_bytes((tmp_path / "m" / "training.safetensors").read_bytes())
+        if iterate.step == 5:
+            break
+    # As a kill would have left it: the state of step 3, and no word of it in model.json.
+    (tmp_path / "m" / "training.safetensors").write_bytes(kept.read_bytes())
+    (tmp_path / "m" / "model.json").unlink()
+    steps = [
+        each.step for each in train([painting], on, tmp_path / "m", settings=small, training=QUICK)
+    ]
+    assert steps[0] == 4
+    assert files(tmp_path / "m") == files(tmp_path / "whole")
+
+
+def test_the_same_seed_gives_the_same_model_and_another_one_another(
+    small: Settings, painting: Tensor, on: list[str], tmp_path: Path
+) -> None:
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        settings = replace(small, seed=seed)
+        for _ in train([painting], on, tmp_path / name, settings=settings, training=QUICK):
+            pass
+    assert files(tmp_path / "a") == files(tmp_path / "b")
+    assert files(tmp_path / "a") != files(tmp_path / "c")
+
+
+def test_training_can_be_extended_and_keeps_its_labels(
+    small: Settings, painting: Tensor, on: list[str], tmp_path: Path
+) -> None:
+    def run(steps: int) -> list[int]:
+        training = replace(QUICK, training_steps=steps)
+        iterates = train([painting], on, tmp_path / "m", settings=small, training=training)
+        return [each.step for each in iterates if each.checkpoint is None]
+
+    assert run(3) == [1, 2, 3]
+    label_checkpoint(tmp_path / "m", 3, "weird")
+    assert run(3) == []
+    assert run(6) == [4, 5, 6]
+    model = read_folder(tmp_path / "m")
+    assert [each.step for each in model.checkpoints] == [3, 6]
+    assert model.labels == {"weird": 3}
+
+
+def test_another_training_is_refused(
+    small: Settings, painting: Tensor, on: list[str], tmp_path: Path
+) -> None:
+    for _ in train([painting], on, tmp_path / "m", settings=small, training=QUICK):
+        pass
+
+    def again(style: Tensor = painting, **changes: float) -> None:
+        own = {k: v for k, v in changes.items() if k == "style_weight"}
+        others = {k: v for k, v in changes.items() if k not in own}
+        settings, training = replace(small, **own), replace(QUICK, **others)  # type: ignore[arg-type]
+        next(train([style], on, tmp_path / "m", settings=settings, training=training))
+
+    with pytest.raises(InputError, match=r"another training \(style_weight was 100.0, is 30.0\)"):
+        again(style_weight=30.0)
+    with pytest.raises(InputError, match=r"width was 0.25, is 0.5"):
+        again(width=0.5)
+    with pytest.raises(InputError, match=r"style picture 1 is another one"):
+        again(painting.flip(2))
+    before = files(tmp_path / "m")
+    (tmp_path / "m" / "training.safetensors").write_bytes(b"damaged")
+    with pytest.raises(InputError, match=r"training\.safetensors is damaged"):
+        again()
+    (tmp_path / "m" / "training.safetensors").unlink()
+    with pytest.raises(InputError, match=r"holds a model, but training\.safetensors"):
+        again()
+    assert files(tmp_path / "m") == before
+
+
+def test_training_ends_in_time(
+    small: Settings, painting: Tensor, on: list[str], tmp_path: Path
+) -> None:
+    training = replace(QUICK, minutes=1e-6)  # a step takes longer
+    iterates = [*train([painting], on, tmp_path / "m", settings=small, training=training)]
+    assert [(each.step, each.checkpoint is None) for each in iterates] == [(1, True), (1, False)]
+
+
+@pytest.mark.parametrize(
+    ("totals", "since"),
+    [([], 0), ([5.0], 0), ([5, 4.99], 1), ([5, 4], 0), ([5, 4, 4.5, 3.99], 2), ([5, 6, 4.9], 0)],
+)
+def test_how_long_there_was_no_progress(totals: list[float], since: int) -> None:
+    checkpoints = [Checkpoint(i, {"total": total}, {}, 0.0) for i, total in enumerate(totals)]
+    assert module._stalled(checkpoints) == since
+
+
+def test_training_stops_when_the_held_out_loss_no_longer_falls(
+    small: Settings,
+    painting: Tensor,
+    on: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    take_step = module._Learner.take_step
+
+    def take_no_step(self: module._Learner, losses: Losses) -> None:
+        take_step(self, losses)
+        for parameter in self.average.parameters():
+            parameter.zero_()
+
+    monkeypatch.setattr(module._Learner, "take_step", take_no_step)
+    training = replace(QUICK, training_steps=90, checkpoint_every=1, patience=4)
+    iterates = [*train([painting], on, tmp_path / "m", settings=small, training=training)]
+    assert iterates[-1].step == 5  # the first checkpoint, and four without progress
+
+
+def explode(monkeypatch: pytest.MonkeyPatch, steps: list[int], times: int) -> list[float]:
+    """Make losses at some steps infinite, so often; lists the rates that were in force then."""
+    look, rates = module._Lessons.look, []
+
+    def looked(self: module._Lessons, learner: module._Learner, batch: object) -> Losses:
+        losses = look(self, learner, batch)  # type: ignore[arg-type]
+        if learner.step in steps and len(rates) < times:
+            rates.append(learner.optimizer.param_groups[0]["lr"])
+            return replace(losses, total=math.nan)
+        return losses
+
+    monkeypatch.setattr(module._Lessons, "look", looked)
+    return rates
+
+
+def test_an_explosion_goes_back_to_the_last_checkpoint_with_a_lower_rate(
+    small: Settings,
+    painting: Tensor,
+    on: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rates = explode(monkeypatch, [4], times=2)
+    iterates = train([painting], on, tmp_path / "m", settings=small, training=QUICK)
+    steps = [each.step for each in iterates if each.checkpoint is None]
+    assert steps == [1, 2, 3, 4, 4, 4, 5, 6, 7]
+    assert rates == [1e-3, 5e-4]
+    assert read_folder(tmp_path / "m").checkpoints[-1].step == 7
+
+
+def test_an_explosion_before_the_first_checkpoint_begins_anew(
+    small: Settings,
+    painting: Tensor,
+    on: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    explode(monkeypatch, [1], times=1)
+    iterates = train([painting], on, tmp_path / "m", settings=small, training=QUICK)
+    assert [each.step for each in iterates if each.checkpoint is None] == [1, *range(1, 8)]
+
+
+def test_a_training_that_keeps_exploding_says_so_and_keeps_its_checkpoints(
+    small: Settings,
+    painting: Tensor,
+    on: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    explode(monkeypatch, [5], times=99)
+    with pytest.raises(TrainingError, match=r"exploded 5 times, the last time at step 6; lower"):
+        for _ in train([painting], on, tmp_path / "m", settings=small, training=QUICK):
+            pass
+    assert read_folder(tmp_path / "m").best.step == 3
+    assert StyleModel.load(tmp_path / "m").network is not None
+
+
+def test_parameters_that_are_not_finite_never_become_a_checkpoint(
+    small: Settings,
+    painting: Tensor,
+    on: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    take_step = module._Learner.take_step
+    spoiled = []
+
+    def taken(self: module._Learner, losses: Losses) -> None:
+        take_step(self, losses)
+        if self.step == 6 and not spoiled:
+            spoiled.append(self.step)
+            with torch.no_grad():
+                self.network.paint.weight[0, 0, 0, 0] = math.inf
+
+    monkeypatch.setattr(module._Learner, "take_step", taken)
+    iterates = train([painting], on, tmp_path / "m", settings=small, training=QUICK)
+    steps = [each.step for each in iterates if each.checkpoint is None]
+    assert steps == [1, 2, 3, 4, 5, 6, 4, 5, 6, 7]
+    for path in (tmp_path / "m").glob("step-*.safetensors"):
+        StyleModel.load(path)
+
+
+def test_the_temporal_loss_is_that_of_the_companions(
+    small: Settings, painting: Tensor, on: list[str], tmp_path: Path
+) -> None:
+    found = []
+    for weight in (100.0, 200.0):
+        training = replace(QUICK, temporal_weight=weight)
+        folder = tmp_path / f"{weight}"
+        first = next(train([painting], on, folder, settings=small, training=training))
+        assert first.losses is not None
+        found.append(first.losses.temporal)
+    assert found[0] > 0
+    assert found[1] == pytest.approx(2 * found[0], rel=1e-3)
+    with pytest.raises(InputError, match=r"batch = 3: .* pairs"):
+        replace(QUICK, temporal_weight=1.0, batch=3)
+
+
+def test_the_random_state_of_others_is_not_touched(
+    small: Settings, painting: Tensor, on: list[str], tmp_path: Path
+) -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    next(train([painting], on, tmp_path / "m", settings=small, training=QUICK))
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_a_folder_is_used_by_one_training_at_a_time(
+    small: Settings, painting: Tensor, on: list[str], tmp_path: Path
+) -> None:
+    first = train([painting], on, tmp_path / "m", settings=small, training=QUICK)
+    next(first)
+    with pytest.raises(InputError, match="another run"):
+        next(train([painting], on, tmp_path / "m", settings=small, training=QUICK))
+
+
+def test_what_a_finished_training_shows(
+    small: Settings,
+    painting: Tensor,
+    on: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    iterates = train(
+        [painting], on, tmp_path / "m", settings=small, training=QUICK, style_names=["ink.png"]
+    )
+    for _ in show_training(iterates):
+        pass
+    label_checkpoint(tmp_path / "m", 3, "less good")
+    result = finish_training(tmp_path / "m")
+    assert check_result(tmp_path / "m") == result
+    assert set(result.outputs) == {"model", "preview", "gif", "previews", "losses"}
+    assert result.figures["steps"] == 7
+    assert result.settings["style"] == ["ink.png"]
+    assert result.settings["training_steps"] == 7
+    assert "held-out" in capsys.readouterr().out
+    axes = module.plot_training(read_folder(tmp_path / "m")).axes[0]
+    lines = {line.get_label(): line.get_xydata() for line in axes.lines}
+    assert lines["total"][:, 0].tolist() == [3, 6, 7]
+    assert [text.get_text().strip() for text in axes.texts] == ["less good"]
