@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from workbench import video
+    from workbench import fast, video
     from workbench.errors import WorkbenchError
     from workbench.images import load_image, save_image
     from workbench.optimize import Iterate, measure, optimize, stylize
@@ -42,6 +42,7 @@ __all__ = [
     "Recorder",
     "Settings",
     "WorkbenchError",
+    "fast",
     "load_image",
     "measure",
     "optimize",
@@ -54,8 +55,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(importlib.import_module(f"workbench.{_HOMES[name]}"), name)
-    if name == "video":
-        return importlib.import_module("workbench.video")
+    if name in ("fast", "video"):
+        return importlib.import_module(f"workbench.{name}")
     raise AttributeError(f"module 'workbench' has no attribute {name!r}")
 
 

@@ -767,7 +767,7 @@ def apply(
     """
     from workbench.fast import applying
     from workbench.fast.models import StyleModel
-    from workbench.images import save_image
+    from workbench.images import check_picture_suffix, save_image
     from workbench.samples import find_clip, find_pictures
     from workbench.video import clips
 
@@ -794,6 +794,7 @@ def apply(
                 f" ({frames / seconds:.1f} a second), {'with' if clip.sound else 'no'} sound"
             )
         elif output.suffix:
+            check_picture_suffix(output)
             pictures = find_pictures(content)
             if len(pictures) > 1:
                 raise InputError(f"{output} is one picture; for {len(pictures)}, name a folder.")
@@ -803,7 +804,10 @@ def apply(
             faults = applying.paint_pictures(painter, pictures, output, size=size)
             for fault in faults:
                 print(f"workbench: {fault}", file=sys.stderr)
-            print(f"{len(pictures) - len(faults)} of {len(pictures)} pictures painted")
+            print(f"{len(pictures) - len(faults)} of {len(pictures)} pictures painted: {output}")
+            if faults:
+                raise typer.Exit(1)
+            return
     except KeyboardInterrupt:
         _interrupted("Interrupted; the same command goes on.")
     print(f"  {output}")

@@ -21,7 +21,14 @@ from workbench.files import claimed
 from workbench.images import Frame, from_array, resize_down, save_image, to_array
 from workbench.progress import show_frames
 from workbench.samples import load_picture
-from workbench.video.clips import Clip, check_film, join_films, read_frames, write_film
+from workbench.video.clips import (
+    Clip,
+    check_film,
+    join_films,
+    open_clip,
+    read_frames,
+    write_film,
+)
 from workbench.video.frames import check_same_run
 from workbench.video.modes import clip_identity
 from workbench.weights import digest
@@ -82,24 +89,29 @@ def paint_film(
     folder = output.with_suffix(".parts")
     with claimed(folder):
         check_same_run(folder, _identity(clip, models, choices, quality))
-        parts: list[Path] = []
-        done = 0
-        while done < clip.frames and (part := folder / f"{done:06d}.mp4").is_file():
-            parts.append(part)
-            done = min(done + PART, clip.frames)
-        painted = _paint_frames(read_frames(clip, done), models, choices[done:], batch)
-        shown = show_frames(painted, clip.frames, "painting", done=done)
-        for frame in shown:
-            part = folder / f"{done:06d}.mp4"
-            done += write_film(
-                chain([frame], islice(shown, PART - 1)), part, clip.fps, quality=quality
-            )
-            parts.append(part)
+        parts = _finished_parts(folder)
+        done = sum(parts.values())
+        if done % PART == 0:  # else the clip has ended
+            painted = _paint_frames(read_frames(clip, done), models, choices[done:], batch)
+            shown = show_frames(painted, clip.frames, "painting", done=done)
+            for frame in shown:
+                part = folder / f"{done:06d}.mp4"
+                some = chain([frame], islice(shown, PART - 1))
+                parts[part] = write_film(some, part, clip.fps, quality=quality)
+                done += parts[part]
         if not parts:
             raise InputError(f"{clip.path}: no frame can be decoded; get the file again.")
-        join_films(parts, output, clip.fps, sound=clip)
+        join_films(list(parts), output, clip.fps, sound=clip)
     shutil.rmtree(folder, ignore_errors=True)
     return done
+
+
+def _finished_parts(folder: Path) -> dict[Path, int]:
+    """Films of up to `PART` frames from the first on -> how many they have."""
+    parts: dict[Path, int] = {}
+    while (part := folder / f"{sum(parts.values()):06d}.mp4").is_file():
+        parts[part] = open_clip(part).frames
+    return parts
 
 
 def _paint_frames(

@@ -1,0 +1,251 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from workbench.errors import InputError
+from workbench.fast import applying
+from workbench.fast.applying import paint_film, paint_picture, paint_pictures
+from workbench.fast.models import StyleModel
+from workbench.fast.network import TransformationNetwork
+from workbench.images import Frame, load_image, save_image
+from workbench.samples import clip
+from workbench.video.clips import Clip, open_clip, read_frames, write_film
+
+
+def painter(seed: int, colour: float = 0.0) -> StyleModel:
+    """A model that nobody trained; larger colours are lighter."""
+    torch.manual_seed(seed)
+    network = TransformationNetwork(0.25).requires_grad_(False)
+    network.bias.fill_(colour)
+    return StyleModel(network, torch.device("cpu"), torch.float32)
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Clip:
+    """Ten frames with sound."""
+    film = clip()
+    write_film(film.frames[:10], tmp_path / "clip.mp4", film.fps, sound=film.sound)
+    return open_clip(tmp_path / "clip.mp4", size=96)
+
+
+@pytest.fixture(autouse=True)
+def short_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(applying, "PART", 4)
+
+
+def frames(path: Path) -> list[Frame]:
+    return list(read_frames(open_clip(path)))
+
+
+def test_a_film_has_the_clips_frames_rate_shape_and_sound(source: Clip, tmp_path: Path) -> None:
+    model = painter(0)
+    assert paint_film(source, {"ink": model}, tmp_path / "film.mp4", quality=1) == 10
+    film = open_clip(tmp_path / "film.mp4")
+    assert (film.frames, film.fps, film.shape, film.sound) == (10, 25, source.shape, True)
+    painted = frames(tmp_path / "film.mp4")
+    assert len(painted) == 10
+    for shown, frame in zip(painted, read_frames(source), strict=True):
+        expected = model(applying.from_array(frame))
+        assert np.abs(shown - applying.to_array(expected).astype(float)).mean() < 6  # of chroma
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["clip.mp4", "film.mp4"]
+
+
+@pytest.mark.parametrize("suffix", [".mov", ".mkv"])
+def test_other_containers(source: Clip, tmp_path: Path, suffix: str) -> None:
+    output = tmp_path / f"film{suffix}"
+    assert paint_film(source, {"ink": painter(0)}, output) == 10
+    assert (len(frames(output)), open_clip(output).sound) == (10, True)
+
+
+def test_the_batch_does_not_change_the_film(source: Clip, tmp_path: Path) -> None:
+    for batch in (1, 3, 8, 100):
+        paint_film(source, {"ink": painter(0)}, tmp_path / f"{batch}.mp4", batch=batch)
+    films = {(tmp_path / f"{batch}.mp4").read_bytes() for batch in (1, 3, 8, 100)}
+    assert len(films) == 1
+
+
+class Stop(Exception):
+    """In place of a kill."""
+
+
+def stop_after(count: int) -> Callable[..., list[Frame]]:
+    paint = applying._paint_frames
+
+    def stopped(*args: object) -> object:
+        for number, frame in enumerate(paint(*args)):  # type: ignore[arg-type]
+            if number == count:
+                raise Stop
+            yield frame
+
+    return stopped  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("stops", [[2], [4], [5, 3], [9], [4, 4]])
+def test_a_stopped_film_goes_on_and_is_the_same(
+    source: Clip, tmp_path: Path, stops: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = {"ink": painter(0)}
+    paint_film(source, models, tmp_path / "whole.mp4")
+    for stop in stops:
+        with monkeypatch.context() as patch:
+            patch.setattr(applying, "_paint_frames", stop_after(stop))
+            with pytest.raises(Stop):
+                paint_film(source, models, tmp_path / "film.mp4")
+        assert not (tmp_path / "film.mp4").exists()
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "film.parts").glob("*.mp4")}
+    assert len(kept) == sum(stop // 4 for stop in stops)
+    assert paint_film(source, models, tmp_path / "film.mp4") == 10
+    assert (tmp_path / "film.mp4").read_bytes() == (tmp_path / "whole.mp4").read_bytes()
+    assert not (tmp_path / "film.parts").exists()
+
+
+def test_another_film_is_not_mixed_in(
+    source: Clip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(applying, "_paint_frames", stop_after(5))
+        with pytest.raises(Stop):
+            paint_film(source, {"ink": painter(0)}, tmp_path / "film.mp4")
+    with pytest.raises(InputError, match="belongs to another run: models is"):
+        paint_film(source, {"ink": painter(1)}, tmp_path / "film.mp4")
+
+
+def test_each_frame_is_painted_by_the_model_that_was_chosen(source: Clip, tmp_path: Path) -> None:
+    models = {"dark": painter(0, -9.0), "light": painter(1, 9.0)}
+    names = ["dark", "light", "light", "dark", "light", "dark", "dark", "dark", "light", "dark"]
+    choices = [((name, 1.0),) for name in names]
+    for batch in (1, 4):
+        paint_film(source, models, tmp_path / "film.mp4", choices=choices, batch=batch)
+        means = [frame.mean() for frame in frames(tmp_path / "film.mp4")]
+        assert [mean > 128 for mean in means] == [name == "light" for name in names]
+        assert all(mean < 8 or mean > 247 for mean in means)
+
+
+def test_shares_mix_the_pictures_of_two_models(source: Clip, tmp_path: Path) -> None:
+    models = {"dark": painter(0, -9.0), "light": painter(1, 9.0)}
+    choices = [(("dark", 1 - i / 9), ("light", i / 9)) for i in range(10)]
+    paint_film(source, models, tmp_path / "film.mp4", choices=choices, quality=1)
+    means = [frame.mean() for frame in frames(tmp_path / "film.mp4")]
+    assert means == pytest.approx([255 * i / 9 for i in range(10)], abs=4)
+
+
+@pytest.mark.parametrize("count", [8, 10])
+def test_a_clip_that_breaks_off_gives_a_shorter_film(
+    source: Clip, tmp_path: Path, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short = tmp_path / "short.mp4"
+    write_film((clip().frames[i] for i in range(count)), short, 25)
+    longer = Clip(**{**vars(open_clip(short, size=96)), "frames": 14})
+    with monkeypatch.context() as patch:
+        patch.setattr(applying, "join_films", stop)
+        with pytest.raises(Stop):
+            paint_film(longer, {"ink": painter(0)}, tmp_path / "film.mp4")
+    for _ in range(2):
+        assert paint_film(longer, {"ink": painter(0)}, tmp_path / "film.mp4") == count
+        assert len(frames(tmp_path / "film.mp4")) == count
+
+
+def stop(*args: object, **options: object) -> None:
+    raise Stop
+
+
+def test_bad_numbers_are_refused_before_anything_is_written(source: Clip, tmp_path: Path) -> None:
+    model = {"ink": painter(0)}
+    with pytest.raises(InputError, match="batch = 0"):
+        paint_film(source, model, tmp_path / "film.mp4", batch=0)
+    with pytest.raises(InputError, match="quality = 52"):
+        paint_film(source, model, tmp_path / "film.mp4", quality=52)
+    with pytest.raises(InputError, match=r"ends in \.mp4"):
+        paint_film(source, model, tmp_path / "film.gif")
+    assert [path.name for path in tmp_path.iterdir()] == ["clip.mp4"]
+
+
+def test_memory_does_not_grow_with_the_clip(tmp_path: Path) -> None:
+    """Peak memory of 60 and of 240 frames, each in a process of its own."""
+    film = clip()
+    script = (
+        "import sys, torch\n"
+        "torch.set_num_threads(1)\n"
+        "from workbench.devices import peak_megabytes, reset_peak_megabytes\n"
+        "from workbench.fast import applying, StyleModel\n"
+        "from workbench.fast.network import TransformationNetwork\n"
+        "from workbench.video.clips import open_clip\n"
+        "model = StyleModel(TransformationNetwork(0.25).requires_grad_(False),\n"
+        "                   torch.device('cpu'), torch.float32)\n"
+        "clip = open_clip(sys.argv[1])\n"
+        "reset_peak_megabytes()\n"
+        "applying.paint_film(clip, {'ink': model}, sys.argv[2])\n"
+        "print('MB', peak_megabytes())\n"
+    )
+    peaks = []
+    for count in (60, 240):
+        path = tmp_path / f"{count}.mp4"
+        write_film((film.frames[i % 38] for i in range(count)), path, 25)
+        run = subprocess.run(
+            [sys.executable, "-c", script, str(path), str(tmp_path / f"out{count}.mp4")],
+            capture_output=True,
+            text=True,
+            check=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        peaks.append(float(run.stdout.rpartition("MB ")[2]))
+    assert peaks[1] < peaks[0] + 30
+
+
+# --- pictures ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def album(tmp_path: Path) -> list[str]:
+    for i in range(3):
+        save_image(torch.rand(1, 3, 40 + i, 60), tmp_path / "album" / f"{i}.jpg")
+    return [str(tmp_path / "album" / f"{i}.jpg") for i in range(3)]
+
+
+def test_pictures_are_painted_and_broken_ones_named(album: list[str], tmp_path: Path) -> None:
+    Path(album[1]).write_bytes(b"broken")
+    faults = paint_pictures(painter(0), album, tmp_path / "painted")
+    assert len(faults) == 1
+    assert "1.jpg" in faults[0]
+    assert sorted(path.name for path in (tmp_path / "painted").glob("*.png")) == ["0.png", "2.png"]
+    assert load_image(tmp_path / "painted" / "2.png").shape == (1, 3, 42, 60)
+    expected = paint_picture(painter(0), album[2])
+    assert (load_image(tmp_path / "painted" / "2.png") - expected).abs().max() < 0.51 / 255
+
+
+def test_painted_pictures_are_kept_unless_their_source_is_newer(
+    album: list[str], tmp_path: Path
+) -> None:
+    folder = tmp_path / "painted"
+    paint_pictures(painter(0), album, folder)
+    (folder / "0.png").unlink()
+    before = {n: (folder / f"{n}.png").stat().st_mtime_ns for n in (1, 2)}
+    save_image(torch.zeros(1, 3, 40, 60), album[2])
+    later = (folder / "2.png").stat().st_mtime + 10
+    os.utime(album[2], (later, later))
+    paint_pictures(painter(0), album, folder)
+    assert (folder / "0.png").exists()
+    assert (folder / "1.png").stat().st_mtime_ns == before[1]
+    assert (folder / "2.png").stat().st_mtime_ns != before[2]
+    with pytest.raises(InputError, match="another run: model is"):
+        paint_pictures(painter(1), album, folder)
+
+
+def test_pictures_of_one_name_are_refused(album: list[str], tmp_path: Path) -> None:
+    save_image(torch.rand(1, 3, 40, 40), tmp_path / "album" / "0.png")
+    with pytest.raises(InputError, match=r"would both become .*0\.png; rename one"):
+        paint_pictures(painter(0), [*album, str(tmp_path / "album" / "0.png")], tmp_path / "out")
+
+
+def test_pictures_are_shrunk_to_the_size(album: list[str]) -> None:
+    assert paint_picture(painter(0), album[0], 30).shape == (1, 3, 20, 30)
+    assert paint_picture(painter(0), album[0], 300).shape == (1, 3, 40, 60)
+    assert paint_picture(painter(0), "sample:astronaut", 64).shape == (1, 3, 64, 64)

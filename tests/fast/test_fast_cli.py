@@ -1,0 +1,177 @@
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from test_cli import interrupt, workbench
+
+from workbench.fast.models import read_folder
+from workbench.images import load_image
+from workbench.runs import check_result
+from workbench.samples import clip
+from workbench.video.clips import open_clip, read_frames, write_film
+
+OPTIONS = "--on clip.mp4 -o ink --size 96 --crop 64 --width 0.25 --checkpoint-every 3"
+SMALL = OPTIONS.split()
+STYLE = "sample:hatching"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a clip and a model that has learned for six steps."""
+    folder = tmp_path_factory.mktemp("trained")
+    film = clip()
+    write_film(film.frames[:8], folder / "clip.mp4", film.fps, sound=film.sound)
+    run = workbench("train", STYLE, *SMALL, "--training-steps", 6, cwd=folder)
+    assert run.returncode == 0, run.stderr
+    (folder / "printed.txt").write_text(run.stdout)
+    return folder
+
+
+@pytest.mark.slow
+def test_train_makes_checkpoints_previews_figures_and_a_plot(trained: Path) -> None:
+    model = read_folder(trained / "ink")
+    assert [each.step for each in model.checkpoints] == [3, 6]
+    assert model.styles == (STYLE,)
+    assert model.on == ("clip.mp4",)
+    for step in (3, 6):
+        assert load_image(trained / "ink" / f"step-00000{step}.png").shape == (1, 3, 72, 96)
+        figures = json.loads((trained / "ink" / f"step-00000{step}.json").read_text())
+        assert figures["held_out"]["style"] > 0
+    result = check_result(trained / "ink")
+    assert {"model", "gif", "losses", "previews"} <= set(result.outputs)
+    printed = (trained / "printed.txt").read_text()
+    assert "6 steps in" in printed
+    assert f"the best is step {model.best.step}" in printed
+
+
+@pytest.mark.slow
+def test_labels_are_given_and_named(trained: Path) -> None:
+    labels = ["--label", "3=less good", "--label", "6=good"]
+    run = workbench("train", "-o", "ink", *labels, cwd=trained)
+    assert run.returncode == 0, run.stderr
+    assert "ink@less-good  (step 3)" in run.stdout
+    assert read_folder(trained / "ink").labels == {"less good": 3, "good": 6}
+    run = workbench("train", "-o", "ink", "--label", "good", cwd=trained)
+    assert (run.returncode, "--label good: give a step and a name" in run.stderr) == (2, True)
+    run = workbench("train", "-o", "ink", "--label", "7=good", cwd=trained)
+    assert (run.returncode, "no checkpoint at step 7" in run.stderr) == (2, True)
+
+
+@pytest.mark.slow
+def test_apply_paints_a_clip_with_its_sound(trained: Path) -> None:
+    run = workbench("apply", "ink", "clip.mp4", "-o", "painted.mp4", cwd=trained)
+    assert run.returncode == 0, run.stderr
+    film = open_clip(trained / "painted.mp4")
+    assert (film.frames, film.shape, film.sound) == (8, (240, 320), True)
+    assert len(list(read_frames(film))) == 8
+    assert re.search(
+        r"8 frames of 320x240 px in \d+ s \(\d+\.\d a second\), with sound", run.stdout
+    )
+
+
+@pytest.mark.slow
+def test_apply_paints_pictures_and_folders(trained: Path) -> None:
+    run = workbench("apply", "ink@3", "sample:coffee", "-o", "cup.png", cwd=trained)
+    assert run.returncode == 0, run.stderr
+    assert load_image(trained / "cup.png").shape == (1, 3, 400, 600)
+    photos = trained / "photos"
+    photos.mkdir()
+    (photos / "a.png").write_bytes((trained / "cup.png").read_bytes())
+    (photos / "b.png").write_bytes(b"broken")
+    run = workbench("apply", "ink", "photos", "-o", "painted", "--size", 64, cwd=trained)
+    assert run.returncode == 1
+    assert "b.png is not a picture" in run.stderr
+    assert "1 of 2 pictures painted" in run.stdout
+    assert max(load_image(trained / "painted" / "a.png").shape) == 64
+
+
+BAD_TRAINING = [
+    ("", "give at least one style picture"),
+    ("none.png", "none.png: there is no such file."),
+    (f"{STYLE} --on none.mp4", "none.mp4: there is no such file."),
+    (f"{STYLE} --on sample:astronaut", "1 of 1 training pictures can be used"),
+    (f"{STYLE} --crop 20", "crop = 20: give at least 64 pixels."),
+    (f"{STYLE} --crop 2000", "training needs at least 2"),
+    (f"{STYLE} --width 9", "width = 9.0: give a number from 0.25 to 4."),
+    (f"{STYLE} --training-steps 0", "training_steps = 0"),
+    (f"{STYLE} --preset draft", "preset = 'draft': use one of quick, full."),
+    (f"{STYLE} --temporal-weight 1 --batch 1", "batch = 1: with a temporal_weight"),
+    (f"{STYLE} --preview none.jpg", "none.jpg: there is no such file."),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("words", "sentence"), BAD_TRAINING)
+def test_bad_input_to_training_gets_one_sentence(words: str, sentence: str, tmp_path: Path) -> None:
+    run = workbench("train", *words.split(), cwd=tmp_path)
+    assert run.returncode == 2, run.stderr
+    assert sentence in run.stderr.splitlines()[-1]
+    assert "Traceback" not in run.stderr
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("none clip.mp4 -o out.mp4", "none: there is no such model"),
+        ("clip.mp4 clip.mp4 -o out.mp4", "clip.mp4 is not a style model"),
+        ("ink@odd clip.mp4 -o out.mp4", "ink has no checkpoint 'odd'"),
+        ("ink none.mp4 -o out.mp4", "none.mp4: there is no such file."),
+        ("ink clip.mp4 clip.mp4 -o out.mp4", "out.mp4 is a film; give one clip for it."),
+        ("ink sample:coffee sample:rocket -o out.png", "out.png is one picture; for 2"),
+        ("ink sample:coffee -o out.xyz", "cannot write a picture as .xyz"),
+        ("ink clip.mp4 -o out.mp4 --batch 0", "batch = 0"),
+        ("ink clip.mp4 -o out.mp4 --device cuda:99", "device = 'cuda:99'"),
+    ],
+)
+def test_bad_input_to_apply_gets_one_sentence(words: str, sentence: str, trained: Path) -> None:
+    run = workbench("apply", *words.split(), cwd=trained)
+    assert run.returncode == 2, run.stderr
+    assert sentence in run.stderr
+    assert len(run.stderr.splitlines()) == 1
+    assert not list(trained.glob("out*"))
+
+
+@pytest.mark.slow
+def test_ctrl_c_and_a_kill_lose_nothing(trained: Path, tmp_path: Path) -> None:
+    (tmp_path / "clip.mp4").write_bytes((trained / "clip.mp4").read_bytes())
+    words = ["train", STYLE, *SMALL, "--training-steps"]
+    command = [sys.executable, "-m", "workbench", *words]
+    code, printed = interrupt([*command, "5000"], tmp_path, r" [5-9]/5000")
+    assert code == 130, printed
+    steps = re.search(r"Interrupted after (\d+) steps; the same command goes on there", printed)
+    assert steps is not None, printed
+    log = tmp_path / "second.txt"
+    with log.open("w") as out:
+        process = subprocess.Popen(
+            [*command, "5000"], cwd=tmp_path, stdout=out, stderr=out, start_new_session=True
+        )
+    state = tmp_path / "ink" / "training.safetensors"
+    before = state.stat().st_mtime_ns
+    while state.stat().st_mtime_ns == before:
+        assert process.poll() is None, log.read_text()
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    reached = max(
+        int(step)
+        for step in re.findall(r"step-0*(\d+)\.json", str(list((tmp_path / "ink").iterdir())))
+    )
+    assert reached >= int(steps[1])
+    run = workbench(*words, reached + 2, cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    whole = workbench(*words, reached + 2, "-o", "whole", cwd=tmp_path)
+    assert whole.returncode == 0, whole.stderr
+    made = sorted(path.name for path in (tmp_path / "ink").glob("step-*.safetensors"))
+    assert made == sorted(path.name for path in (tmp_path / "whole").glob("step-*.safetensors"))
+    for name in made:
+        assert (tmp_path / "ink" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()

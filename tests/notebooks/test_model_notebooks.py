@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+
+from workbench.errors import InputError
+from workbench.fast.models import read_folder
+from workbench.images import load_image
+from workbench.notebook import find_notebook, run_notebook
+from workbench.runs import read_result
+from workbench.samples import clip
+from workbench.video.clips import open_clip, read_frames, write_film
+
+QUICK = {"size": 96, "width": 0.25, "crop": 64, "checkpoint_every": 3, "precision": "float32"}
+
+
+@pytest.fixture
+def film(tmp_path: Path) -> Path:
+    """Twelve frames of the sample clip, with sound."""
+    sample = clip()
+    path = tmp_path / "short.mp4"
+    write_film(sample.frames[:12], path, sample.fps, sound=sample.sound)
+    return path
+
+
+def shown(executed: Path) -> list[str]:
+    return [
+        kind
+        for cell in nbformat.read(executed, 4).cells
+        for out in cell.get("outputs", [])
+        for kind in out.get("data", {})
+    ]
+
+
+@pytest.mark.slow
+def test_train_style_model_shows_previews_and_goes_on_where_it_was(
+    film: Path, tmp_path: Path
+) -> None:
+    notebook, folder = find_notebook("train_style_model"), tmp_path / "models" / "ink"
+    executed = tmp_path / "executed.ipynb"
+    parameters = {"style": "sample:hatching", "on": str(film), "output_dir": str(folder), **QUICK}
+    run_notebook(notebook, executed, {**parameters, "training_steps": 6})
+    result = read_result(folder)
+    assert result is not None
+    assert {"model", "gif", "losses", "previews"} <= set(result.outputs)
+    assert result.figures["steps"] == 6
+    kinds = shown(executed)
+    assert kinds.count("image/png") == 5  # inputs, preview, losses, stages, painted
+    assert kinds.count("image/gif") == 1
+    assert load_image(folder / "step-000006.png").shape == (1, 3, 96, 96)
+
+    first = (folder / "step-000003.safetensors").stat().st_mtime_ns
+    more = {"training_steps": 9, "labels": {"weird": 3, "less good": 6}}
+    run_notebook(notebook, executed, {**parameters, **more})
+    model = read_folder(folder)
+    assert [each.step for each in model.checkpoints] == [3, 6, 9]
+    assert model.labels == {"weird": 3, "less good": 6}
+    assert (folder / "step-000003.safetensors").stat().st_mtime_ns == first
+    table = nbformat.read(executed, 4).cells[-3].outputs[0].data["text/markdown"]
+    assert "| less good |" in table
+
+
+@pytest.mark.slow
+def test_mix_style_models_trains_what_is_missing_and_follows_the_schedule(
+    film: Path, tmp_path: Path
+) -> None:
+    notebook, output = find_notebook("mix_style_models"), tmp_path / "run"
+    parameters = {
+        "clip": str(film),
+        "schedule": {"0-0.2": "ink", "0.2-": ["stones", "stones@2"]},
+        "styles": {"ink": "sample:hatching", "stones": "sample:mosaic"},
+        "models_dir": str(tmp_path / "models"),
+        "output_dir": str(output),
+        "training_steps": 2,
+        "size": 320,
+        "hold": 2,
+        "crossfade": 1,
+    }
+    run_notebook(notebook, tmp_path / "executed.ipynb", parameters)
+    result = read_result(output)
+    assert result is not None
+    assert {"film", "gif", "strip", "schedule"} <= set(result.outputs)
+    painted = open_clip(output / "film.mp4")
+    assert (painted.frames, painted.shape, painted.sound) == (12, (240, 320), True)
+    assert len(list(read_frames(painted))) == 12
+    shares = [result.figures[f"share of {name}"] for name in ("ink", "stones", "stones@2")]
+    assert sum(shares) == pytest.approx(1)
+    assert 5 / 12 <= shares[0] <= 6 / 12
+    kinds = shown(tmp_path / "executed.ipynb")
+    assert kinds.count("image/png") == 2
+    assert kinds.count("image/gif") == 1
+
+    # The same again as YAML text: the same film, from the models that are there now.
+    film_before = (output / "film.mp4").read_bytes()
+    models = {path: path.stat().st_mtime_ns for path in (tmp_path / "models").rglob("*.json")}
+    text = yaml.safe_dump(parameters["schedule"])
+    run_notebook(notebook, tmp_path / "executed.ipynb", {**parameters, "schedule": text})
+    assert (output / "film.mp4").read_bytes() == film_before
+    assert {path: path.stat().st_mtime_ns for path in models} == models
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("schedule", "sentence"),
+    [
+        ({"0-0.2": "ink", "0.3-": "ink"}, r"nothing is said from 0\.2 to 0\.3 s"),
+        ({"0-0.3": "ink", "0.2-": "ink"}, "overlap"),
+        ({"0-9": "ink"}, "goes beyond the clip's end"),
+    ],
+)
+def test_a_wrong_schedule_is_refused_before_anything_is_trained(
+    film: Path, tmp_path: Path, schedule: dict[str, str], sentence: str
+) -> None:
+    parameters = {
+        "clip": str(film),
+        "schedule": schedule,
+        "styles": {"ink": "sample:hatching"},
+        "models_dir": str(tmp_path / "models"),
+        "output_dir": str(tmp_path / "run"),
+    }
+    with pytest.raises(InputError, match=sentence):
+        run_notebook(find_notebook("mix_style_models"), tmp_path / "executed.ipynb", parameters)
+    assert not (tmp_path / "models").exists()
+
+
+@pytest.mark.slow
+def test_a_model_that_is_nowhere_is_named(film: Path, tmp_path: Path) -> None:
+    parameters = {
+        "clip": str(film),
+        "schedule": "ink",
+        "styles": {},
+        "models_dir": str(tmp_path / "models"),
+        "output_dir": str(tmp_path / "run"),
+    }
+    with pytest.raises(InputError, match=r"models/ink: there is no such model"):
+        run_notebook(find_notebook("mix_style_models"), tmp_path / "executed.ipynb", parameters)
