@@ -164,7 +164,7 @@ def print_speed(style: Path, output: Path) -> None:
             began = time.perf_counter()
             count = applying.paint_film(clip, {"model": model}, output / "speed.mp4")
             rates.append(count / (time.perf_counter() - began))
-        training = TrainingSettings(width=width, training_steps=25, minutes=0, batch=2)
+        training = TrainingSettings(width=width, training_steps=25, minutes=0)
         folder = output / f"speed-{width:g}-{datetime.datetime.now():%H%M%S}"
         stamps = [
             iterate.seconds

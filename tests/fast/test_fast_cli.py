@@ -103,7 +103,7 @@ BAD_TRAINING = [
     (f"{STYLE} --width 9", "width = 9.0: give a number from 0.25 to 4."),
     (f"{STYLE} --training-steps 0", "training_steps = 0"),
     (f"{STYLE} --preset draft", "preset = 'draft': use one of quick, full."),
-    (f"{STYLE} --temporal-weight 1 --batch 1", "batch = 1: with a temporal_weight"),
+    (f"{STYLE} --temporal-weight -1", "temporal_weight = -1.0: give a number from 0 on."),
     (f"{STYLE} --preview none.jpg", "none.jpg: there is no such file."),
 ]
 

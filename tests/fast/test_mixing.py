@@ -126,16 +126,16 @@ def test_sections_without_their_colon_are_no_name() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("0-5: [a", r"schedule is not YAML: line 1: .*start-end: model"),
-        ("0-5: a\n\t5-: b", r"schedule is not YAML: line 2"),
-        ("0-5: \x07", r"schedule is not YAML: .*character"),
-        ("[" * 2000, r"schedule is not YAML: .*nested"),
-        ("0-: 2026-02-30", r"schedule is not YAML: day is out of range"),
+        ("0-5: [a", r"schedule: line 1, column 8: it is not YAML"),
+        ("0-5: a\n\t5-: b", r"schedule: line 2, column 1: it is not YAML"),
+        ("0-5: \x07", r"schedule: .*it is not YAML: a character"),
+        ("[" * 2000, r"schedule: it is nested too deeply"),
+        ("0-: 2026-02-30", r"schedule: .*day is out of range"),
         ("", r"schedule must be a mapping.*is empty"),
         ("{}", r"schedule must be a mapping.*is empty"),
         ("[a, b]", r"schedule must be a mapping.*is a list"),
         ("12", r"schedule must be a mapping.*is a number"),
-        ("0-5: a\n0-5: b\n5-: c", r"schedule: line 2: '0-5' is given twice; keep one"),
+        ("0-5: a\n0-5: b\n5-: c", r"schedule: line 2, column 1: '0-5' is given twice; keep one"),
         ("12: a", r"the key 12 is a number, not a section.*write start-end"),
         ("1:30: a", r"the key 90 is a number.*1:30"),
         ("-5: a", r"the key -5 is a number"),
@@ -178,12 +178,12 @@ def test_wrong_schedule_is_refused(text: str, message: str) -> None:
 
 
 def test_unreadable_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"there is no file missing\.yaml"):
+    with pytest.raises(InputError, match=r"schedule: missing\.yaml: there is no such file"):
         read_schedule("missing.yaml", 10)
-    with pytest.raises(InputError, match=r"cannot be read: is a directory"):
+    with pytest.raises(InputError, match=r"it cannot be read: is a directory"):
         read_schedule(tmp_path, 10)
     (tmp_path / "latin.yaml").write_bytes(b"0-: caf\xe9")
-    with pytest.raises(InputError, match=r"latin\.yaml is not text in UTF-8"):
+    with pytest.raises(InputError, match=r"latin\.yaml: it is not text in UTF-8"):
         read_schedule(tmp_path / "latin.yaml", 10)
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import workbench
 from workbench.errors import InputError
 from workbench.notebook import Parameter, find_notebook, read_parameters, unknown_parameter
+from workbench.yaml_files import kind
 
 PATTERN = re.compile(r"[*?\[]")
 _SAMPLE = "sample:"  # as in workbench.samples, which would load torch
@@ -272,14 +273,6 @@ def _type_hint(where: str, parameter: Parameter, value: Any) -> str:
         plain = whole if "." in whole else whole.replace("e", ".0e")  # YAML's 1e-05 is a text
         return f"; YAML takes it for a text, so write {plain}"
     return "; put it in quotes if it is meant as text" if parameter.accepts("") else ""
-
-
-def kind(value: object) -> str:
-    """What a value read from YAML is, in words."""
-    if isinstance(value, bool):
-        return "true or false"
-    kinds = {str: "a text", list: "a list", dict: "a mapping", int: "a number", float: "a number"}
-    return "empty" if value is None else kinds.get(type(value), f"a {type(value).__name__}")
 
 
 def show(value: Any) -> str:

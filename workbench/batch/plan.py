@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
-import yaml
-
 from workbench.batch.digests import digest, read_digests
 from workbench.batch.names import check_apart, name_runs, read_template
 from workbench.batch.parameters import (
@@ -23,11 +21,11 @@ from workbench.batch.parameters import (
     Notebook,
     Project,
     canonical,
-    kind,
     read_notebook,
     show,
 )
 from workbench.errors import InputError
+from workbench.yaml_files import kind, read_yaml
 
 __all__ = ["Plan", "Run", "digest", "read_plan"]
 
@@ -154,31 +152,9 @@ def _plan(file: Path, project: Project, keep_digests: bool) -> Plan:
     return Plan(file, project.folder, notebook.path, template.root, tuple(runs), varied, timeout)
 
 
-class _Loader(yaml.SafeLoader):  # type: ignore[misc]
-    """Refuses a name that is given twice, of which the last would win without a word."""
-
-    def compose_mapping_node(self, anchor: Any) -> Any:
-        node = super().compose_mapping_node(anchor)
-        seen = set()
-        for name, _ in node.value:
-            if isinstance(name, yaml.ScalarNode):
-                if name.value in seen:
-                    place = _place(name.start_mark.line, name.start_mark.column)
-                    raise InputError(f"{place}: {name.value!r} is given twice; keep one of them.")
-                seen.add(name.value)
-        return node
-
-    def construct_object(self, node: Any, deep: bool = False) -> Any:
-        try:
-            return super().construct_object(node, deep)
-        except ValueError as error:  # such as the 30th of February
-            mark = node.start_mark
-            raise yaml.MarkedYAMLError(problem=str(error), problem_mark=mark) from None
-
-
 def _read_batch(file: Path) -> dict[str, Any]:
     """The mapping in the file, its keys checked."""
-    content = _read_yaml(file)
+    content = read_yaml(file)
     if content is None:
         raise InputError("it is empty; it needs `notebook:` and `output:` at least.")
     batch = _mapping("the file", content)
@@ -194,32 +170,6 @@ def _read_batch(file: Path) -> dict[str, Any]:
         if not isinstance(value, str):
             raise InputError(f"{key} must be a text, and is {kind(value)}; it says {use}.")
     return batch
-
-
-def _read_yaml(file: Path) -> Any:
-    try:
-        text = file.read_text("utf-8-sig")
-    except FileNotFoundError:
-        raise InputError("there is no such file.") from None
-    except OSError as error:
-        raise InputError(f"it cannot be read: {(error.strerror or str(error)).lower()}.") from None
-    except UnicodeDecodeError:
-        raise InputError("it is not text in UTF-8; save it as that.") from None
-    try:
-        return yaml.load(text, _Loader)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line, column, problem = mark.line, mark.column, error.problem or error.context
-    except yaml.reader.ReaderError as error:
-        before = text[: error.position].split("\n")
-        line, column, problem = len(before) - 1, len(before[-1]), "a character that is not allowed"
-    except RecursionError:
-        raise InputError("it is nested too deeply.") from None
-    raise InputError(f"{_place(line, column)}: it is not YAML: {problem}.")
-
-
-def _place(line: int, column: int) -> str:
-    return f"line {line + 1}, column {column + 1}"
 
 
 def _mapping(where: str, value: Any) -> dict[str, Any]:

@@ -15,14 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import yaml
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 from PIL import Image
 
-from workbench.batch.parameters import kind
 from workbench.errors import InputError
+from workbench.yaml_files import kind, parse_yaml, read_yaml
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -122,62 +121,24 @@ def read_schedule(
     return Schedule(tuple(_joined(sections, duration)))
 
 
-class _Loader(yaml.SafeLoader):  # type: ignore[misc]
-    """Refuses a section that is given twice, of which the last would win without a word."""
-
-    def compose_mapping_node(self, anchor: Any) -> Any:
-        node = super().compose_mapping_node(anchor)
-        seen = set()
-        for name, _ in node.value:
-            if isinstance(name, yaml.ScalarNode):
-                if name.value in seen:
-                    raise InputError(
-                        f"schedule: line {name.start_mark.line + 1}: {name.value!r} is given twice;"
-                        " keep one of them, or give it a list of models."
-                    )
-                seen.add(name.value)
-        return node
-
-
 def _read_yaml(source: str | os.PathLike[str]) -> Any:
     """What a text says, or the file that it names."""
-    if not isinstance(source, str):
-        text = _read_file(Path(source))
-    elif _PATH.fullmatch(source.strip()):
-        text = _read_file(Path(source.strip()))
-    else:
-        text = source
+    if not isinstance(source, str) or _PATH.fullmatch(source.strip()):
+        path = Path(source if not isinstance(source, str) else source.strip())
+        try:
+            return read_yaml(path)
+        except InputError as error:
+            raise InputError(f"schedule: {path}: {error}") from None
     try:
-        content = yaml.load(text, _Loader)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        problem = f"line {mark.line + 1}: {error.problem or error.context}"
-    except yaml.reader.ReaderError:
-        problem = "it has a character that is not allowed"
-    except RecursionError:
-        problem = "it is nested too deeply"
-    except ValueError as error:  # such as the 30th of February
-        problem = str(error)
-    else:
-        if isinstance(content, str) and "\n" in text.strip():
-            raise InputError(
-                "schedule: its lines are one text, not a mapping; write each as `start-end: model`,"
-                " with a space after the colon."
-            )
-        return content
-    raise InputError(f"schedule is not YAML: {problem}; write `start-end: model` on each line.")
-
-
-def _read_file(path: Path) -> str:
-    try:
-        return path.read_text("utf-8-sig")
-    except FileNotFoundError:
-        raise InputError(f"schedule: there is no file {path}; check its name.") from None
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise InputError(f"schedule: {path} cannot be read: {reason}.") from None
-    except ValueError:  # also a name with a character that no file has
-        raise InputError(f"schedule: {path} is not text in UTF-8; save it as that.") from None
+        content = parse_yaml(source)
+    except InputError as error:
+        raise InputError(f"schedule: {error}") from None
+    if isinstance(content, str) and "\n" in source.strip():
+        raise InputError(
+            "schedule: its lines are one text, not a mapping; write each as `start-end: model`,"
+            " with a space after the colon."
+        )
+    return content
 
 
 def _read_section(key: Any, duration: float) -> tuple[float, float]:

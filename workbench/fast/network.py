@@ -18,7 +18,7 @@ _TAIL_REACH = 2  # beyond its place that the tail sees; both rounded up
 _EPSILON = 1e-5  # added to variances, as in the paper's program
 # A step of Adam moves every parameter by about as much. The last convolution sums up 81 places of
 # many channels, so that all colours would jump; its parameters count this much less.
-_STEADY = 0.1
+_STEADY = 0.03
 
 
 class TransformationNetwork(nn.Module):

@@ -188,8 +188,8 @@ class Batch:
     pictures
         `(N, 3, crop, crop)`, float32, sRGB in [0, 1].
     motions
-        Empty, or one for each picture of the first half, from its companion in the second half
-        to it: the companion shows the same scene, moved.
+        Empty, or one for each picture of the first half. Then the second half has its companion,
+        the same scene moved, and the motion is from the companion to the picture.
     """
 
     pictures: Tensor
@@ -210,10 +210,11 @@ def draw_batch(
     seed
         The same seed draws the same batch, whatever was drawn before.
     pairs
-        Whether every picture of the first half has a companion in the second, that is moved by
-        a smooth random flow and gets some noise: what changes from one frame of a film to the
-        next, without the errors of a flow that has been estimated (Wang et al. 2020, ReReVST,
-        arXiv 2008.06846, section III-C).
+        Whether every picture gets a companion, which is moved by a smooth random flow and gets
+        some noise: what changes from one frame of a film to the next. Such motion is known
+        exactly, and a picture is enough to learn from, where frames of a film would need a flow
+        to be estimated, with its errors (Wang et al. 2020, "Consistent video style transfer via
+        relaxation and regularization", IEEE Transactions on Image Processing 29).
 
     Raises
     ------
@@ -221,7 +222,7 @@ def draw_batch(
         If no picture can be read.
     """
     random = np.random.default_rng(seed)
-    crops = [_draw_crop(pictures, allowed, random) for _ in range(count // 2 if pairs else count)]
+    crops = [_draw_crop(pictures, allowed, random) for _ in range(count)]
     if not pairs:
         return Batch(torch.cat(crops))
     motions = [_draw_motion(pictures.crop, random) for _ in crops]

@@ -65,6 +65,10 @@ FALLS = 0.99  # times the lowest held-out loss so far: a checkpoint below that i
 _BUDGET = ("training_steps", "minutes", "patience", "checkpoint_every")  # may change on the way
 _UNUSED = ("steps", "optimizer", "learning_rate", "init")  # of `Settings`
 _ADAM = ("exp_avg", "exp_avg_sq")
+# Losses fall to a tenth within some hundred steps. With the usual 0.999, Adam would divide by
+# what gradients were at first for a thousand.
+_BETAS = (0.9, 0.99)
+_FULL_RATE = 200  # steps, from which on the rate shrinks with the root of their number
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,9 +125,9 @@ def train(
     output_dir
         Folder of the model; gets checkpoints with previews and figures, and `model.json`.
     settings
-        Losses and sizes, as for `optimize`: `size` is the longest side that pictures are
-        shrunk to, and the style is seen at `style_scale` of it. Steps, optimizer,
-        learning_rate and init are not looked at.
+        Losses and sizes, as for `optimize`: `size` is the longest side that larger pictures are
+        shrunk to, and the style is seen at `style_scale` of their longest side. Steps,
+        optimizer, learning_rate and init are not looked at.
     training
         See `TrainingSettings`. Its budget may be another when training goes on.
     preview
@@ -223,8 +227,7 @@ def _rescue(lessons: _Lessons, folder: Path, run: Run, exploded: _Learner) -> _L
         )
     learner = _Learner.new(lessons)
     learner.restore(folder, run)
-    learner.seconds = exploded.seconds
-    learner.set_rescues(rescues)
+    learner.seconds, learner.rescues = exploded.seconds, rescues
     return learner
 
 
@@ -280,12 +283,13 @@ class _Lessons:
         # A sum over pixels: that of a crop stands for that of a whole picture.
         weights = loss_weights(settings)
         if settings.tv_kind != "mean-squared":
-            pixels = sum(picture[0, 0].numel() for picture in judged_by) / len(judged_by)
+            pixels = fmean(picture[0, 0].numel() for picture in judged_by)
             weights = replace(weights, tv=weights.tv * pixels / training.crop**2)
         problem = Problem.of(judged_by[0], styles, settings)
+        longest = round(fmean(max(picture.shape[-2:]) for picture in judged_by))
         return cls(
             problem,
-            problem.style_targets(settings.size),
+            problem.style_targets(longest),
             weights,
             pictures,
             held_out,
@@ -408,16 +412,18 @@ class _Learner:
             torch.manual_seed(lessons.problem.settings.seed)
             network = TransformationNetwork(training.width).to(lessons.problem.device)
         average = copy.deepcopy(network).requires_grad_(False)
-        optimizer = torch.optim.Adam(network.parameters(), lr=training.training_rate)
+        optimizer = torch.optim.Adam(network.parameters(), betas=_BETAS)
         return cls(network, average, optimizer, training)
 
-    def set_rescues(self, rescues: int) -> None:
-        self.rescues = rescues
-        self.optimizer.param_groups[0]["lr"] = self.training.training_rate / 2**rescues
+    def rate(self) -> float:
+        """Of the next step."""
+        shrunk = min(1.0, math.sqrt(_FULL_RATE / (1 + self.step)))
+        return shrunk * self.training.training_rate * 0.5**self.rescues
 
     def take_step(self, losses: Losses) -> None:
         """Along the gradient that `_Lessons.look` has left."""
         self._stepping = True
+        self.optimizer.param_groups[0]["lr"] = self.rate()
         self.optimizer.step()
         stays = min(AVERAGED, (1 + self.step) / (10 + self.step))  # what came first was worst
         with torch.no_grad():
@@ -446,8 +452,8 @@ class _Learner:
         return all(bool(each.isfinite().all()) for each in self.network.parameters())
 
     def save(self, folder: Path, run: Run) -> None:
-        """Keep everything that the next steps depend on; not in the middle of one."""
-        if self._stepping or not self.step:
+        """Keep everything that the next steps depend on, unless it is spoiled."""
+        if self._stepping or not self.step or not self.is_finite():
             return
         tensors = {f"network.{name}": each for name, each in self.network.state_dict().items()}
         tensors |= {f"average.{name}": each for name, each in self.average.state_dict().items()}
@@ -515,7 +521,7 @@ class _Learner:
         self.step, self.seconds = values["step"], values["seconds"]
         self.recent = values["recent"]
         self.checkpoints = [Checkpoint(**each) for each in values["checkpoints"]]
-        self.set_rescues(values["rescues"])
+        self.rescues = values["rescues"]
 
 
 def _stalled(checkpoints: Sequence[Checkpoint]) -> int:
