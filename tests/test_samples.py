@@ -32,6 +32,19 @@ def test_photograph() -> None:
     assert 0.9 < image.max() <= 1
 
 
+@pytest.mark.parametrize("name", samples.PHOTOGRAPHS)
+def test_every_photograph_is_a_picture(name: str) -> None:
+    image = samples.load_picture(f"sample:{name}")
+    assert image.shape[:2] == (1, 3)
+    assert min(image.shape[2:]) >= 300
+    assert image.std() > 0.1
+
+
+def test_all_photographs_have_one_name() -> None:
+    found = samples.find_pictures(["sample:swirls", "sample:photographs"])
+    assert found == ["sample:swirls", *(f"sample:{name}" for name in samples.PHOTOGRAPHS)]
+
+
 @pytest.mark.parametrize("name", samples.STYLES)
 def test_painting_again_gives_the_same(name: str) -> None:
     assert np.array_equal(samples._painting.__wrapped__(name), samples._painting(name))

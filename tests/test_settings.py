@@ -20,8 +20,10 @@ from workbench.settings import (
     POOLINGS,
     PRECISIONS,
     PRESETS,
+    TRAINING_PRESETS,
     ClipSettings,
     Settings,
+    TrainingSettings,
 )
 from workbench.weights import BACKBONES
 
@@ -395,3 +397,56 @@ def test_a_senseless_setting_of_films_is_refused_by_name(
     said = clip_refusal(**{name: value})
     assert said.startswith(name)
     assert sentence in said
+
+
+# --- training ----------------------------------------------------------------------------
+
+
+def test_every_setting_of_training_is_documented() -> None:
+    documentation = (TrainingSettings.__doc__ or "").splitlines()
+    for field in dataclasses.fields(TrainingSettings):
+        assert f"    {field.name}" in documentation
+
+
+def test_settings_of_training_survive_json() -> None:
+    settings = TrainingSettings(width=1, minutes=0, batch=3)
+    assert TrainingSettings(**json.loads(json.dumps(settings.as_dict()))) == settings
+    assert isinstance(settings.width, float)
+
+
+def test_presets_of_training() -> None:
+    assert TrainingSettings.from_preset("quick") == TrainingSettings()
+    full = TrainingSettings.from_preset("full", batch=8)
+    assert (full.batch, full.width, full.minutes) == (8, 1.0, 0.0)
+    for preset in TRAINING_PRESETS:
+        TrainingSettings.from_preset(preset)
+    with pytest.raises(InputError, match="preset = 'draft': use one of quick, full"):
+        TrainingSettings.from_preset("draft")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("width", 0.1),
+        ("width", NAN),
+        ("width", "wide"),
+        ("batch", 0),
+        ("batch", 1.5),
+        ("batch", True),
+        ("crop", 63),
+        ("whole_after", -1),
+        ("training_steps", -1),
+        ("training_rate", 0.0),
+        ("training_rate", 1.0),
+        ("training_rate", NAN),
+        ("minutes", -1.0),
+        ("minutes", INF),
+        ("checkpoint_every", 0),
+        ("patience", 0),
+        ("temporal_weight", -1.0),
+        ("temporal_weight", NAN),
+    ],
+)
+def test_a_senseless_setting_of_training_is_refused_by_name(name: str, value: object) -> None:
+    with pytest.raises(InputError, match=f"^{name} = "):
+        TrainingSettings(**{name: value})  # type: ignore[arg-type]

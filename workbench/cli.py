@@ -206,6 +206,7 @@ _TRAINING_KNOBS: dict[str, tuple[type, str]] = {
     "width": (float, "Of the network: larger knows finer strokes, and takes longer."),
     "batch": (int, "Pictures that a step of training looks at."),
     "crop": (int, "Side of the squares cut out of the training pictures, in pixels."),
+    "whole_after": (int, "Steps, after which whole pictures are looked at instead."),
     "training_rate": (float, "Step of Adam in training."),
     "checkpoint_every": (int, "Steps from one checkpoint, with its preview, to the next."),
     "patience": (int, "Training ends after so many checkpoints without progress."),

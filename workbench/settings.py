@@ -340,6 +340,10 @@ class TrainingSettings:
         take longer.
     crop
         Side of the squares that are cut out of the training pictures, in pixels, from 64 on.
+    whole_after
+        Steps, after which the network looks at whole pictures. Crops are quick, and teach the
+        strokes; in whole pictures, each stroke may go where it suits the picture, so that more of
+        it stays. In a batch of several, they are cut to the size that all have.
     training_steps
         Steps of Adam, at most.
     training_rate
@@ -366,6 +370,7 @@ class TrainingSettings:
     width: float = 0.5
     batch: int = 1
     crop: int = 256
+    whole_after: int = 350
     training_steps: int = 4000
     training_rate: float = 3e-3
     minutes: float = 15.0
@@ -429,6 +434,7 @@ TRAINING_PRESETS: Mapping[str, Mapping[str, Any]] = {
         "training_steps": 40_000,
         "minutes": 0.0,
         "checkpoint_every": 1000,
+        "whole_after": 40_000,
     },
 }
 

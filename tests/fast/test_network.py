@@ -98,8 +98,6 @@ def test_width_is_a_factor_on_channels() -> None:
 
 def test_every_parameter_learns() -> None:
     network = TransformationNetwork(0.25)
-    for layer in network.residual:
-        torch.nn.init.ones_(layer.scale)
     network(picture(32, 32, count=2)).square().sum().backward()
     for name, parameter in network.named_parameters():
         assert parameter.grad is not None, name

@@ -78,7 +78,12 @@ def test_broken_and_small_pictures_are_named_and_left_out(folder: Path) -> None:
     assert any("1.png is 500x20 pixels; crops of 64 need" in text for text in said)
     assert list(found.skipped.values()) == [text.removeprefix("Left out: ") for text in said]
     allowed = [n for n in range(6) if n not in held_out]
-    assert draw_batch(found, allowed, 8, [0], pairs=False).pictures.shape == (8, 3, 64, 64)
+    assert draw_batch(found, allowed, 8, [0], whole=False, pairs=False).pictures.shape == (
+        8,
+        3,
+        64,
+        64,
+    )
 
 
 def test_too_few_pictures(folder: Path) -> None:
@@ -116,10 +121,10 @@ def test_memory_is_bounded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_a_seed_draws_the_same_batch_whatever_came_before(folder: Path) -> None:
     found = opened(folder, folder=folder)
-    first = draw_batch(found, range(6), 4, [0, 7], pairs=True)
-    draw_batch(found, range(6), 4, [0, 8], pairs=True)
-    again = draw_batch(found, range(6), 4, [0, 7], pairs=True)
-    other = draw_batch(found, range(6), 4, [1, 7], pairs=True)
+    first = draw_batch(found, range(6), 4, [0, 7], whole=False, pairs=True)
+    draw_batch(found, range(6), 4, [0, 8], whole=False, pairs=True)
+    again = draw_batch(found, range(6), 4, [0, 7], whole=False, pairs=True)
+    other = draw_batch(found, range(6), 4, [1, 7], whole=False, pairs=True)
     assert torch.equal(first.pictures, again.pictures)
     assert not torch.equal(first.pictures, other.pictures)
 
@@ -128,7 +133,7 @@ def test_crops_are_parts_of_the_pictures_and_only_of_those_allowed(folder: Path)
     found = opened(folder, folder=folder)
     allowed = from_array(found.kept(2))
     mirrored = 0
-    for each in draw_batch(found, [2], 12, [0], pairs=False).pictures.split(1):
+    for each in draw_batch(found, [2], 12, [0], whole=False, pairs=False).pictures.split(1):
         places = [contains(allowed, each), contains(allowed.flip(3), each)]
         assert sum(places) == 1
         mirrored += places[1]
@@ -144,7 +149,7 @@ def test_a_companion_is_its_picture_moved(folder: Path) -> None:
     film = clip()  # smoother than noise
     write_film(film.frames[:4], folder / "clip.mp4", 25)
     found = opened(folder / "clip.mp4", size=320, crop=128, folder=folder)
-    batch = draw_batch(found, [0], 3, [3], pairs=True)
+    batch = draw_batch(found, [0], 3, [3], whole=False, pairs=True)
     assert len(batch.motions) == 3
     for picture, moved, motion in zip(
         batch.pictures[:3].split(1), batch.pictures[3:].split(1), batch.motions, strict=True
@@ -155,3 +160,13 @@ def test_a_companion_is_its_picture_moved(folder: Path) -> None:
         assert apart < unmoved
         assert 0.6 < motion.visible.mean() <= 1
         assert motion.flow.abs().max() > 1
+
+
+def test_a_whole_picture_or_what_all_of_a_batch_have(folder: Path) -> None:
+    found = opened(folder, size=140, folder=folder)
+    alone = draw_batch(found, [0], 1, [0], whole=True, pairs=False).pictures
+    picture = from_array(found.kept(0))
+    assert torch.equal(alone, picture) or torch.equal(alone, picture.flip(3))
+    batch = draw_batch(found, [0, 4], 8, [0], whole=True, pairs=True)
+    assert batch.pictures.shape == (16, 3, 90, 108)
+    assert batch.motions[0].flow.shape == (1, 2, 90, 108)

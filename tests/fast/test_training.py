@@ -21,7 +21,9 @@ from workbench.losses import Losses
 from workbench.runs import check_result
 from workbench.settings import Settings, TrainingSettings
 
-QUICK = TrainingSettings(width=0.25, crop=64, batch=2, training_steps=7, checkpoint_every=3)
+QUICK = TrainingSettings(
+    width=0.25, crop=64, whole_after=4, batch=2, training_steps=7, checkpoint_every=3
+)
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from PIL import Image
 from workbench.errors import InputError, OutputError
 from workbench.images import Frame
 from workbench.video import clips
-from workbench.video.clips import Clip, Sound, open_clip, read_frames, write_film
+from workbench.video.clips import Clip, Sound, join_films, open_clip, read_frames, write_film
 
 NTSC = Fraction(24000, 1001)
 BITS = 8
@@ -557,6 +557,37 @@ def test_the_same_frames_give_the_same_bytes(suffix: str, tmp_path: Path) -> Non
     for name in ("a", "b"):
         write_film(frames, tmp_path / f"{name}{suffix}", 24, sound=sound)
     assert (tmp_path / f"a{suffix}").read_bytes() == (tmp_path / f"b{suffix}").read_bytes()
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])
+@pytest.mark.parametrize("fps", [NTSC, Fraction(25), Fraction(25, 3)])
+@pytest.mark.parametrize("lengths", [[31], [7, 7, 7], [1, 5, 1]])
+def test_films_that_are_joined_lose_no_frame(
+    suffix: str, fps: Fraction, lengths: list[int], tmp_path: Path
+) -> None:
+    parts, count = [], 0
+    for length in lengths:
+        parts.append(tmp_path / f"{count}.mp4")
+        write_film((numbered(count + i) for i in range(length)), parts[-1], fps)
+        count += length
+    sound = Sound(click(count / float(fps) + 1)[None].astype(np.float32), 48000)
+    path = tmp_path / f"film{suffix}"
+    join_films(parts, path, fps, sound=sound)
+    clip = open_clip(path)
+    assert (clip.fps, clip.frames, clip.sound) == (fps, count, True)
+    assert numbers(clip) == list(range(count))
+    assert sound_end(path) == pytest.approx(count / float(fps), abs=0.05)
+    for part in parts[1:]:  # nothing is encoded anew
+        assert packets(part)[0] in packets(path)
+
+
+def test_joined_films_are_the_same_each_time(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_film([numbered(0)] * 5, tmp_path / f"{name}.mp4", 25)
+    parts = [tmp_path / "a.mp4", tmp_path / "b.mp4"]
+    for name in ("c", "d"):
+        join_films(parts, tmp_path / f"{name}.mp4", 25)
+    assert (tmp_path / "c.mp4").read_bytes() == (tmp_path / "d.mp4").read_bytes()
 
 
 def test_quality_is_a_trade_against_size(tmp_path: Path) -> None:

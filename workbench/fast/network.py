@@ -52,9 +52,6 @@ class TransformationNetwork(nn.Module):
         self.tail = _layers(_Layer(quarter, half, 3, grow=2), _Layer(half, full, 3, grow=2))
         self.paint = _Convolution(full, 3, 9)
         self.bias = nn.Parameter(torch.zeros(3))  # of the colours
-        # A residual block begins as the identity, so that what it adds grows with what it learns.
-        for layer in self.residual[1::2]:
-            nn.init.zeros_(layer.scale)
 
     def forward(self, pictures: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """Paint pictures; each comes out the same whatever others are painted with it.

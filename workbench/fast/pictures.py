@@ -186,7 +186,7 @@ class Batch:
     Attributes
     ----------
     pictures
-        `(N, 3, crop, crop)`, float32, sRGB in [0, 1].
+        `(N, 3, H, W)`, float32, sRGB in [0, 1].
     motions
         Empty, or one for each picture of the first half. Then the second half has its companion,
         the same scene moved, and the motion is from the companion to the picture.
@@ -197,7 +197,13 @@ class Batch:
 
 
 def draw_batch(
-    pictures: Pictures, allowed: Sequence[int], count: int, seed: Sequence[int], *, pairs: bool
+    pictures: Pictures,
+    allowed: Sequence[int],
+    count: int,
+    seed: Sequence[int],
+    *,
+    whole: bool,
+    pairs: bool,
 ) -> Batch:
     """Draw pictures, crop them anywhere, and turn every other one left to right.
 
@@ -209,6 +215,9 @@ def draw_batch(
         How many.
     seed
         The same seed draws the same batch, whatever was drawn before.
+    whole
+        Whether crops are as large as all of them can be, one alone the whole picture; else they
+        are squares of `pictures.crop`.
     pairs
         Whether every picture gets a companion, which is moved by a smooth random flow and gets
         some noise: what changes from one frame of a film to the next. Such motion is known
@@ -222,37 +231,43 @@ def draw_batch(
         If no picture can be read.
     """
     random = np.random.default_rng(seed)
-    crops = [_draw_crop(pictures, allowed, random) for _ in range(count)]
+    frames = [_draw_frame(pictures, allowed, random) for _ in range(count)]
+    height, width = (min(sides) for sides in zip(*(f.shape[:2] for f in frames), strict=True))
+    shape = (height, width) if whole else (pictures.crop, pictures.crop)
+    crops = [from_array(_draw_crop(frame, shape, random)) for frame in frames]
     if not pairs:
         return Batch(torch.cat(crops))
-    motions = [_draw_motion(pictures.crop, random) for _ in crops]
+    motions = [_draw_motion(shape, random) for _ in crops]
     moved = [
         _with_noise(motion.warp(crop), random) for crop, motion in zip(crops, motions, strict=True)
     ]
     return Batch(torch.cat([*crops, *moved]), motions)
 
 
-def _draw_crop(pictures: Pictures, allowed: Sequence[int], random: np.random.Generator) -> Tensor:
+def _draw_frame(pictures: Pictures, allowed: Sequence[int], random: np.random.Generator) -> Frame:
     for _ in range(_ATTEMPTS):
         frame = pictures.read(allowed[int(random.integers(len(allowed)))])
         if frame is not None:
-            top, left = (random.integers(side - pictures.crop + 1) for side in frame.shape[:2])
-            crop = frame[top : top + pictures.crop, left : left + pictures.crop]
-            if random.random() < 0.5:
-                crop = crop[:, ::-1]
-            return from_array(crop)
+            return frame
     raise InputError(
         f"of the last {_ATTEMPTS} training pictures drawn none can be used, such as"
         f" {next(iter(pictures.skipped.values()))}"
     )
 
 
-def _draw_motion(side: int, random: np.random.Generator) -> Motion:
+def _draw_crop(frame: Frame, shape: tuple[int, int], random: np.random.Generator) -> Frame:
+    (height, width), sides = shape, frame.shape[:2]
+    top, left = (int(random.integers(s - c + 1)) for s, c in zip(sides, shape, strict=True))
+    crop = frame[top : top + height, left : left + width]
+    return crop[:, ::-1] if random.random() < 0.5 else crop
+
+
+def _draw_motion(shape: tuple[int, int], random: np.random.Generator) -> Motion:
     """A smooth one, of a picture as a whole and of its parts."""
     whole = random.uniform(-_SHIFT, _SHIFT, (1, 2, 1, 1))
     parts = random.normal(0, _BEND, (1, 2, _BENDS, _BENDS))
     coarse = torch.from_numpy(whole + parts).float()
-    flow = F.interpolate(coarse, (side, side), mode="bicubic")
+    flow = F.interpolate(coarse, shape, mode="bicubic")
     return Motion(flow, 1 - leads_outside(flow).float())
 
 

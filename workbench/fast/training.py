@@ -262,7 +262,7 @@ class _Lessons:
 
     problem: Problem
     grams: Mapping[str, Tensor]
-    weights: LossWeights
+    pixels: int  # of a picture
     pictures: Pictures
     held_out: Sequence[int]
     drawn: Sequence[int]
@@ -280,17 +280,12 @@ class _Lessons:
     ) -> _Lessons:
         held_out = pictures.held_out()
         judged_by = [from_array(pictures.kept(number)) for number in held_out]
-        # A sum over pixels: that of a crop stands for that of a whole picture.
-        weights = loss_weights(settings)
-        if settings.tv_kind != "mean-squared":
-            pixels = fmean(picture[0, 0].numel() for picture in judged_by)
-            weights = replace(weights, tv=weights.tv * pixels / training.crop**2)
         problem = Problem.of(judged_by[0], styles, settings)
         longest = round(fmean(max(picture.shape[-2:]) for picture in judged_by))
         return cls(
             problem,
             problem.style_targets(longest),
-            weights,
+            round(fmean(picture[0, 0].numel() for picture in judged_by)),
             pictures,
             held_out,
             [number for number in range(len(pictures)) if number not in held_out],
@@ -301,8 +296,14 @@ class _Lessons:
     def draw(self, step: int) -> Batch:
         """What the step after `step` others looks at."""
         seed = (self.problem.settings.seed, step)
-        pairs = self.training.temporal_weight > 0
-        return draw_batch(self.pictures, self.drawn, self.training.batch, seed, pairs=pairs)
+        return draw_batch(
+            self.pictures,
+            self.drawn,
+            self.training.batch,
+            seed,
+            whole=step >= self.training.whole_after,
+            pairs=self.training.temporal_weight > 0,
+        )
 
     def look(self, learner: _Learner, batch: Batch) -> Losses:
         """Losses of what the learner makes of a batch; their gradient is left with it."""
@@ -310,7 +311,11 @@ class _Lessons:
         painted = learner.network(pictures, self.problem.network.dtype)
         # As in `optimize`, what will be saved is what is looked at.
         painted = painted + (painted.clamp(0, 1) - painted).detach()
-        total, terms = self._losses(painted, pictures, batch.motions, self.weights)
+        weights = loss_weights(self.problem.settings)
+        if weights.tv_kind != "mean-squared":
+            # It is a sum over pixels, and that of a crop stands for that of a whole picture.
+            weights = replace(weights, tv=weights.tv * self.pixels / pictures[0, 0].numel())
+        total, terms = self._losses(painted, pictures, batch.motions, weights)
         learner.optimizer.zero_grad()
         total.backward()
         return to_losses(terms)
