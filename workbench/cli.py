@@ -206,11 +206,12 @@ _TRAINING_KNOBS: dict[str, tuple[type, str]] = {
     "width": (float, "Of the network: larger knows finer strokes, and takes longer."),
     "batch": (int, "Pictures that a step of training looks at."),
     "crop": (int, "Side of the squares cut out of the training pictures, in pixels."),
+    "copy_steps": (int, "First steps, in which the network learns to copy pictures."),
     "whole_after": (int, "Steps, after which whole pictures are looked at instead."),
     "training_rate": (float, "Step of Adam in training."),
     "checkpoint_every": (int, "Steps from one checkpoint, with its preview, to the next."),
     "patience": (int, "Training ends after so many checkpoints without progress."),
-    "temporal_weight": (float, "Above 0: films that flicker less. 300 is a good start."),
+    "temporal_weight": (float, "Above 0: films that flicker less; try 1000."),
 }
 _PAINTING_KNOBS = ("steps", "optimizer", "learning_rate", "init")  # training has none of these
 

@@ -340,6 +340,9 @@ class TrainingSettings:
         take longer.
     crop
         Side of the squares that are cut out of the training pictures, in pixels, from 64 on.
+    copy_steps
+        Steps at the beginning in which the network learns to copy pictures, which is quick; it
+        keeps light and dark, and all that can be recognised, when the style comes.
     whole_after
         Steps, after which the network looks at whole pictures. Crops are quick, and teach the
         strokes; in whole pictures, each stroke may go where it suits the picture, so that more of
@@ -347,8 +350,8 @@ class TrainingSettings:
     training_steps
         Steps of Adam, at most.
     training_rate
-        Step of Adam in the first 200 steps, above 0; later ones shrink with the root of the
-        number of steps. Larger learns sooner, and explodes sooner.
+        Step of Adam, above 0; from 200 steps after `copy_steps` on it shrinks with the root of
+        their number. Larger learns sooner, and explodes sooner.
     minutes
         The time that training may take, all its runs together; 0: as long as it needs.
     checkpoint_every
@@ -358,8 +361,8 @@ class TrainingSettings:
         checkpoints.
     temporal_weight
         Of the loss that asks two looks at a scene that moves a little for the same painting,
-        at least 0. Larger gives films that flicker less, with softer strokes. Above 0 a step
-        looks at every picture twice, and takes twice as long.
+        at least 0. Larger gives films that flicker less, with softer strokes. Above 0 every
+        picture is painted twice in a step, which takes a third longer.
 
     Raises
     ------
@@ -370,7 +373,8 @@ class TrainingSettings:
     width: float = 0.5
     batch: int = 1
     crop: int = 256
-    whole_after: int = 350
+    copy_steps: int = 200
+    whole_after: int = 550
     training_steps: int = 4000
     training_rate: float = 3e-3
     minutes: float = 15.0
@@ -383,7 +387,7 @@ class TrainingSettings:
             value = getattr(self, field.name)
             if isinstance(field.default, float):
                 object.__setattr__(self, field.name, _number(field.name, value))
-            elif not _is(value, int) or value < 1:
+            elif not _is(value, int) or value < (field.name not in _MAY_BE_ZERO):
                 raise InputError(f"{field.name} = {value!r}: give a whole number above 0.")
         if not 0.25 <= self.width <= 4:
             raise InputError(f"width = {self.width}: give a number from 0.25 to 4.")
@@ -425,6 +429,8 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     "fine": {"size": 768, "steps": (60, 90, 150)},
 }
 
+
+_MAY_BE_ZERO = ("copy_steps", "whole_after")
 
 TRAINING_PRESETS: Mapping[str, Mapping[str, Any]] = {
     "quick": {},

@@ -39,7 +39,7 @@ from workbench.video.metrics import warping_error
 
 SETTINGS = Settings(size=640)
 TRAINING = TrainingSettings()  # quick
-TEMPORAL_WEIGHT = 300.0
+TEMPORAL_WEIGHT = 1000.0
 STEPS = 100  # of the reference
 EVERY, BESIDE = 50, 2  # frames: one in so many is held out, with so many on each side
 REPEATS = 7
@@ -96,9 +96,9 @@ def judged(pictures: Iterable[Tensor], frames: Iterable[Tensor], style: Tensor) 
     return parts(measure(one, frame, [style], SETTINGS, targets=cache) for one, frame in pairs)
 
 
-def print_quality(style: Path, output: Path) -> None:
+def print_quality(style: Path, output: Path, training: TrainingSettings) -> None:
     """Held-out loss of a quick training against that of `optimize`, from the content picture."""
-    model = learned(style, output, TRAINING)
+    model = learned(style, output, training)
     painting = load_image(style)
     frames = [
         frame for i, frame in enumerate(frames_of(open_clip(real_clip("bikes")))) if held_out(i)
@@ -129,32 +129,37 @@ def print_quality(style: Path, output: Path) -> None:
         )
 
 
-def print_temporal(style: Path, output: Path) -> None:
-    """Flicker of the whole film, losses of held-out frames, with the temporal loss and without."""
+def print_temporal(style: Path, output: Path, training: TrainingSettings) -> None:
+    """Flicker of the whole film, losses of held-out frames, with the temporal loss and without.
+
+    Both after as many steps of training.
+    """
     painting = load_image(style)
     frames = frames_of(open_clip(real_clip("bikes")))
     chosen = [number for number in range(len(frames)) if held_out(number)]
-    row("model", "warping error", "10 frames apart", "style", "content")
+    for weight in (0.0, TEMPORAL_WEIGHT):
+        learned(style, output, replace(training, temporal_weight=weight))
+    steps = [
+        {checkpoint.step for checkpoint in read_folder(output / name).checkpoints}
+        for name in ("quick", "temporal")
+    ]
+    step = max(steps[0] & steps[1])
+    row(f"model after {step} steps", "warping error", "10 frames apart", "style", "content")
     row("---", *["---:"] * 4)
     found = []
-    for weight in (0.0, TEMPORAL_WEIGHT):
-        model = learned(style, output, replace(TRAINING, temporal_weight=weight))
+    for name in ("quick", "temporal"):
+        model = StyleModel.load(f"{output / name}@{step}")
         film = [model(frame) for frame in frames]
         losses = judged([film[i] for i in chosen], [frames[i] for i in chosen], painting)
         errors = [warping_error(film, frames), warping_error(film, frames, gap=10)]
         found.append([*errors, losses["style"], losses["content"]])
-        name = "with temporal loss" if weight else "without"
-        row(
-            name,
-            *(f"{error:.4f}" for error in errors),
-            *(f"{losses[k]:,.0f}" for k in ("style", "content")),
-        )
+        row(name, *(f"{e:.4f}" for e in errors), *(f"{v:,.0f}" for v in found[-1][2:]))
     row("ratio", *(f"{b / a:.2f}" for a, b in zip(*found, strict=True)))
     source = [warping_error(frames, frames), warping_error(frames, frames, gap=10)]
     row("the clip itself", *(f"{error:.4f}" for error in source), "", "")
 
 
-def print_speed(style: Path, output: Path) -> None:
+def print_speed(style: Path, output: Path, training: TrainingSettings) -> None:
     """Frames a second from file to file, and steps of training a second."""
     device = choose_device()
     precision = choose_precision("auto", device)
@@ -170,7 +175,7 @@ def print_speed(style: Path, output: Path) -> None:
             began = time.perf_counter()
             count = applying.paint_film(clip, {"model": model}, output / "speed.mp4")
             rates.append(count / (time.perf_counter() - began))
-        training = TrainingSettings(width=width, training_steps=25, minutes=0)
+        training = replace(training, width=width, training_steps=25, copy_steps=0, whole_after=0)
         folder = output / f"speed-{width:g}-{datetime.datetime.now():%H%M%S}"
         stamps = [
             iterate.seconds
@@ -215,6 +220,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("style", type=Path)
     parser.add_argument("parts", nargs="*", choices=[*PARTS, []], default=list(PARTS))
+    parser.add_argument("--minutes", type=float, default=TRAINING.minutes, help="of each training")
     parser.add_argument("-o", "--output", type=Path, default=Path("runs/benchmarks/fast"))
     given = parser.parse_args()
     device = choose_device()
@@ -225,7 +231,7 @@ def main() -> None:
     )
     print(f"{datetime.date.today()}, {name}, torch {torch.__version__}\n")
     for part in given.parts:
-        PARTS[part](given.style, given.output)
+        PARTS[part](given.style, given.output, replace(TRAINING, minutes=given.minutes))
         print()
 
 

@@ -18,7 +18,9 @@ from workbench.runs import check_result
 from workbench.samples import clip
 from workbench.video.clips import open_clip, read_frames, write_film
 
-OPTIONS = "--on clip.mp4 -o ink --size 96 --crop 64 --width 0.25 --checkpoint-every 3"
+OPTIONS = (
+    "--on clip.mp4 -o ink --size 96 --crop 64 --width 0.25 --checkpoint-every 3 --copy-steps 1"
+)
 SMALL = OPTIONS.split()
 STYLE = "sample:hatching"
 

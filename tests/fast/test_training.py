@@ -22,7 +22,7 @@ from workbench.runs import check_result
 from workbench.settings import Settings, TrainingSettings
 
 QUICK = TrainingSettings(
-    width=0.25, crop=64, whole_after=4, batch=2, training_steps=7, checkpoint_every=3
+    width=0.25, crop=64, copy_steps=1, whole_after=4, batch=2, training_steps=7, checkpoint_every=3
 )
 
 
@@ -47,7 +47,8 @@ def test_training_brings_the_losses_down(
     small: Settings, painting: Tensor, on: list[str], tmp_path: Path
 ) -> None:
     longer = replace(QUICK, training_steps=60, checkpoint_every=20)
-    for _ in train([painting], on, tmp_path / "m", settings=small, training=longer):
+    only_style = replace(small, content_weight=0.0)  # which then counts in full from the start
+    for _ in train([painting], on, tmp_path / "m", settings=only_style, training=longer):
         pass
     model = read_folder(tmp_path / "m")
     totals = [each.held_out["total"] for each in model.checkpoints]
@@ -223,13 +224,39 @@ def test_training_stops_when_the_held_out_loss_no_longer_falls(
     assert iterates[-1].step == 5  # the first checkpoint, and four without progress
 
 
+def test_the_network_learns_to_copy_first(
+    small: Settings, painting: Tensor, on: list[str], tmp_path: Path
+) -> None:
+    training = replace(QUICK, copy_steps=150, training_steps=150, checkpoint_every=50, patience=99)
+    iterates = [*train([painting], on, tmp_path / "m", settings=small, training=training)]
+    assert all(each.losses is None for each in iterates)
+    model = StyleModel.load(f"{tmp_path / 'm'}@150", device="cpu", precision="float32")
+    picture = load_image(Path(on[0]) / "1.png")
+    assert (model(picture) - picture).square().mean() < 0.3 * picture.var()
+
+
+def test_style_may_not_lead_by_too_much_at_first() -> None:
+    lessons = module._Lessons.__new__(module._Lessons)
+    object.__setattr__(lessons, "training", replace(QUICK, copy_steps=10))
+
+    def share(step: int, content: float, style: float) -> float:
+        terms = {"content a": torch.tensor(content), "style b": torch.tensor(style)}
+        return lessons._style_share(step, terms)
+
+    assert share(10, 1.0, 100.0) == pytest.approx(0.02)
+    assert share(210, 1.0, 100.0) == pytest.approx(0.04)
+    assert share(10, 60.0, 100.0) == 1
+    assert share(2000, 1.0, 100.0) == 1
+    assert share(10, 0.0, 100.0) == 1  # without a content loss there is nothing to lead
+
+
 def explode(monkeypatch: pytest.MonkeyPatch, steps: list[int], times: int) -> list[float]:
     """Make losses at some steps infinite, so often; lists the rates that were in force then."""
     look, rates = module._Lessons.look, []
 
-    def looked(self: module._Lessons, learner: module._Learner, batch: object) -> Losses:
+    def looked(self: module._Lessons, learner: module._Learner, batch: object) -> Losses | None:
         losses = look(self, learner, batch)  # type: ignore[arg-type]
-        if learner.step in steps and len(rates) < times:
+        if losses is not None and learner.step in steps and len(rates) < times:
             rates.append(learner.rate())
             return replace(losses, total=math.nan)
         return losses
@@ -260,9 +287,9 @@ def test_an_explosion_before_the_first_checkpoint_begins_anew(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    explode(monkeypatch, [1], times=1)
+    explode(monkeypatch, [2], times=1)
     iterates = train([painting], on, tmp_path / "m", settings=small, training=QUICK)
-    assert [each.step for each in iterates if each.checkpoint is None] == [1, *range(1, 8)]
+    assert [each.step for each in iterates if each.checkpoint is None] == [1, 2, *range(1, 8)]
 
 
 def test_a_training_that_keeps_exploding_says_so_and_keeps_its_checkpoints(
@@ -312,7 +339,9 @@ def test_the_temporal_loss_is_that_of_the_companions(
     for weight in (100.0, 200.0):
         training = replace(QUICK, temporal_weight=weight)
         folder = tmp_path / f"{weight}"
-        first = next(train([painting], on, folder, settings=small, training=training))
+        iterates = train([painting], on, folder, settings=small, training=training)
+        first = next(each for each in iterates if each.losses is not None)
+        assert first.step == 2  # the first one copied
         assert first.losses is not None
         found.append(first.losses.temporal)
     assert found[0] > 0

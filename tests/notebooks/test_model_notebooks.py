@@ -14,7 +14,14 @@ from workbench.runs import read_result
 from workbench.samples import clip
 from workbench.video.clips import open_clip, read_frames, write_film
 
-QUICK = {"size": 96, "width": 0.25, "crop": 64, "checkpoint_every": 3, "precision": "float32"}
+QUICK = {
+    "size": 96,
+    "width": 0.25,
+    "crop": 64,
+    "checkpoint_every": 3,
+    "copy_steps": 1,
+    "precision": "float32",
+}
 
 
 @pytest.fixture

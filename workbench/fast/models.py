@@ -181,7 +181,8 @@ class Checkpoint:
     held_out
         "total", "content", "style", "tv": weighted losses, the means over the held-out pictures.
     training
-        The same over the training pictures since the checkpoint before.
+        The same over the training pictures since the checkpoint before; empty while the network
+        learned to copy.
     seconds
         Of training up to here.
     """

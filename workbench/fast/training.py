@@ -47,7 +47,7 @@ from workbench.losses import (
     Losses,
     LossWeights,
     Targets,
-    TemporalTarget,
+    temporal_loss,
     to_losses,
     weighted_losses,
 )
@@ -69,6 +69,10 @@ _ADAM = ("exp_avg", "exp_avg_sq")
 # what gradients were at first for a thousand.
 _BETAS = (0.9, 0.99)
 _FULL_RATE = 200  # steps, from which on the rate shrinks with the root of their number
+# At first the style loss is a hundred times the content loss, and would wipe out all that can be
+# recognised, which hardly comes back. So it counts as this many times the content loss, at most,
+# twice as much after each so many steps.
+_STYLE_LEAD, _LEAD_DOUBLES = 2.0, 200
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +86,8 @@ class TrainingIterate:
     steps
         Steps that there will be at most.
     losses
-        Weighted, the means over the batch that the last step looked at; None before the first.
+        Weighted, the means over the batch that the last step looked at; None while the network
+        learns to copy.
     seconds
         Of training so far, all runs together.
     checkpoint
@@ -112,8 +117,10 @@ def train(
     """Train a network to paint in a style, step by step; run again, it goes on.
 
     Johnson, Alahi and Fei-Fei 2016 (arXiv 1603.08155): the losses of `losses`, of what the
-    network makes of crops of pictures. Differs in that the model is the running average of
-    the network's parameters, which takes the noise out of a short training.
+    network makes of pictures. Differs in what makes a short training worth while: the network
+    first learns to copy, is shown crops and then whole pictures, the style loss may lead the
+    content loss only by so much at first, and the model is the running average of the
+    network's parameters.
 
     Parameters
     ----------
@@ -206,7 +213,7 @@ def _train(
                     return
                 began = time.monotonic()
                 losses = lessons.look(learner, reader.batch(learner.step))
-                if not math.isfinite(losses.total):
+                if losses is not None and not math.isfinite(losses.total):
                     learner = _rescue(lessons, folder, run, learner)
                     continue
                 learner.take_step(losses)
@@ -305,20 +312,50 @@ class _Lessons:
             pairs=self.training.temporal_weight > 0,
         )
 
-    def look(self, learner: _Learner, batch: Batch) -> Losses:
-        """Losses of what the learner makes of a batch; their gradient is left with it."""
+    def look(self, learner: _Learner, batch: Batch) -> Losses | None:
+        """Losses of what the learner makes of a batch; their gradient is left with it.
+
+        None while it learns to copy.
+        """
         pictures = batch.pictures.to(self.problem.device)
         painted = learner.network(pictures, self.problem.network.dtype)
+        learner.optimizer.zero_grad()
+        if learner.step < self.training.copy_steps:
+            (painted - pictures).square().mean().backward()
+            return None
         # As in `optimize`, what will be saved is what is looked at.
         painted = painted + (painted.clamp(0, 1) - painted).detach()
         weights = loss_weights(self.problem.settings)
         if weights.tv_kind != "mean-squared":
             # It is a sum over pixels, and that of a crop stands for that of a whole picture.
             weights = replace(weights, tv=weights.tv * self.pixels / pictures[0, 0].numel())
-        total, terms = self._losses(painted, pictures, batch.motions, weights)
-        learner.optimizer.zero_grad()
-        total.backward()
+        count = len(pictures) - len(batch.motions)
+        own, *companions = painted.split(count)
+        terms = self._losses(own, pictures[:count], weights)
+        if companions:
+            change = self._change(own, companions[0], batch.motions)
+            terms["temporal"] = self.training.temporal_weight * change
+        style = _sum_of(terms, "style")
+        missing = 1 - self._style_share(learner.step, terms)
+        (_sum_of(terms, "") - missing * style).backward()
         return to_losses(terms)
+
+    def _style_share(self, step: int, terms: Mapping[str, Tensor]) -> float:
+        """How much of the style loss counts."""
+        content, style = (float(_sum_of(terms, kind)) for kind in ("content", "style"))
+        lead = _STYLE_LEAD * 2 ** ((step - self.training.copy_steps) / _LEAD_DOUBLES)
+        return lead * content / style if 0 < lead * content < style else 1.0
+
+    def _change(self, painted: Tensor, moved: Tensor, motions: Sequence[Motion]) -> Tensor:
+        """By how much painted pictures differ from their companions, beyond the motion."""
+        white = self.problem.settings.white
+        pairs = zip(painted.split(1), moved.split(1), motions, strict=True)
+        return torch.stack(
+            [
+                temporal_loss(two * white, motion.warp(one) * white, motion.visible.to(one.device))
+                for one, two, motion in pairs
+            ]
+        ).mean()
 
     def judge(self, learner: _Learner) -> tuple[Checkpoint, Tensor]:
         """How the model does on the held-out pictures, and the preview."""
@@ -329,45 +366,27 @@ class _Lessons:
                 picture = from_array(self.pictures.kept(number)).to(self.problem.device)
                 painted = learner.average(picture, dtype).clamp(0, 1)
                 weights = loss_weights(self.problem.settings)
-                judged.append(to_losses(self._losses(painted, picture, (), weights)[1]))
+                judged.append(to_losses(self._losses(painted, picture, weights)))
             preview = learner.average(self.preview.to(self.problem.device), dtype).clamp(0, 1).cpu()
         means = _means([_numbers(losses) for losses in judged])
         return Checkpoint(learner.step, means, _means(learner.recent), learner.seconds), preview
 
-    def _losses(
-        self,
-        painted: Tensor,
-        pictures: Tensor,
-        motions: Sequence[Motion],
-        weights: LossWeights,
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Means over pictures `(N, 3, H, W)` of their weighted losses."""
+    def _losses(self, painted: Tensor, pictures: Tensor, weights: LossWeights) -> dict[str, Tensor]:
+        """Means over pictures `(N, 3, H, W)` of the terms of their weighted losses."""
         settings, network = self.problem.settings, self.problem.network
         seen = _each(network(painted * settings.white, settings.layers))
         with torch.no_grad():
             content = _each(network(pictures * settings.white, settings.content_layers))
-        each = painted.split(1)
-        totals, terms = [], []
-        for number, picture in enumerate(each):
-            temporal = []
-            if motions and number >= len(motions):
-                first = number - len(motions)
-                temporal = [self._companion(each[first], motions[first])]
-            targets = Targets(content[number], self.grams, temporal=temporal)
-            total, parts = weighted_losses(picture * settings.white, seen[number], targets, weights)
-            totals.append(total)
-            terms.append(parts)
-        none = painted.new_zeros(())
-        means = {
-            name: torch.stack([parts.get(name, none) for parts in terms]).mean()
-            for name in terms[-1]
-        }
-        return torch.stack(totals).mean(), means
+        each = [
+            weighted_losses(picture * settings.white, own, Targets(target, self.grams), weights)[1]
+            for picture, own, target in zip(painted.split(1), seen, content, strict=True)
+        ]
+        return {name: torch.stack([terms[name] for terms in each]).mean() for name in each[0]}
 
-    def _companion(self, painted: Tensor, motion: Motion) -> TemporalTarget:
-        """What the moved version of a picture is to look like."""
-        visible = motion.visible.to(painted.device)
-        return TemporalTarget(motion.warp(painted), visible, self.training.temporal_weight)
+
+def _sum_of(terms: Mapping[str, Tensor], kind: str) -> Tensor:
+    """Of the terms whose names begin so."""
+    return torch.stack([term for name, term in terms.items() if name.startswith(kind)]).sum()
 
 
 def _each(activations: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
@@ -422,10 +441,11 @@ class _Learner:
 
     def rate(self) -> float:
         """Of the next step."""
-        shrunk = min(1.0, math.sqrt(_FULL_RATE / (1 + self.step)))
+        step = max(0, self.step - self.training.copy_steps)
+        shrunk = min(1.0, math.sqrt(_FULL_RATE / (1 + step)))
         return shrunk * self.training.training_rate * 0.5**self.rescues
 
-    def take_step(self, losses: Losses) -> None:
+    def take_step(self, losses: Losses | None) -> None:
         """Along the gradient that `_Lessons.look` has left."""
         self._stepping = True
         self.optimizer.param_groups[0]["lr"] = self.rate()
@@ -435,7 +455,8 @@ class _Learner:
             pairs = zip(self.average.parameters(), self.network.parameters(), strict=True)
             for mean, parameter in pairs:
                 mean.lerp_(parameter, 1 - stays)
-        self.recent.append(_numbers(losses))
+        if losses is not None:
+            self.recent.append(_numbers(losses))
         self.step += 1
         self._stepping = False
 
@@ -649,11 +670,10 @@ def plot_training(model: ModelFolder) -> Figure:
     for name, colour in lines.items():
         held_out = [each.held_out[name] or math.nan for each in model.checkpoints]
         axes.plot(steps, held_out, color=colour, lw=2, marker=".", label=name)
-    if any(each.training["temporal"] for each in model.checkpoints):
-        temporal = [each.training["temporal"] for each in model.checkpoints]
-        axes.plot(steps, temporal, color="C3", lw=1.5, label="temporal (training)")
-    training = [each.training["total"] for each in model.checkpoints]
-    axes.plot(steps, training, color="0.6", lw=1.5, ls="--", label="total (training)")
+    for name, colour in {"temporal": "C3", "total": "0.6"}.items():
+        training = [each.training.get(name) or math.nan for each in model.checkpoints]
+        if not all(map(math.isnan, training)):
+            axes.plot(steps, training, color=colour, lw=1.5, ls="--", label=f"{name} (training)")
     best = model.best
     axes.plot(best.step, best.held_out["total"], "o", ms=11, mfc="none", mec="C3", label="best")
     for label, step in model.labels.items():
