@@ -342,7 +342,7 @@ class _Lessons:
 
     def _style_share(self, step: int, terms: Mapping[str, Tensor]) -> float:
         """How much of the style loss counts."""
-        content, style = (float(_sum_of(terms, kind)) for kind in ("content", "style"))
+        content, style = (_sum_of(terms, kind).item() for kind in ("content", "style"))
         lead = _STYLE_LEAD * 2 ** ((step - self.training.copy_steps) / _LEAD_DOUBLES)
         return lead * content / style if 0 < lead * content < style else 1.0
 
