@@ -875,7 +875,7 @@ def test_options_come_back(command: Command) -> None:
         found[name] = True if takes is bool else takes(rest.pop(0))
     assert found.pop("save_every", None) == command.save_every
     assert found.pop("original_colors", "off") == command.original_colors
-    assert cli._settings(Settings, {**found, "preset": None}) == command.settings
+    assert cli._settings(Settings, dict(found), None) == command.settings
 
 
 def test_reading_a_command_loads_no_torch() -> None:

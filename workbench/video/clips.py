@@ -548,7 +548,8 @@ def join_films(
     Parameters
     ----------
     parts
-        Written by `write_film` with one shape, rate and quality, and without sound.
+        Written by `write_film` with one shape, rate and quality, and without sound; all but the
+        last have at least four frames, as shorter ones are stored in another order.
     path, fps, sound
         As for `write_film`.
 
