@@ -356,10 +356,21 @@ def _unpack(values: Mapping[str, Any], tensors: Tensors) -> Moment:
 def _write(path: Path, values: Mapping[str, Any], tensors: Tensors) -> None:
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     text = json.dumps(values)
-    metadata = {"workbench": text, "checksum": _checksum(text, tensors)}
+    save_tensors(tensors, path, {"workbench": text, "checksum": _checksum(text, tensors)})
+
+
+def save_tensors(tensors: Tensors, path: Path, metadata: dict[str, str]) -> None:
+    """Write a safetensors file with texts in its header; it appears when it is finished.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be written.
+    """
+    whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     try:
         with atomic(path) as beside:
-            save_file(tensors, beside, metadata=metadata)
+            save_file(whole, beside, metadata=metadata)
     except SafetensorError as error:
         raise OutputError(f"{path} cannot be written: {error}.") from error
 

@@ -268,6 +268,16 @@ class Losses:
         """Sum over the style layers."""
         return sum(self.style.values())
 
+    def by_kind(self) -> dict[str, float]:
+        """The losses without their layers: "total", "content", "style", "tv", "temporal"."""
+        return {
+            "total": self.total,
+            "content": self.content_total,
+            "style": self.style_total,
+            "tv": self.tv,
+            "temporal": self.temporal,
+        }
+
 
 def blend(grams: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
     """Mix the Gram matrices of several styles, as neural_style.lua's -style_blend_weights does.

@@ -20,13 +20,13 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from workbench.checkpoints import save_tensors
 from workbench.devices import choose_device, choose_precision
-from workbench.errors import InputError, OutputError
+from workbench.errors import InputError
 from workbench.fast.network import TransformationNetwork
-from workbench.files import atomic, write_bytes
+from workbench.files import write_bytes
 
 FORMAT = 1
 MODEL = "model.json"
@@ -125,17 +125,7 @@ class StyleModel:
 def save_network(network: TransformationNetwork, path: Path) -> None:
     """Write a network as a checkpoint."""
     header = {"kind": "style model", "format": FORMAT, "width": network.width}
-    write_tensors(network.state_dict(), path, header)
-
-
-def write_tensors(tensors: Mapping[str, Tensor], path: Path, header: Mapping[str, Any]) -> None:
-    """Write a safetensors file, with JSON in its header, in one step."""
-    whole = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    try:
-        with atomic(path) as beside:
-            save_file(whole, beside, metadata={"workbench": json.dumps(header)})
-    except SafetensorError as error:
-        raise OutputError(f"{path} cannot be written: {error}.") from error
+    save_tensors(network.state_dict(), path, {"workbench": json.dumps(header)})
 
 
 def _read(path: Path) -> tuple[float, dict[str, Tensor]]:

@@ -35,8 +35,8 @@ class TransformationNetwork(nn.Module):
     Parameters
     ----------
     width
-        Factor on the number of channels, above 0. The paper has 1; 0.5 paints three times as
-        fast and knows fewer strokes.
+        Factor on the number of channels, above 0. The paper has 1; 0.5 paints twice as fast and
+        knows fewer strokes.
     """
 
     def __init__(self, width: float = 1.0) -> None:
@@ -73,7 +73,7 @@ class TransformationNetwork(nn.Module):
         return self._finish(self.paint(_through(self.tail, x)), pictures)
 
     def in_strips(self, picture: Tensor, rows: int, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Paint one picture in less memory and twice the time.
+        """Paint one picture in less memory and two to three times the time.
 
         The layers at full and half size, which take most of the memory, are worked through in
         strips that overlap. Statistics are of the whole picture, put together from those of
@@ -152,8 +152,8 @@ class _Layer(nn.Module):
         """Give every channel of every picture the learned mean and spread."""
         if known is not None:
             return F.batch_norm(x, known.mean, known.variance, self.scale, self.shift, eps=_EPSILON)
-        # Instance normalisation is batch normalisation of one picture. On a CPU that is several
-        # times as fast, there and back, as torch's instance_norm and group_norm.
+        # Instance normalisation is batch normalisation of one picture. On a CPU that is at
+        # least twice as fast, there and back, as torch's instance_norm and group_norm.
         each = [
             F.batch_norm(picture, None, None, self.scale, self.shift, training=True, eps=_EPSILON)
             for picture in x.split(1)

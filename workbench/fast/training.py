@@ -28,7 +28,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 import workbench
-from workbench.checkpoints import Run
+from workbench.checkpoints import Run, save_tensors
 from workbench.errors import InputError, TrainingError
 from workbench.fast.models import (
     MODEL,
@@ -37,7 +37,6 @@ from workbench.fast.models import (
     read_folder,
     save_network,
     write_folder,
-    write_tensors,
 )
 from workbench.fast.network import TransformationNetwork
 from workbench.fast.pictures import Batch, Pictures, draw_batch, open_pictures
@@ -368,7 +367,7 @@ class _Lessons:
                 weights = loss_weights(self.problem.settings)
                 judged.append(to_losses(self._losses(painted, picture, weights)))
             preview = learner.average(self.preview.to(self.problem.device), dtype).clamp(0, 1).cpu()
-        means = _means([_numbers(losses) for losses in judged])
+        means = _means([losses.by_kind() for losses in judged])
         return Checkpoint(learner.step, means, _means(learner.recent), learner.seconds), preview
 
     def _losses(self, painted: Tensor, pictures: Tensor, weights: LossWeights) -> dict[str, Tensor]:
@@ -395,16 +394,6 @@ def _each(activations: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
     pieces = {layer: activation.split(1) for layer, activation in activations.items()}
     count = len(next(iter(pieces.values())))
     return [{layer: piece[i] for layer, piece in pieces.items()} for i in range(count)]
-
-
-def _numbers(losses: Losses) -> dict[str, float]:
-    return {
-        "total": losses.total,
-        "content": losses.content_total,
-        "style": losses.style_total,
-        "tv": losses.tv,
-        "temporal": losses.temporal,
-    }
 
 
 def _means(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
@@ -456,7 +445,7 @@ class _Learner:
             for mean, parameter in pairs:
                 mean.lerp_(parameter, 1 - stays)
         if losses is not None:
-            self.recent.append(_numbers(losses))
+            self.recent.append(losses.by_kind())
         self.step += 1
         self._stepping = False
 
@@ -494,7 +483,7 @@ class _Learner:
             "recent": self.recent,
             "checkpoints": [asdict(each) for each in self.checkpoints],
         }
-        write_tensors(tensors, folder / STATE, values)
+        save_tensors(tensors, folder / STATE, {"workbench": json.dumps(values)})
 
     def restore(self, folder: Path, run: Run) -> None:
         """Be as when `save` was called, if it was.

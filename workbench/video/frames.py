@@ -104,17 +104,10 @@ def finish_frame(folder: Path, number: int, iterate: Iterate, **figures: Any) ->
     """Write the picture, and then the figures that say that it is whole."""
     path = frame_path(folder, number)
     save_image(iterate.image, path)
-    losses = iterate.losses
     finished = FrameFigures(
         sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
         steps=iterate.step,
-        losses={
-            "total": losses.total,
-            "content": losses.content_total,
-            "style": losses.style_total,
-            "tv": losses.tv,
-            "temporal": losses.temporal,
-        },
+        losses=iterate.losses.by_kind(),
         megabytes=peak_megabytes(),
         **figures,
     )
