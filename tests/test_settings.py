@@ -434,6 +434,7 @@ def test_presets_of_training() -> None:
         ("batch", 1.5),
         ("batch", True),
         ("crop", 63),
+        ("lead_steps", -1),
         ("whole_after", -1),
         ("training_steps", -1),
         ("training_rate", 0.0),

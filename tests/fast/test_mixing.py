@@ -15,13 +15,17 @@ from matplotlib.offsetbox import AnnotationBbox
 
 from workbench.errors import InputError
 from workbench.fast.mixing import (
+    PALETTE,
     Schedule,
     Section,
     choose_models,
     describe_schedule,
+    models_to_train,
     plot_schedule,
     read_schedule,
 )
+from workbench.fast.models import Checkpoint, ModelFolder, save_network, write_folder
+from workbench.fast.network import TransformationNetwork
 
 PORTRAIT = """
 0-12.5: sketch-a
@@ -193,13 +197,29 @@ def test_clip_without_a_length_is_refused(duration: float) -> None:
         read_schedule("a", duration)
 
 
-def test_unknown_model_is_refused() -> None:
-    known = {"sketch-a": 1, "sketch-b": 2, "sketch-c": 3, **dict.fromkeys(SKETCHES)}
-    assert read_schedule(PORTRAIT, 40, known=known) == read_schedule(PORTRAIT, 40)
-    with pytest.raises(InputError, match=r"section 0-: .*'sketch-aa'; did you mean 'sketch-a'\?"):
-        read_schedule("sketch-aa", 40, known=known)
-    with pytest.raises(InputError, match=r"no model 'night'; there are ink, mosaic\."):
-        read_schedule("0-1: ink\n1-: night", 40, known=["ink", "mosaic"])
+def test_models_that_are_missing_are_to_be_trained(tmp_path: Path) -> None:
+    read = read_schedule({"0-1": ["ink@weird", "oil"], "1-": ["oil@3", "stones"]}, 2)
+    assert models_to_train(read, tmp_path, {"ink": 1, "oil": 2, "stones": 3}) == [
+        "ink",
+        "oil",
+        "stones",
+    ]
+    with pytest.raises(InputError, match=r"has no model 'oil', and styles has no picture"):
+        models_to_train(read, tmp_path, ["ink", "stones"])
+    with pytest.raises(InputError, match=r"no model 'stones', .*; did you mean 'stone'\?"):
+        models_to_train(read, tmp_path, ["ink", "oil", "stone"])
+    network = TransformationNetwork(0.25)
+    save_network(network, tmp_path / "oil" / "step-000003.safetensors")
+    steps = (Checkpoint(3, {"total": 1.0}, {}, 1.0),)
+    write_folder(tmp_path / "oil", ModelFolder(("s",), ("c",), {}, {}, checkpoints=steps))
+    assert models_to_train(read, tmp_path, ["ink", "stones"]) == ["ink", "stones"]
+    # Its training was stopped before the end.
+    assert models_to_train(read, tmp_path, ["ink", "oil", "stones"]) == ["ink", "oil", "stones"]
+    (tmp_path / "oil" / "result.json").write_text("{}")
+    assert models_to_train(read, tmp_path, ["ink", "oil", "stones"]) == ["ink", "stones"]
+    other = read_schedule("oil@4", 2)
+    with pytest.raises(InputError, match=r"oil has no checkpoint '4'; .*steps: 3\."):
+        models_to_train(other, tmp_path, ["ink"])
 
 
 # --- choosing ----------------------------------------------------------------------------
@@ -379,7 +399,7 @@ def test_plot_names_models_and_borders() -> None:
     read = read_schedule(PORTRAIT.replace("sketch-a", "$a_1$"), 40)
     choices = choose_models(read, 400, 10, hold=5)
     previews = {name: np.full((30, 50, 3), 99, np.uint8) for name in ("$a_1$", "sketch-b", "other")}
-    figure = plot_schedule(read, choices, 10, previews, palette=["tab:red", "0.5"])
+    figure = plot_schedule(read, choices, 10, previews)
     figure.draw_without_rendering()
     (axes,) = figure.axes
     assert [label.get_text() for label in axes.get_yticklabels()] == list(read.models)
@@ -390,7 +410,7 @@ def test_plot_names_models_and_borders() -> None:
     assert written == {"0", "12.5", "30", "40"}
     assert [float(line.get_xdata()[0]) for line in axes.lines] == [12.5, 30]
     colours = [np.asarray(each.get_facecolor())[0, 0] for each in bars(figure).values()]
-    assert colours == pytest.approx([0.84, 0.5, 0.84, 0.5, 0.84], abs=0.01)
+    assert colours == pytest.approx([int(each[1:3], 16) / 255 for each in PALETTE[:5]])
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from workbench import measure
 from workbench.errors import InputError, TrainingError
 from workbench.fast import training as module
 from workbench.fast.models import Checkpoint, StyleModel, label_checkpoint, read_folder
+from workbench.fast.pictures import open_pictures
 from workbench.fast.training import TrainingIterate, finish_training, show_training, train
 from workbench.images import from_array, load_image, resize, save_image, to_array
 from workbench.losses import Losses
@@ -22,7 +23,14 @@ from workbench.runs import check_result
 from workbench.settings import Settings, TrainingSettings
 
 QUICK = TrainingSettings(
-    width=0.25, crop=64, copy_steps=1, whole_after=4, batch=2, training_steps=7, checkpoint_every=3
+    width=0.25,
+    crop=64,
+    copy_steps=1,
+    lead_steps=4,
+    whole_after=4,
+    batch=2,
+    training_steps=7,
+    checkpoint_every=3,
 )
 
 
@@ -227,27 +235,53 @@ def test_training_stops_when_the_held_out_loss_no_longer_falls(
 def test_the_network_learns_to_copy_first(
     small: Settings, painting: Tensor, on: list[str], tmp_path: Path
 ) -> None:
-    training = replace(QUICK, copy_steps=150, training_steps=150, checkpoint_every=50, patience=99)
+    training = replace(QUICK, copy_steps=60, training_steps=60, checkpoint_every=60)
     iterates = [*train([painting], on, tmp_path / "m", settings=small, training=training)]
     assert all(each.losses is None for each in iterates)
-    model = StyleModel.load(f"{tmp_path / 'm'}@150", device="cpu", precision="float32")
+    model = StyleModel.load(f"{tmp_path / 'm'}@60", device="cpu", precision="float32")
     picture = load_image(Path(on[0]) / "1.png")
     assert (model(picture) - picture).square().mean() < 0.3 * picture.var()
 
 
-def test_style_may_not_lead_by_too_much_at_first() -> None:
-    lessons = module._Lessons.__new__(module._Lessons)
-    object.__setattr__(lessons, "training", replace(QUICK, copy_steps=10))
+def test_content_leads_at_first(
+    small: Settings, painting: Tensor, on: list[str], tmp_path: Path
+) -> None:
+    def leads(settings: Settings, steps: list[int], lead_steps: int = 100) -> list[float]:
+        training = replace(QUICK, copy_steps=10, lead_steps=lead_steps)
+        pictures = open_pictures(on, settings.size, training.crop, folder=tmp_path)
+        lessons = module._Lessons.of([painting], pictures, None, settings, training)
+        return [lessons.content_lead(step) for step in steps]
 
-    def share(step: int, content: float, style: float) -> float:
-        terms = {"content a": torch.tensor(content), "style b": torch.tensor(style)}
-        return lessons._style_share(step, terms)
+    strong = replace(small, style_weight=1e6)
+    first, half, last, later = leads(strong, [10, 60, 110, 500])
+    assert first > 100  # as strong as the style
+    assert half == pytest.approx(first**0.5)
+    assert last == later == 1
+    assert leads(strong, [10], lead_steps=0)[0] == first  # and 1 after a single step
+    assert leads(strong, [11], lead_steps=0)[0] == 1
+    # Ten times the style weight: ten times the lead.
+    assert leads(replace(small, style_weight=1e7), [10])[0] == pytest.approx(10 * first, rel=1e-4)
+    # Where there is no content loss, or a style too weak to do harm, nothing leads.
+    assert leads(replace(strong, content_weight=0.0), [10])[0] == 1
+    assert leads(replace(small, style_weight=1e-6), [10])[0] == 1
 
-    assert share(10, 1.0, 100.0) == pytest.approx(0.02)
-    assert share(210, 1.0, 100.0) == pytest.approx(0.04)
-    assert share(10, 60.0, 100.0) == 1
-    assert share(2000, 1.0, 100.0) == 1
-    assert share(10, 0.0, 100.0) == 1  # without a content loss there is nothing to lead
+
+def test_what_leads_is_learned_first(
+    small: Settings, painting: Tensor, on: list[str], tmp_path: Path
+) -> None:
+    settings = replace(small, style_weight=1e4)
+
+    def learned(name: str, lead_steps: int) -> dict[str, float]:
+        training = replace(
+            QUICK, copy_steps=20, lead_steps=lead_steps, training_steps=60, checkpoint_every=60
+        )
+        for _ in train([painting], on, tmp_path / name, settings=settings, training=training):
+            pass
+        return read_folder(tmp_path / name).checkpoints[-1].held_out
+
+    led, plain = learned("led", 1000), learned("plain", 0)
+    assert led["content"] < 0.9 * plain["content"]
+    assert led["style"] > plain["style"]
 
 
 def explode(monkeypatch: pytest.MonkeyPatch, steps: list[int], times: int) -> list[float]:
@@ -276,7 +310,7 @@ def test_an_explosion_goes_back_to_the_last_checkpoint_with_a_lower_rate(
     iterates = train([painting], on, tmp_path / "m", settings=small, training=QUICK)
     steps = [each.step for each in iterates if each.checkpoint is None]
     assert steps == [1, 2, 3, 4, 4, 4, 5, 6, 7]
-    assert rates == [3e-3, 1.5e-3]
+    assert rates == [0.05, 0.025]
     assert read_folder(tmp_path / "m").checkpoints[-1].step == 7
 
 
@@ -322,7 +356,7 @@ def test_parameters_that_are_not_finite_never_become_a_checkpoint(
         if self.step == 6 and not spoiled:
             spoiled.append(self.step)
             with torch.no_grad():
-                self.network.paint.weight[0, 0, 0, 0] = math.inf
+                self.network.paint.weight[0, 0] = math.inf
 
     monkeypatch.setattr(module._Learner, "take_step", taken)
     iterates = train([painting], on, tmp_path / "m", settings=small, training=QUICK)

@@ -142,5 +142,5 @@ def test_a_model_that_is_nowhere_is_named(film: Path, tmp_path: Path) -> None:
         "models_dir": str(tmp_path / "models"),
         "output_dir": str(tmp_path / "run"),
     }
-    with pytest.raises(InputError, match=r"models/ink: there is no such model"):
+    with pytest.raises(InputError, match=r"models has no model 'ink', and styles has no picture"):
         run_notebook(find_notebook("mix_style_models"), tmp_path / "executed.ipynb", parameters)

@@ -21,6 +21,7 @@ from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 from PIL import Image
 
 from workbench.errors import InputError
+from workbench.fast.models import find_checkpoint
 from workbench.yaml_files import kind, parse_yaml, read_yaml
 
 if TYPE_CHECKING:
@@ -83,7 +84,6 @@ class Schedule:
 def read_schedule(
     source: str | os.PathLike[str] | Mapping[Any, Any],
     duration: float,
-    known: Collection[str] | None = None,
 ) -> Schedule:
     """Read which models paint which section of a clip.
 
@@ -95,8 +95,6 @@ def read_schedule(
         Sections are in seconds, `m:ss` or `h:mm:ss`; an open end is the clip's end.
     duration
         Of the clip, in seconds.
-    known
-        The models that there are; None: any name will do.
 
     Raises
     ------
@@ -116,7 +114,7 @@ def read_schedule(
     sections = []
     for key, value in content.items():
         start, end = _read_section(key, duration)
-        sections.append((Section(start, end, _read_models(key, value, known)), str(key)))
+        sections.append((Section(start, end, _read_models(key, value)), str(key)))
     sections.sort(key=lambda pair: (pair[0].start, pair[0].end))
     return Schedule(tuple(_joined(sections, duration)))
 
@@ -173,7 +171,7 @@ def _read_time(key: str, text: str) -> float:
     return float(3600 * hours + 60 * minutes + seconds)  # 1:05.1 is exactly what 65.1 is
 
 
-def _read_models(key: str, value: Any, known: Collection[str] | None) -> tuple[str, ...]:
+def _read_models(key: str, value: Any) -> tuple[str, ...]:
     names = value if isinstance(value, list | tuple) else [value]
     if value is None or not names:
         raise InputError(f"schedule: section {key} has no model; name one, or a list of them.")
@@ -185,12 +183,6 @@ def _read_models(key: str, value: Any, known: Collection[str] | None) -> tuple[s
             )
         if not name.strip():
             raise InputError(f"schedule: section {key}: the name of a model is empty; give it one.")
-        if known is not None and name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = (
-                f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known) or 'none'}."
-            )
-            raise InputError(f"schedule: section {key}: there is no model {name!r}; {hint}")
     return tuple(names)
 
 
@@ -225,6 +217,44 @@ def _gap(start: float, end: float) -> InputError:
 
 def _seconds(value: float) -> str:
     return f"{value:.2f}".rstrip("0").rstrip(".")
+
+
+# --- models ------------------------------------------------------------------------------
+
+
+def models_to_train(
+    schedule: Schedule, shelf: str | os.PathLike[str], styles: Collection[str]
+) -> list[str]:
+    """Names of the models of a schedule that are still to be trained.
+
+    Parameters
+    ----------
+    shelf
+        The folder of the models' folders.
+    styles
+        Names of the models that there is a style picture for.
+
+    Raises
+    ------
+    InputError
+        If a model is not there and has no style picture, or has no such checkpoint.
+    """
+    shelf, missing = Path(shelf), {}
+    for name in schedule.models:
+        own = name.partition("@")[0]
+        if own in styles and not (shelf / own / "result.json").is_file():
+            missing[own] = True  # its checkpoints are to come
+        elif (shelf / own).exists():
+            find_checkpoint(shelf / name)
+        else:
+            there = [*styles, *(each.name for each in shelf.glob("*/"))]
+            near = difflib.get_close_matches(own, there, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else "."
+            raise InputError(
+                f"schedule: {shelf} has no model {own!r}, and styles has no picture to train it"
+                f" from{hint}"
+            )
+    return list(missing)
 
 
 # --- choosing ----------------------------------------------------------------------------
@@ -320,7 +350,6 @@ def plot_schedule(
     choices: Sequence[Choice],
     fps: float | Fraction,
     previews: Mapping[str, Frame],
-    palette: Sequence[str] = PALETTE,
 ) -> Figure:
     """Draw which model paints when: a row for each, its picture and its bars over the time.
 
@@ -330,15 +359,13 @@ def plot_schedule(
         Of `choose_models`; a bar is as opaque as the share is large.
     previews
         Name of a model -> a picture in its style, `(H, W, 3)`; not all need to have one.
-    palette
-        Colours of the models, in the order of `schedule.models`; used again if there are too few.
     """
     models, end = schedule.models, schedule.sections[-1].end
     figure = Figure(figsize=(9, 0.8 + _ROW * len(models)), layout="constrained", dpi=110)
     axes = figure.subplots()
     axes.barh(range(len(models)), end, 0.72, color="0.955", zorder=0)
     for row, (name, shares) in enumerate(zip(models, _shares(schedule, choices), strict=True)):
-        colour = palette[row % len(palette)]
+        colour = PALETTE[row % len(PALETTE)]
         edges = [0, *(np.flatnonzero(np.diff(shares)) + 1).tolist(), len(shares)]
         runs = [(a, b, shares[a]) for a, b in itertools.pairwise(edges) if shares[a] > 0]
         axes.broken_barh(

@@ -53,6 +53,11 @@ class TransformationNetwork(nn.Module):
         self.paint = _Convolution(full, 3, 9)
         self.bias = nn.Parameter(torch.zeros(3))  # of the colours
 
+    def matrices(self) -> list[nn.Parameter]:
+        """Weights of the convolutions that are normalised, one row per channel."""
+        layers = (*self.head, *self.residual, *self.tail)
+        return [layer.convolve.weight for layer in layers]
+
     def forward(self, pictures: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """Paint pictures; each comes out the same whatever others are painted with it.
 
@@ -124,15 +129,16 @@ class _Convolution(nn.Module):
         self, inputs: int, outputs: int, side: int, *, stride: int = 1, grow: int = 1
     ) -> None:
         super().__init__()
-        self.stride, self.grow = stride, grow
-        self.weight = nn.Parameter(torch.empty(outputs, inputs, side, side))
+        self.shape, self.stride, self.grow = (outputs, inputs, side, side), stride, grow
+        # A matrix, as Muon takes it: one row for each channel that comes out.
+        self.weight = nn.Parameter(torch.empty(outputs, inputs * side * side))
         nn.init.kaiming_normal_(self.weight, nonlinearity="relu")
 
     def forward(self, x: Tensor) -> Tensor:
         if self.grow > 1:
             x = F.interpolate(x, scale_factor=float(self.grow), mode="nearest")
-        padding = (self.weight.shape[-1] // 2,) * 4
-        weight = self.weight.to(x.dtype, memory_format=torch.channels_last)
+        padding = (self.shape[-1] // 2,) * 4
+        weight = self.weight.view(self.shape).to(x.dtype, memory_format=torch.channels_last)
         x = F.pad(x, padding, mode="reflect")
         return F.conv2d(x, weight, stride=self.stride)
 

@@ -1,7 +1,7 @@
 """Style pictures + pictures to learn on -> a style model, checkpoint by checkpoint.
 
 The folder of a model holds, beside its checkpoints, `training.safetensors`: what a stopped
-training needs to go on, which is the network and the memory of its optimiser. What a step
+training needs to go on, which is the network and the memory of its optimisers. What a step
 looks at depends on the seed and the number of the step alone, so there is no other random state.
 """
 
@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -63,15 +64,11 @@ AVERAGED = 0.99  # of the average of the network's parameters, the share that st
 FALLS = 0.99  # times the lowest held-out loss so far: a checkpoint below that is progress
 _BUDGET = ("training_steps", "minutes", "patience", "checkpoint_every")  # may change on the way
 _UNUSED = ("steps", "optimizer", "learning_rate", "init")  # of `Settings`
-_ADAM = ("exp_avg", "exp_avg_sq")
 # Losses fall to a tenth within some hundred steps. With the usual 0.999, Adam would divide by
 # what gradients were at first for a thousand.
 _BETAS = (0.9, 0.99)
+_ADAM_RATE = 0.06  # times that of Muon, whose steps are for whole matrices
 _FULL_RATE = 200  # steps, from which on the rate shrinks with the root of their number
-# At first the style loss is a hundred times the content loss, and would wipe out all that can be
-# recognised, which hardly comes back. So it counts as this many times the content loss, at most,
-# twice as much after each so many steps.
-_STYLE_LEAD, _LEAD_DOUBLES = 2.0, 200
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,9 +114,9 @@ def train(
 
     Johnson, Alahi and Fei-Fei 2016 (arXiv 1603.08155): the losses of `losses`, of what the
     network makes of pictures. Differs in what makes a short training worth while: the network
-    first learns to copy, is shown crops and then whole pictures, the style loss may lead the
-    content loss only by so much at first, and the model is the running average of the
-    network's parameters.
+    first learns to copy, is shown crops and then whole pictures, the content loss leads for
+    some time, convolutions learn by Muon, which takes far fewer steps than Adam, and the model
+    is the running average of the network's parameters.
 
     Parameters
     ----------
@@ -318,7 +315,7 @@ class _Lessons:
         """
         pictures = batch.pictures.to(self.problem.device)
         painted = learner.network(pictures, self.problem.network.dtype)
-        learner.optimizer.zero_grad()
+        learner.network.zero_grad()
         if learner.step < self.training.copy_steps:
             (painted - pictures).square().mean().backward()
             return None
@@ -334,16 +331,31 @@ class _Lessons:
         if companions:
             change = self._change(own, companions[0], batch.motions)
             terms["temporal"] = self.training.temporal_weight * change
-        style = _sum_of(terms, "style")
-        missing = 1 - self._style_share(learner.step, terms)
-        (_sum_of(terms, "") - missing * style).backward()
+        more = self.content_lead(learner.step) - 1
+        (_sum_of(terms, "") + more * _sum_of(terms, "content")).backward()
         return to_losses(terms)
 
-    def _style_share(self, step: int, terms: Mapping[str, Tensor]) -> float:
-        """How much of the style loss counts."""
-        content, style = (_sum_of(terms, kind).item() for kind in ("content", "style"))
-        lead = _STYLE_LEAD * 2 ** ((step - self.training.copy_steps) / _LEAD_DOUBLES)
-        return lead * content / style if 0 < lead * content < style else 1.0
+    def content_lead(self, step: int) -> float:
+        """How many times the content loss counts, so that the style comes by and by."""
+        done = (step - self.training.copy_steps) / max(1, self.training.lead_steps)
+        return float(self._first_lead ** max(0.0, 1 - done))
+
+    @cached_property
+    def _first_lead(self) -> float:
+        """So many that a picture without content is as bad as one without style.
+
+        Otherwise the style wipes out all that can be recognised within some steps, which
+        hardly comes back.
+        """
+        weights = loss_weights(self.problem.settings)
+        style, content = 0.0, 0.0
+        with torch.no_grad():
+            for number in self.held_out:
+                picture = from_array(self.pictures.kept(number)).to(self.problem.device)
+                nothing = picture.mean(dim=(2, 3), keepdim=True).expand_as(picture)
+                style += _sum_of(self._losses(picture, picture, weights), "style").item()
+                content += _sum_of(self._losses(nothing, picture, weights), "content").item()
+        return max(1.0, style / content) if content else 1.0
 
     def _change(self, painted: Tensor, moved: Tensor, motions: Sequence[Motion]) -> Tensor:
         """By how much painted pictures differ from their companions, beyond the motion."""
@@ -405,11 +417,12 @@ def _means(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 @dataclass(eq=False)
 class _Learner:
-    """A network, its average, its optimiser, and what came of them."""
+    """A network, its average, its optimisers, and what came of them."""
 
     network: TransformationNetwork
     average: TransformationNetwork
-    optimizer: torch.optim.Adam
+    muon: torch.optim.Muon
+    adam: torch.optim.Adam
     training: TrainingSettings
     step: int = 0
     seconds: float = 0.0
@@ -425,8 +438,11 @@ class _Learner:
             torch.manual_seed(lessons.problem.settings.seed)
             network = TransformationNetwork(training.width).to(lessons.problem.device)
         average = copy.deepcopy(network).requires_grad_(False)
-        optimizer = torch.optim.Adam(network.parameters(), betas=_BETAS)
-        return cls(network, average, optimizer, training)
+        matrices = network.matrices()
+        kept = {id(matrix) for matrix in matrices}
+        others = [each for each in network.parameters() if id(each) not in kept]
+        muon = torch.optim.Muon(matrices, weight_decay=0.0)
+        return cls(network, average, muon, torch.optim.Adam(others, betas=_BETAS), training)
 
     def rate(self) -> float:
         """Of the next step."""
@@ -437,8 +453,9 @@ class _Learner:
     def take_step(self, losses: Losses | None) -> None:
         """Along the gradient that `_Lessons.look` has left."""
         self._stepping = True
-        self.optimizer.param_groups[0]["lr"] = self.rate()
-        self.optimizer.step()
+        for optimizer, factor in ((self.muon, 1.0), (self.adam, _ADAM_RATE)):
+            optimizer.param_groups[0]["lr"] = factor * self.rate()
+            optimizer.step()
         stays = min(AVERAGED, (1 + self.step) / (10 + self.step))  # what came first was worst
         with torch.no_grad():
             pairs = zip(self.average.parameters(), self.network.parameters(), strict=True)
@@ -472,9 +489,9 @@ class _Learner:
             return
         tensors = {f"network.{name}": each for name, each in self.network.state_dict().items()}
         tensors |= {f"average.{name}": each for name, each in self.average.state_dict().items()}
-        for name, parameter in self.network.named_parameters():
-            memory = self.optimizer.state[parameter]
-            tensors |= {f"{kind}.{name}": memory[kind] for kind in _ADAM}
+        for kind, optimizer in (("muon", self.muon), ("adam", self.adam)):
+            for number, memory in optimizer.state_dict()["state"].items():
+                tensors |= {f"{kind}.{number}.{name}": each for name, each in memory.items()}
         values = {
             "run": vars(run),
             "step": self.step,
@@ -528,11 +545,12 @@ class _Learner:
 
         self.network.load_state_dict(part("network"))
         self.average.load_state_dict(part("average"))
-        moments = {kind: part(kind) for kind in _ADAM}
-        for name, parameter in self.network.named_parameters():
-            memory = {kind: moments[kind][name].to(parameter.device) for kind in _ADAM}
-            step = torch.tensor(float(values["step"]))
-            self.optimizer.state[parameter] = {"step": step, **memory}
+        for kind, optimizer in (("muon", self.muon), ("adam", self.adam)):
+            state: dict[int, dict[str, Tensor]] = {}
+            for name, each in part(kind).items():
+                number, _, key = name.partition(".")
+                state.setdefault(int(number), {})[key] = each
+            optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
         self.step, self.seconds = values["step"], values["seconds"]
         self.recent = values["recent"]
         self.checkpoints = [Checkpoint(**each) for each in values["checkpoints"]]
