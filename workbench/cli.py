@@ -212,7 +212,7 @@ _TRAINING_KNOBS: dict[str, tuple[type, str]] = {
     "training_rate": (float, "How far a step of training goes."),
     "checkpoint_every": (int, "Steps from one checkpoint, with its preview, to the next."),
     "patience": (int, "Training ends after so many checkpoints without progress."),
-    "temporal_weight": (float, "Above 0: films that flicker less; try 1000."),
+    "temporal_weight": (float, "Above 0: films that flicker less; try 2000."),
 }
 _PAINTING_KNOBS = ("steps", "optimizer", "learning_rate", "init")  # training has none of these
 

@@ -366,7 +366,7 @@ class TrainingSettings:
     temporal_weight
         Of the loss that asks two looks at a scene that moves a little for the same painting,
         at least 0. Larger gives films that flicker less, with softer strokes. Above 0 every
-        picture is painted twice in a step, which takes a third longer.
+        picture is painted twice in a step, which takes half as long again.
 
     Raises
     ------

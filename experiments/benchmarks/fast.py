@@ -39,7 +39,7 @@ from workbench.video.metrics import warping_error
 
 SETTINGS = Settings(size=640)
 TRAINING = TrainingSettings()  # quick
-TEMPORAL_WEIGHT = 1000.0
+TEMPORAL_WEIGHT = 2000.0
 STEPS = 100  # of the reference
 EVERY, BESIDE = 50, 2  # frames: one in so many is held out, with so many on each side
 REPEATS = 7

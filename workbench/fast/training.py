@@ -115,8 +115,8 @@ def train(
     Johnson, Alahi and Fei-Fei 2016 (arXiv 1603.08155): the losses of `losses`, of what the
     network makes of pictures. Differs in what makes a short training worth while: the network
     first learns to copy, is shown crops and then whole pictures, the content loss leads for
-    some time, convolutions learn by Muon, which takes far fewer steps than Adam, and the model
-    is the running average of the network's parameters.
+    some time, convolutions learn by Muon (Jordan et al. 2024), which takes far fewer steps than
+    Adam, and the model is the running average of the network's parameters.
 
     Parameters
     ----------
@@ -483,13 +483,16 @@ class _Learner:
     def is_finite(self) -> bool:
         return all(bool(each.isfinite().all()) for each in self.network.parameters())
 
+    def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        return {"muon": self.muon, "adam": self.adam}
+
     def save(self, folder: Path, run: Run) -> None:
         """Keep everything that the next steps depend on, unless it is spoiled."""
         if self._stepping or not self.step or not self.is_finite():
             return
         tensors = {f"network.{name}": each for name, each in self.network.state_dict().items()}
         tensors |= {f"average.{name}": each for name, each in self.average.state_dict().items()}
-        for kind, optimizer in (("muon", self.muon), ("adam", self.adam)):
+        for kind, optimizer in self._optimizers().items():
             for number, memory in optimizer.state_dict()["state"].items():
                 tensors |= {f"{kind}.{number}.{name}": each for name, each in memory.items()}
         values = {
@@ -545,7 +548,7 @@ class _Learner:
 
         self.network.load_state_dict(part("network"))
         self.average.load_state_dict(part("average"))
-        for kind, optimizer in (("muon", self.muon), ("adam", self.adam)):
+        for kind, optimizer in self._optimizers().items():
             state: dict[int, dict[str, Tensor]] = {}
             for name, each in part(kind).items():
                 number, _, key = name.partition(".")
