@@ -81,10 +81,7 @@ class Schedule:
 # --- reading -----------------------------------------------------------------------------
 
 
-def read_schedule(
-    source: str | os.PathLike[str] | Mapping[Any, Any],
-    duration: float,
-) -> Schedule:
+def read_schedule(source: str | os.PathLike[str] | Mapping[Any, Any], duration: float) -> Schedule:
     """Read which models paint which section of a clip.
 
     Parameters

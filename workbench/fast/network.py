@@ -78,7 +78,7 @@ class TransformationNetwork(nn.Module):
         return self._finish(self.paint(_through(self.tail, x)), pictures)
 
     def in_strips(self, picture: Tensor, rows: int, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Paint one picture in less memory and two to three times the time.
+        """Paint one picture in less memory and about twice the time.
 
         The layers at full and half size, which take most of the memory, are worked through in
         strips that overlap. Statistics are of the whole picture, put together from those of

@@ -337,8 +337,8 @@ class _Lessons:
 
     def content_lead(self, step: int) -> float:
         """How many times the content loss counts, so that the style comes by and by."""
-        done = (step - self.training.copy_steps) / max(1, self.training.lead_steps)
-        return float(self._first_lead ** max(0.0, 1 - done))
+        left = 1 - (step - self.training.copy_steps) / max(1, self.training.lead_steps)
+        return float(self._first_lead**left) if left > 0 else 1.0
 
     @cached_property
     def _first_lead(self) -> float:
