@@ -53,11 +53,20 @@ def test_quick_start_is_two_command_lines() -> None:
         assert "&&" in command
 
 
-def test_pictures_in_the_readme_exist() -> None:
-    pictures = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", (ROOT / "README.md").read_text())
-    assert pictures
-    for picture in pictures:
-        assert (ROOT / picture).is_file()
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_what_a_page_shows_and_links_to_exists(page: Path) -> None:
+    links = re.findall(r"\]\(([^)#]+)(?:#[\w-]+)?\)", page.read_text())
+    for link in links:
+        assert link.startswith("https://") or (page.parent / link).is_file(), link
+
+
+def test_every_page_and_every_picture_of_the_docs_is_shown_somewhere() -> None:
+    text = "".join(page.read_text() for page in PAGES)
+    for file in (ROOT / "docs").rglob("*.*"):
+        assert f"{file.name})" in text or f"{file.name}#" in text, file.name
 
 
 def test_importing_the_package_loads_neither_torch_nor_jupyter() -> None:
