@@ -99,6 +99,6 @@ def test_a_wheel_brings_notebooks_and_templates(tmp_path: Path) -> None:
     (wheel,) = tmp_path.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     assert "workbench/_notebooks/stylize_image.ipynb" in names
-    assert "workbench/paintings/swirls.py" in names
+    assert {"workbench/data/swirls.webp", "workbench/data/sample_clip.mp4"} <= {*names}
     assert "workbench/gallery.html.j2" in names
     assert not any(name.startswith("tests/") for name in names)

@@ -591,7 +591,7 @@ def video(
     check_writable(output)
     paintings = [load_picture(name) for name in style]
     source = clips.open_clip(
-        find_clip(clip, output.parent),
+        find_clip(clip),
         start=start,
         end=end,
         stride=stride,
@@ -781,7 +781,7 @@ def apply(
             if len(content) > 1:
                 raise InputError(f"{output} is a film; give one clip for it.")
             clip = clips.open_clip(
-                find_clip(content[0], output.parent),
+                find_clip(content[0]),
                 start=start,
                 end=end,
                 stride=stride,

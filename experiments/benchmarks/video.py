@@ -65,7 +65,10 @@ def section(name: str, *, frames: int = FRAMES, start: float | None = None) -> c
 
 def measure_flow() -> None:
     """End-point error and occlusion mask on the sample clip, where the truth is known."""
-    clip = samples.clip()
+    sys.path.append(str(Path(__file__).parents[1] / "samples"))
+    from sample_clip import clip as make_clip
+
+    clip = make_clip()
     frames = [from_array(frame) for frame in clip.frames]
     for title, swapped in (("DIS", False), ("DIS, its direction swapped", True)):
         errors = []

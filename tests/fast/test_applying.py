@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from sample_clip import clip
 
 from workbench.errors import InputError
 from workbench.fast import applying
@@ -16,7 +17,6 @@ from workbench.fast.applying import paint_film, paint_picture, paint_pictures
 from workbench.fast.models import StyleModel
 from workbench.fast.network import TransformationNetwork
 from workbench.images import Frame, load_image, save_image
-from workbench.samples import clip
 from workbench.video.clips import Clip, open_clip, read_frames, write_film
 
 

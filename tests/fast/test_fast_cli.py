@@ -10,12 +10,12 @@ import time
 from pathlib import Path
 
 import pytest
+from sample_clip import clip
 from test_cli import interrupt, workbench
 
 from workbench.fast.models import read_folder
 from workbench.images import load_image
 from workbench.runs import check_result
-from workbench.samples import clip
 from workbench.video.clips import open_clip, read_frames, write_film
 
 OPTIONS = (

@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from sample_clip import clip
 from torch import Tensor
 
 from workbench.errors import InputError
 from workbench.fast import pictures
 from workbench.fast.pictures import draw_batch, open_pictures
 from workbench.images import from_array, save_image
-from workbench.samples import clip
 from workbench.video.clips import write_film
 
 
@@ -25,22 +25,22 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "set"
 
 
-def opened(*names: object, size: int = 100, crop: int = 64, folder: Path) -> pictures.Pictures:
-    return open_pictures([str(n) for n in names], size, crop, folder=folder, say=lambda _: None)
+def opened(*names: object, size: int = 100, crop: int = 64) -> pictures.Pictures:
+    return open_pictures([str(n) for n in names], size, crop, say=lambda _: None)
 
 
 def test_a_folder_is_searched_with_all_below(folder: Path) -> None:
-    found = opened(folder, folder=folder)
+    found = opened(folder)
     assert [Path(name).stem for name in found.names] == ["0", "1", "2", "3", "4", "5"]
 
 
 def test_pictures_are_shrunk_to_the_size_but_not_below_a_crop(folder: Path) -> None:
-    found = opened(folder, size=100, crop=64, folder=folder)
+    found = opened(folder, size=100, crop=64)
     for number in range(6):
         frame = found.read(number)
         assert frame is not None
         assert max(frame.shape[:2]) == 100
-    found = opened(folder, size=100, crop=96, folder=folder)
+    found = opened(folder, size=100, crop=96)
     for number in range(6):
         sides = found.kept(number).shape[:2]
         assert min(sides) == 96 or (min(sides) > 96 and max(sides) == 100)
@@ -52,14 +52,14 @@ def test_frames_of_a_clip_are_taken_all_over_it(
     film = clip()
     write_film(film.frames[:20], tmp_path / "clip.mp4", 25)
     monkeypatch.setattr(pictures, "KEPT", 7)
-    found = opened(tmp_path / "clip.mp4", size=320, folder=tmp_path)
+    found = opened(tmp_path / "clip.mp4", size=320)
     assert [name.rpartition(" ")[2] for name in found.names] == [str(n) for n in range(0, 20, 3)]
     difference = found.kept(1).astype(float) - film.frames[3]
     assert np.abs(difference).mean() < 4
 
 
 def test_sample_photographs_can_be_learned_on(tmp_path: Path) -> None:
-    found = opened("sample:photographs", size=200, folder=tmp_path)
+    found = opened("sample:photographs", size=200)
     assert len(found) == 5
     assert all(found.read(n) is not None for n in range(5))
 
@@ -68,7 +68,7 @@ def test_broken_and_small_pictures_are_named_and_left_out(folder: Path) -> None:
     (folder / "0.png").write_bytes((folder / "0.png").read_bytes()[:200])
     save_image(torch.rand(1, 3, 20, 500), folder / "1.png")
     said: list[str] = []
-    found = open_pictures([str(folder)], 100, 64, folder=folder, say=said.append)
+    found = open_pictures([str(folder)], 100, 64, say=said.append)
     held_out = found.held_out()
     assert found.read(0) is None
     assert found.read(1) is None
@@ -88,39 +88,39 @@ def test_broken_and_small_pictures_are_named_and_left_out(folder: Path) -> None:
 
 def test_too_few_pictures(folder: Path) -> None:
     with pytest.raises(InputError, match=r"1 of 1 training pictures .* at least 2"):
-        opened(folder / "0.png", folder=folder).held_out()
+        opened(folder / "0.png").held_out()
     for name in ("1", "2", "3", "4", "deep/5"):
         (folder / f"{name}.png").write_text("no picture")
     with pytest.raises(InputError, match=r"1 of 6 training pictures"):
-        opened(folder, folder=folder).held_out()
+        opened(folder).held_out()
 
 
 def test_a_folder_without_pictures(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="without pictures"):
-        opened(tmp_path, folder=tmp_path)
+        opened(tmp_path)
 
 
 def test_something_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"none\.mp4"):
-        opened(tmp_path / "none.mp4", folder=tmp_path)
+        opened(tmp_path / "none.mp4")
 
 
 def test_held_out_pictures_lie_all_over(tmp_path: Path) -> None:
     film = clip()
     write_film(film.frames[:40], tmp_path / "clip.mp4", 25)
-    assert opened(tmp_path / "clip.mp4", folder=tmp_path).held_out() == [5, 15, 25, 35]
+    assert opened(tmp_path / "clip.mp4").held_out() == [5, 15, 25, 35]
 
 
 def test_memory_is_bounded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pictures, "KEPT", 2)
-    found = opened(folder, folder=folder)
+    found = opened(folder)
     for number in range(6):
         found.read(number)
     assert len(found._kept) == 2
 
 
 def test_a_seed_draws_the_same_batch_whatever_came_before(folder: Path) -> None:
-    found = opened(folder, folder=folder)
+    found = opened(folder)
     first = draw_batch(found, range(6), 4, [0, 7], whole=False, pairs=True)
     draw_batch(found, range(6), 4, [0, 8], whole=False, pairs=True)
     again = draw_batch(found, range(6), 4, [0, 7], whole=False, pairs=True)
@@ -130,7 +130,7 @@ def test_a_seed_draws_the_same_batch_whatever_came_before(folder: Path) -> None:
 
 
 def test_crops_are_parts_of_the_pictures_and_only_of_those_allowed(folder: Path) -> None:
-    found = opened(folder, folder=folder)
+    found = opened(folder)
     allowed = from_array(found.kept(2))
     mirrored = 0
     for each in draw_batch(found, [2], 12, [0], whole=False, pairs=False).pictures.split(1):
@@ -148,7 +148,7 @@ def contains(picture: Tensor, crop: Tensor) -> bool:
 def test_a_companion_is_its_picture_moved(folder: Path) -> None:
     film = clip()  # smoother than noise
     write_film(film.frames[:4], folder / "clip.mp4", 25)
-    found = opened(folder / "clip.mp4", size=320, crop=128, folder=folder)
+    found = opened(folder / "clip.mp4", size=320, crop=128)
     batch = draw_batch(found, [0], 3, [3], whole=False, pairs=True)
     assert len(batch.motions) == 3
     for picture, moved, motion in zip(
@@ -163,7 +163,7 @@ def test_a_companion_is_its_picture_moved(folder: Path) -> None:
 
 
 def test_a_whole_picture_or_what_all_of_a_batch_have(folder: Path) -> None:
-    found = opened(folder, size=140, folder=folder)
+    found = opened(folder, size=140)
     alone = draw_batch(found, [0], 1, [0], whole=True, pairs=False).pictures
     picture = from_array(found.kept(0))
     assert torch.equal(alone, picture) or torch.equal(alone, picture.flip(3))

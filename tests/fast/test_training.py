@@ -248,7 +248,7 @@ def test_content_leads_at_first(
 ) -> None:
     def leads(settings: Settings, steps: list[int], lead_steps: int = 100) -> list[float]:
         training = replace(QUICK, copy_steps=10, lead_steps=lead_steps)
-        pictures = open_pictures(on, settings.size, training.crop, folder=tmp_path)
+        pictures = open_pictures(on, settings.size, training.crop)
         lessons = module._Lessons.of([painting], pictures, None, settings, training)
         return [lessons.content_lead(step) for step in steps]
 

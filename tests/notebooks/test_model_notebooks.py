@@ -5,13 +5,13 @@ from pathlib import Path
 import nbformat
 import pytest
 import yaml
+from sample_clip import clip
 
 from workbench.errors import InputError
 from workbench.fast.models import read_folder
 from workbench.images import load_image
 from workbench.notebook import find_notebook, run_notebook
 from workbench.runs import read_result
-from workbench.samples import clip
 from workbench.video.clips import open_clip, read_frames, write_film
 
 QUICK = {

@@ -6,11 +6,11 @@ from pathlib import Path
 import nbformat
 import pytest
 from PIL import Image
+from sample_clip import clip
 
 from workbench.errors import InputError
 from workbench.notebook import find_notebook, run_notebook
 from workbench.runs import read_result
-from workbench.samples import clip
 from workbench.settings import MODES
 from workbench.video.clips import open_clip, read_frames, write_film
 from workbench.video.frames import frame_path

@@ -852,8 +852,9 @@ def test_sound_and_picture_lie_side_by_side(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_film_has_the_same_bytes_in_every_process(tmp_path: Path) -> None:
     script = (
-        "import sys; from workbench import samples; from workbench.video.clips import write_film\n"
-        "clip = samples.clip(); write_film(clip.frames[34:42], sys.argv[1], clip.fps)"
+        "import sys; from workbench import samples; from workbench.video import clips\n"
+        "clip = clips.open_clip(samples.find_clip('sample:clip'), start=1.36, end=1.68)\n"
+        "clips.write_film(clips.read_frames(clip), sys.argv[1], clip.fps)"
     )
     films = [tmp_path / f"{number}.mp4" for number in range(6)]
     for film in films:

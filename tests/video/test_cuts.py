@@ -5,9 +5,9 @@ from itertools import pairwise
 import cv2
 import numpy as np
 import pytest
+from sample_clip import clip
 
 from workbench.images import Frame
-from workbench.samples import clip
 from workbench.video.cuts import is_cut
 
 

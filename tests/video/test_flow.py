@@ -13,11 +13,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sample_clip import SampleClip, clip
 from torch import Tensor
 
 from workbench.errors import InputError, OutputError, WeightsError
 from workbench.images import from_array
-from workbench.samples import SampleClip, clip
 from workbench.video.flow import (
     flow,
     flow_to_color,

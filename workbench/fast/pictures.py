@@ -123,7 +123,6 @@ def open_pictures(
     size: int,
     crop: int,
     *,
-    folder: Path,
     say: Callable[[str], None] = print,
 ) -> Pictures:
     """Look at what there is to train on; pictures are read when they are drawn.
@@ -136,8 +135,6 @@ def open_pictures(
         they are held in memory.
     size, crop, say
         See `Pictures`.
-    folder
-        Where the sample clip is written to.
 
     Raises
     ------
@@ -147,7 +144,7 @@ def open_pictures(
     found: dict[str, _Read] = {}
     for name in names:
         if name == samples.PREFIX + samples.CLIP or not (_is_picture(name) or Path(name).is_dir()):
-            found |= _frames(samples.find_clip(name, folder), size)
+            found |= _frames(samples.find_clip(name), size)
         else:
             pictures = _pictures_below(Path(name)) if Path(name).is_dir() else [name]
             for picture in samples.find_pictures(pictures):

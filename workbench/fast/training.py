@@ -156,7 +156,7 @@ def train(
     if preview is not None:
         check_image(preview, "preview")
     with claimed(folder):
-        pictures = open_pictures(names, settings.size, training.crop, folder=folder)
+        pictures = open_pictures(names, settings.size, training.crop)
         lessons = _Lessons.of(styles, pictures, preview, settings, training)
         about = ModelFolder(
             styles=tuple(style_names) or tuple(f"style {i + 1}" for i in range(len(styles))),

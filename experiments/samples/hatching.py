@@ -10,8 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 import numpy.typing as npt
-
-from workbench.paintings.tools import (
+from strokes import (
     HEIGHT,
     OVERSIZE,
     SHAPE,

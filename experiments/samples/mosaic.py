@@ -7,8 +7,7 @@ import math
 import cv2
 import numpy as np
 import numpy.typing as npt
-
-from workbench.paintings.tools import (
+from strokes import (
     HEIGHT,
     OVERSIZE,
     SHAPE,

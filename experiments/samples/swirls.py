@@ -5,8 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import numpy.typing as npt
-
-from workbench.paintings.tools import (
+from strokes import (
     HEIGHT,
     OVERSIZE,
     SHAPE,
