@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import importlib
-import struct
 import urllib.error
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,15 +15,14 @@ from hypothesis import strategies as st
 from sample_clip import SampleClip, clip
 from torch import Tensor
 
-from workbench.errors import InputError, OutputError, WeightsError
+from workbench.errors import InputError, WeightsError
 from workbench.images import from_array
 from workbench.video.flow import (
+    find_motion,
     flow,
     flow_to_color,
     occlusion,
-    read_flow,
     warp,
-    write_flow,
 )
 
 # The package gives its name to the function.
@@ -152,8 +150,6 @@ def test_wrong_shapes_are_named(photo: Tensor) -> None:
         occlusion(good[..., 1:, :], good)
     with pytest.raises(InputError, match=r"^flow: "):
         flow_to_color(photo)
-    with pytest.raises(InputError, match=r"^flow: "):
-        write_flow(good[0], "unused.flo")
 
 
 # RAFT
@@ -191,6 +187,21 @@ def test_raft_gets_padded_pictures_from_minus_one_to_one(monkeypatch: pytest.Mon
 
 
 @pytest.mark.slow
+def test_raft_runs_on_the_device_of_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[torch.device] = []
+
+    def network(a: Tensor, b: Tensor) -> Tensor:
+        looked.extend((a.device, b.device))
+        return torch.zeros(1, 2, *a.shape[2:])
+
+    monkeypatch.setattr(module, "choose_device", lambda device: torch.device(device))
+    monkeypatch.setattr(module, "_raft_flow", network)
+    image = texture(30, 40)
+    find_motion(image, image, "raft", device="meta")
+    assert {device.type for device in looked} == {"meta"}
+    assert len(looked) == 4  # there and back
+
+
 def test_raft_runs_on_a_tiny_picture(no_raft: Callable[[Any], None]) -> None:
     from torchvision.models.optical_flow import raft_large
 
@@ -399,55 +410,3 @@ def test_colours_by_default_reach_to_the_longest_but_for_outliers() -> None:
     assert np.array_equal(flow_to_color(field, max_flow=2), flow_to_color(field, max_flow=2.0))
     with pytest.raises(InputError, match="max_flow = 0"):
         flow_to_color(field, max_flow=0)
-
-
-# files
-
-
-def test_flo_round_trip_is_exact(tmp_path: Path) -> None:
-    field = 100 * torch.randn(1, 2, 7, 5)
-    write_flow(field, tmp_path / "new" / "a.flo")
-    assert torch.equal(read_flow(tmp_path / "new" / "a.flo"), field)
-    assert [each.name for each in (tmp_path / "new").iterdir()] == ["a.flo"]
-
-
-def test_flo_bytes(tmp_path: Path) -> None:
-    field = torch.tensor([[[[1.0, 2.0, 3.0]], [[-1.0, -2.0, -3.0]]]])
-    path = tmp_path / "a.flo"
-    write_flow(field, path)
-    data = path.read_bytes()
-    assert data[:4] == b"PIEH"
-    assert struct.unpack("<fii6f", data) == (202021.25, 3, 1, 1, -1, 2, -2, 3, -3)
-    ours = field[0].permute(1, 2, 0).numpy()
-    assert np.array_equal(cv2.readOpticalFlow(str(path)), ours)
-    assert cv2.writeOpticalFlow(str(tmp_path / "b.flo"), ours)
-    assert (tmp_path / "b.flo").read_bytes() == data
-
-
-@pytest.mark.parametrize(
-    ("data", "complaint"),
-    [
-        (b"", "not a .flo file"),
-        (b"PIEH", "not a .flo file"),
-        (b"RIFF" + struct.pack("<ii", 1, 1) + bytes(8), "not a .flo file"),
-        (b"PIEH" + struct.pack("<ii", -1, 4) + bytes(32), "not a .flo file"),
-        (b"PIEH" + struct.pack("<ii", 2, 2) + bytes(31), "damaged"),
-        (b"PIEH" + struct.pack("<ii", 2, 2) + bytes(33), "damaged"),
-        (b"PIEH" + struct.pack("<ii", 2**31 - 1, 2**31 - 1) + bytes(32), "damaged"),
-    ],
-)
-def test_damaged_flo_file(tmp_path: Path, data: bytes, complaint: str) -> None:
-    path = tmp_path / "a.flo"
-    path.write_bytes(data)
-    with pytest.raises(InputError, match=complaint) as caught:
-        read_flow(path)
-    assert str(path) in str(caught.value)
-
-
-def test_missing_flo_file_and_folder(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no such file"):
-        read_flow(tmp_path / "a.flo")
-    with pytest.raises(InputError, match="cannot be read"):
-        read_flow(tmp_path)
-    with pytest.raises(OutputError):
-        write_flow(constant(0, 0), tmp_path)

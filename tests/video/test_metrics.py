@@ -141,6 +141,15 @@ def test_a_film_of_another_length_or_size_is_refused() -> None:
         warping_error([frame[0] for frame in source], source)
 
 
+def test_an_error_in_a_film_is_not_taken_for_its_length() -> None:
+    def film() -> Iterator[Tensor]:
+        yield plain(0.5)
+        raise ValueError("the second frame is broken")
+
+    with pytest.raises(ValueError, match="the second frame is broken"):
+        warping_error(film(), pan(2))
+
+
 @pytest.mark.parametrize(("frames", "gap"), [(0, 1), (1, 1), (3, 3)])
 def test_too_short_a_film_is_refused(frames: int, gap: int) -> None:
     source = pan(1) * frames

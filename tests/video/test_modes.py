@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import gc
-import importlib
 import json
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -19,16 +18,24 @@ from filelock import FileLock
 from PIL import Image
 from torch import Tensor
 
+from workbench.devices import choose_device
 from workbench.errors import InputError, OptimizationError
-from workbench.images import Frame, from_array, load_image, to_array
+from workbench.features import Network
+from workbench.images import Frame, from_array, load_image, resize, to_array
 from workbench.losses import Losses
 from workbench.optimize import Iterate, optimize
-from workbench.runs import read_result
+from workbench.runs import Result, read_result
 from workbench.settings import MODES, ClipSettings, Settings
 from workbench.video import modes
 from workbench.video.clips import Clip, Sound, open_clip, read_frames, write_film
 from workbench.video.flow import Motion, find_motion
-from workbench.video.frames import FrameFigures, PaintedFrames, film_figures, frame_path
+from workbench.video.frames import (
+    FrameFigures,
+    PaintedFrames,
+    check_same_run,
+    film_figures,
+    frame_path,
+)
 from workbench.video.modes import (
     Beginning,
     ClipIterate,
@@ -43,9 +50,6 @@ from workbench.video.modes import (
     stylize_clip,
     temporal,
 )
-
-# The package gives its name to the function.
-flow_module: Any = importlib.import_module("workbench.video.flow")
 
 WARM, COLD = (250, 170, 60), (20, 60, 130)
 
@@ -285,6 +289,25 @@ def test_iterates_come_frame_by_frame_and_step_by_step(
     seen = [(now.frame, now.frames, now.iterate and now.iterate.step) for now in iterates]
     first = [(0, 2, step) for step in (0, 1, 2, 3, None)]
     assert seen == first + [(1, 2, step) for step in (0, 1, 2, None)]
+
+
+def test_the_style_is_looked_at_once_for_all_frames(
+    quick: Settings, painting: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[torch.Size] = []
+    look = Network.__call__
+
+    def watched(network: Network, pixels: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
+        if not pixels.requires_grad:
+            looked.append(pixels.shape)
+        return look(network, pixels, layers)
+
+    monkeypatch.setattr(Network, "__call__", watched)
+    clip = folder_clip(pan(4), tmp_path / "clip")
+    list(paint_clip(clip, [painting], tmp_path / "out", quick, later("blended")))
+    style_shape = resize(painting, 64).shape
+    assert looked.count(style_shape) == 1
+    assert len(looked) == 1 + 4  # each frame, for its content
 
 
 def test_per_frame_is_each_frame_as_a_still(
@@ -706,8 +729,58 @@ def test_a_folder_with_foreign_pictures_is_refused(
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "holiday.png").write_bytes(b"dear")
     sentence = refusal(clip, [painting], tmp_path / "out", quick, later("temporal"))
-    assert "holds pictures but no run.json" in sentence
+    assert "holds files but no run.json" in sentence
     assert (tmp_path / "out" / "holiday.png").read_bytes() == b"dear"
+
+
+@pytest.mark.parametrize("run_json", [None, '{"clip": "ab'], ids=["lost", "torn"])
+def test_parts_of_a_film_without_run_json_are_not_taken_over(
+    run_json: str | None, tmp_path: Path
+) -> None:
+    (tmp_path / "000000.mp4").write_bytes(b"painted by whom?")
+    if run_json is not None:
+        (tmp_path / "run.json").write_text(run_json)
+    with pytest.raises(InputError, match=r"holds files but no run\.json"):
+        check_same_run(tmp_path, {"model": "another"})
+
+
+def test_a_folder_with_a_lock_and_leftovers_is_as_good_as_new(tmp_path: Path) -> None:
+    (tmp_path / ".lock").touch()
+    (tmp_path / ".run.ab12.partial.json").write_text("{")
+    (tmp_path / "run.json").write_text("{")  # torn, before anything was made
+    check_same_run(tmp_path, {"model": "one"})
+    assert json.loads((tmp_path / "run.json").read_text()) == {"model": "one"}
+
+
+# Where it was painted, as run.json has it; the last is how it was written at first.
+ELSEWHERE: dict[str, dict[str, str | None]] = {
+    "device": {"device": "cuda"},
+    "precision": {"precision": "bfloat16"},
+    "torch": {"torch": "2.9.0"},
+    "workbench": {"workbench": "0.0.1"},
+    "words": {"device": "auto", "precision": "auto", "torch": None},
+}
+
+
+@pytest.mark.parametrize("elsewhere", ELSEWHERE.values(), ids=list(ELSEWHERE))
+def test_only_a_finished_film_may_have_been_painted_elsewhere(
+    elsewhere: dict[str, str | None], quick: Settings, painting: Tensor, tmp_path: Path
+) -> None:
+    clip = folder_clip(pan(3), tmp_path / "clip")
+    out = tmp_path / "out"
+    run = (clip, [painting], out, replace(quick, device="auto"), later("per-frame"))
+    list(paint_clip(*run))
+    there = json.loads((out / "run.json").read_text())
+    assert there["device"] == choose_device().type
+    assert (there["precision"], there["torch"]) == ("float32", torch.__version__)
+    there = {name: each for name, each in {**there, **elsewhere}.items() if each is not None}
+    (out / "run.json").write_text(json.dumps(there))
+    before = {path: path.read_bytes() for path in out.iterdir()}
+    assert len([now for now in paint_clip(*run) if now.figures]) == 3
+    assert {path: path.read_bytes() for path in out.iterdir()} == before
+    (out / "000001.png").unlink()
+    assert f"belongs to another run: {next(iter(elsewhere))} is " in refusal(*run)
+    assert "use another folder, or delete this one" in refusal(*run)
 
 
 def test_a_damaged_run_json_is_not_guessed_at(
@@ -733,77 +806,30 @@ def test_a_folder_in_use_is_refused(quick: Settings, painting: Tensor, tmp_path:
     assert len([now for now in paint_clip(*run) if now.figures]) == 2
 
 
-# --- motion that is kept -----------------------------------------------------------------
-
-
-def no_flow(*arguments: object, **options: object) -> Tensor:
-    raise AssertionError("flow was computed")
-
-
-def test_motion_is_kept_and_used_again(
-    quick: Settings,
-    painting: Tensor,
-    tmp_path: Path,
-    clip: Clip,
-    monkeypatch: pytest.MonkeyPatch,
+def test_an_interrupted_film_goes_on_while_its_traceback_is_alive(
+    quick: Settings, painting: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def paint(name: str, mode: str, motion: Path | None) -> dict[str, bytes]:
-        folder = tmp_path / name
-        run = (clip, [painting], folder, quick, later(mode))
-        list(paint_clip(*run, motion_folder=motion))
-        return pngs(folder)
+    clip = folder_clip(pan(3), tmp_path / "clip")
 
-    kept = tmp_path / "motion"
-    without = paint("a", "temporal", None)
-    assert paint("b", "temporal", kept) == without
-    # Of every frame to the ones before it in its scene.
-    pairs = sum(min(number, 2) for length in SCENES for number in range(length))
-    assert len(list(kept.rglob("*.flo"))) == len(list(kept.rglob("*.png"))) == pairs
-    warped = paint("c", "flow-warped", None)
-    monkeypatch.setattr(flow_module, "flow", no_flow)
-    assert paint("d", "temporal", kept) == without
-    assert paint("e", "flow-warped", kept) == warped
+    def interrupted(iterates: Iterator[ClipIterate], title: str) -> Iterator[ClipIterate]:
+        for now in iterates:
+            if now.frame == 1:
+                raise KeyboardInterrupt
+            yield now
 
+    def stylize() -> Result:
+        clip_settings = later("temporal")
+        return stylize_clip(
+            clip, [painting], tmp_path / "run", settings=quick, clip_settings=clip_settings
+        )
 
-def test_damaged_motion_is_found_again(quick: Settings, painting: Tensor, tmp_path: Path) -> None:
-    clip = folder_clip(pan(4), tmp_path / "clip")
-    kept = tmp_path / "motion"
-
-    def paint(name: str) -> dict[str, bytes]:
-        run = (clip, [painting], tmp_path / name, quick, later("temporal", temporal_lags=(1,)))
-        list(paint_clip(*run, motion_folder=kept))
-        return pngs(tmp_path / name)
-
-    whole = paint("a")
-    files = {path: path.read_bytes() for path in kept.rglob("*") if path.is_file()}
-    flows = sorted(path for path in files if path.suffix == ".flo")
-    flows[0].write_bytes(files[flows[0]][:-1])
-    flows[1].with_suffix(".png").write_bytes(files[flows[1].with_suffix(".png")][:-30])
-    flows[2].unlink()
-    assert paint("b") == whole
-    assert {path: path.read_bytes() for path in files} == files
-
-
-def test_motion_of_something_else_is_not_taken(
-    quick: Settings, painting: Tensor, tmp_path: Path
-) -> None:
-    clip = folder_clip(pan(4), tmp_path / "clip")
-    settings = later("flow-warped")
-    kept = tmp_path / "motion"
-
-    def paint(name: str, clip: Clip, settings: ClipSettings) -> None:
-        run = (clip, [painting], tmp_path / name, quick, settings)
-        list(paint_clip(*run, motion_folder=kept))
-
-    paint("a", clip, settings)
-    for named, (other, changed) in {
-        "clip": (folder_clip(pan(4, speed=-4), tmp_path / "other"), settings),
-        "stride": (open_clip(clip.path, stride=2), settings),
-        "frame size": (open_clip(clip.path, size=40), settings),
-        "flow_method": (clip, replace(settings, flow_method="farneback")),
-    }.items():
-        with pytest.raises(InputError, match=f"motion belongs to another run: {named} is"):
-            paint(f"of another {named}", other, changed)
+    with monkeypatch.context() as patch:
+        patch.setattr(modes, "show_progress", interrupted)
+        with pytest.raises(KeyboardInterrupt) as caught:  # as Jupyter does, it keeps the traceback
+            stylize()
+    assert len(pngs(tmp_path / "run" / "frames")) == 1
+    assert stylize().figures["frames"] == 3
+    assert caught.tb is not None
 
 
 # --- films -------------------------------------------------------------------------------

@@ -1,17 +1,13 @@
-"""Optical flow between two frames: where it leads, where it cannot be trusted, its colours, files.
+"""Optical flow between two frames: where it leads, where it cannot be trusted, its colours.
 
 Pictures are `(1, 3, H, W)`, float32, sRGB in [0, 1]. A flow is `(1, 2, H, W)`, float32, in pixels.
 """
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import math
-import os
-import struct
 from dataclasses import dataclass
-from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
@@ -22,21 +18,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from workbench.devices import choose_device
 from workbench.errors import InputError, WeightsError
-from workbench.files import write_bytes
-from workbench.images import Frame, check_image, fit, load_image, resize, save_image, to_array
+from workbench.images import Frame, check_image, fit, resize, to_array
 from workbench.settings import FLOW_METHODS
 from workbench.weights import cache_folder, socket_timeout
 
 Field = npt.NDArray[np.float32]
 """A flow as OpenCV has it: `(H, W, 2)`."""
 
-# .flo: this number, width and height, then x and y of every pixel; little-endian, 4 bytes each.
-# Read by hand, because OpenCV 5 crashes the interpreter on a damaged header.
-_MAGIC = 202021.25
 
-
-def flow(a: Tensor, b: Tensor, *, method: str = "dis", max_side: int = 512) -> Tensor:
+def flow(
+    a: Tensor, b: Tensor, *, method: str = "dis", max_side: int = 512, device: str | None = None
+) -> Tensor:
     """Find where each pixel of `a` lies in `b`.
 
     Convention:
@@ -57,6 +51,8 @@ def flow(a: Tensor, b: Tensor, *, method: str = "dis", max_side: int = 512) -> T
     max_side
         Larger pictures are shrunk to this longest side in pixels for the search, and the flow is
         scaled back up. Smaller is faster and loses small things that move.
+    device
+        Where RAFT runs, as in `Settings`; the others run on the CPU. None: where `a` is.
 
     Returns
     -------
@@ -82,7 +78,8 @@ def flow(a: Tensor, b: Tensor, *, method: str = "dis", max_side: int = 512) -> T
     small = fit((height, width), min(max_side, max(height, width)))
     first, second = (resize(image.detach().float(), small) for image in (a, b))
     if method == "raft":
-        found = _raft_flow(first, second)
+        where = a.device if device is None else choose_device(device)
+        found = _raft_flow(first.to(where), second.to(where)).to(a.device)
     else:
         search = _dis_flow if method == "dis" else _farneback_flow
         # DIS needs a dozen pixels.
@@ -184,7 +181,7 @@ class Motion:
 
 
 def find_motion(
-    current: Tensor, earlier: Tensor, method: str = "dis", *, kept: Path | None = None
+    current: Tensor, earlier: Tensor, method: str = "dis", *, device: str | None = None
 ) -> Motion:
     """Find flow and occlusion between two pictures.
 
@@ -192,25 +189,12 @@ def find_motion(
     ----------
     current, earlier
         `(1, 3, H, W)`, sRGB in [0, 1], of the same size.
-    method
+    method, device
         As for `flow`.
-    kept
-        Name without suffix under which the flow (`.flo`) and the visible part (`.png`) are
-        kept on disk. What is there is taken as it is. None: nothing is kept.
     """
-    if kept is not None:
-        with contextlib.suppress(InputError):  # not there, or damaged
-            visible = load_image(kept.with_suffix(".png"))[:, :1]
-            found = Motion(read_flow(kept.with_suffix(".flo")), (visible > 0.5).float())
-            if found.flow.shape[2:] == found.visible.shape[2:] == current.shape[2:]:
-                return found
-    backward = flow(current, earlier, method=method)
-    hidden = occlusion(flow(earlier, current, method=method), backward)
-    found = Motion(backward, 1 - hidden.float())
-    if kept is not None:
-        write_flow(found.flow, kept.with_suffix(".flo"))
-        save_image(found.visible.expand(1, 3, -1, -1), kept.with_suffix(".png"))
-    return found
+    backward = flow(current, earlier, method=method, device=device)
+    hidden = occlusion(flow(earlier, current, method=method, device=device), backward)
+    return Motion(backward, 1 - hidden.float())
 
 
 def flow_to_color(flow: Tensor, *, max_flow: float | None = None) -> Frame:
@@ -242,48 +226,6 @@ def flow_to_color(flow: Tensor, *, max_flow: float | None = None) -> Frame:
     saturation = np.clip(length / max(max_flow, 1e-6), 0, 1)
     colours = cv2.cvtColor(np.dstack([hue, saturation, np.ones_like(hue)]), cv2.COLOR_HSV2RGB)
     return np.rint(colours * 255).astype(np.uint8)
-
-
-def read_flow(path: str | os.PathLike[str]) -> Tensor:
-    """Read a flow `(1, 2, H, W)` from a Middlebury .flo file.
-
-    Raises
-    ------
-    InputError
-        If there is no such file, or it is not a whole .flo file.
-    """
-    path = Path(path)
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise InputError(f"{path}: there is no such file.") from None
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {(error.strerror or '').lower()}.") from None
-    magic, width, height = struct.unpack("<fii", data[:12]) if len(data) >= 12 else (0.0, 0, 0)
-    if magic != _MAGIC or min(width, height) < 1:
-        raise InputError(f"{path} is not a .flo file; make one with write_flow.")
-    if len(data) != 12 + 8 * width * height:
-        raise InputError(
-            f"{path} is damaged: {width} x {height} pixels do not make {len(data)} bytes;"
-            " make it again."
-        )
-    values = np.frombuffer(data, "<f4", offset=12).reshape(height, width, 2)
-    return torch.from_numpy(values.transpose(2, 0, 1).astype(np.float32, order="C"))[None]
-
-
-def write_flow(flow: Tensor, path: str | os.PathLike[str]) -> None:
-    """Write a flow `(1, 2, H, W)` as a Middlebury .flo file.
-
-    Raises
-    ------
-    InputError
-        If `flow` has another shape.
-    OutputError
-        If the file cannot be written.
-    """
-    _check_flow(flow, "flow")
-    values = flow[0].detach().permute(1, 2, 0).cpu().numpy().astype("<f4")
-    write_bytes(path, struct.pack("<fii", _MAGIC, flow.shape[3], flow.shape[2]) + values.tobytes())
 
 
 def _check_flow(flow: Tensor, name: str, like: Tensor | None = None) -> None:

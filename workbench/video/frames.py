@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
@@ -52,14 +52,23 @@ class FrameFigures:
     megabytes: float
 
 
-def check_same_run(folder: Path, identity: Mapping[str, Any]) -> None:
-    """Write down what a folder holds the frames of, or refuse one that holds others.
+def check_same_run(
+    folder: Path, identity: Mapping[str, Any], ignoring: Collection[str] = ()
+) -> None:
+    """Write down what a folder holds the work of, or refuse one that holds another's.
+
+    Parameters
+    ----------
+    identity
+        Everything that the work depends on.
+    ignoring
+        Names in it that may differ.
 
     Raises
     ------
     InputError
         If `run.json` says something else (the message names the first difference), or there
-        are pictures without it.
+        are files without it.
     """
     path = folder / "run.json"
     try:
@@ -67,14 +76,14 @@ def check_same_run(folder: Path, identity: Mapping[str, Any]) -> None:
     except (OSError, ValueError):
         there = None
     if not isinstance(there, dict):
-        if any(folder.glob("*.png")):
+        if any(not each.name.startswith(".") and each != path for each in folder.iterdir()):
             raise InputError(
-                f"{folder} holds pictures but no run.json that says what of; use another folder."
+                f"{folder} holds files but no run.json that says what of; use another folder."
             )
         write_bytes(path, json.dumps(identity, indent=1).encode())
         return
     for name in (*identity, *there):
-        if there.get(name) != identity.get(name):
+        if there.get(name) != identity.get(name) and name not in ignoring:
             raise InputError(
                 f"{folder} belongs to another run: {name} is {there.get(name)!r} there and"
                 f" {identity.get(name)!r} here; use another folder, or delete this one."

@@ -10,7 +10,7 @@ import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from itertools import islice
+from itertools import islice, zip_longest
 from statistics import fmean
 
 import cv2
@@ -87,22 +87,22 @@ def warping_errors(
     """
     window: deque[tuple[Tensor, ...]] = deque(maxlen=gap + 1)
     scene = 0  # frames since the last cut, this one among them
-    try:
-        for source, *painted in zip(source_frames, *films, strict=True):
-            for frame in painted:
-                check_image(frame, "frame")
-                if frame.shape != source.shape:
-                    raise InputError(
-                        f"a frame is {tuple(frame.shape)} and its source {tuple(source.shape)};"
-                        " films are measured at the size of their source."
-                    )
-            cut = bool(window) and is_cut(to_array(window[-1][0]), to_array(source))
-            scene = 1 if cut else scene + 1
-            window.append((source, *painted))
-            if len(window) > gap:
-                yield _pair_errors(window[0], window[-1]) if scene > gap else [None] * len(films)
-    except ValueError as error:
-        raise InputError("the film and its source have different numbers of frames.") from error
+    for frames in zip_longest(source_frames, *films):
+        if any(frame is None for frame in frames):
+            raise InputError("the film and its source have different numbers of frames.")
+        source, *painted = frames
+        for frame in painted:
+            check_image(frame, "frame")
+            if frame.shape != source.shape:
+                raise InputError(
+                    f"a frame is {tuple(frame.shape)} and its source {tuple(source.shape)};"
+                    " films are measured at the size of their source."
+                )
+        cut = bool(window) and is_cut(to_array(window[-1][0]), to_array(source))
+        scene = 1 if cut else scene + 1
+        window.append(frames)
+        if len(window) > gap:
+            yield _pair_errors(window[0], window[-1]) if scene > gap else [None] * len(films)
 
 
 def _pair_errors(now: tuple[Tensor, ...], later: tuple[Tensor, ...]) -> list[float | None]:

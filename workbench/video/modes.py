@@ -8,13 +8,14 @@ frame, and the film is the same as if nothing had happened.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import sys
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import chain
@@ -27,12 +28,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 import workbench
-from workbench.devices import reset_peak_megabytes
+from workbench.devices import choose_device, choose_precision, reset_peak_megabytes
 from workbench.errors import InputError
 from workbench.files import claimed
 from workbench.images import Frame, from_array, load_image, recolour, resize, to_array
 from workbench.losses import TemporalTarget
-from workbench.optimize import Iterate, optimize
+from workbench.optimize import Iterate, TargetCache, optimize
 from workbench.progress import show_frames
 from workbench.runs import Result, finish_run, start_run
 from workbench.settings import MIN_SIZE, ClipSettings, Settings
@@ -60,7 +61,7 @@ from workbench.weights import load_weights
 STOP_STEPS = 10  # over which `stop_change` is measured
 SKETCH_STEPS = 30  # at half size; with fewer, what comes into view stays pale
 _NARROW = 5  # px
-_MOTION_IDENTITY = ("clip", "start", "stride", "frame size", "flow_method")
+_ELSEWHERE = ("size", "device", "precision")  # settings that the identity has in other words
 
 
 # --- the modes ---------------------------------------------------------------------------
@@ -215,9 +216,7 @@ def paint_clip(
     folder: str | os.PathLike[str],
     settings: Settings,
     clip_settings: ClipSettings,
-    *,
-    motion_folder: str | os.PathLike[str] | None = None,
-) -> Iterator[ClipIterate]:
+) -> Generator[ClipIterate]:
     """Paint a clip frame by frame into a folder, going on where an earlier run stopped.
 
     Parameters
@@ -234,9 +233,6 @@ def paint_clip(
         Of every frame; `size` gives way to that of the clip.
     clip_settings
         What frames have to do with each other.
-    motion_folder
-        Where flow (`.flo`) and masks are kept, to be used again in another mode, and
-        `run.json`, which says of what. None: not kept.
 
     Yields
     ------
@@ -252,20 +248,19 @@ def paint_clip(
         As `optimize`. Finished frames stay.
     """
     folder = Path(folder)
-    kept = None if motion_folder is None else Path(motion_folder)
     if max(clip.shape) < MIN_SIZE:
         raise InputError(
             f"{clip.path} has frames of {clip.shape[1]}x{clip.shape[0]} pixels; the longer side"
             f" needs at least {MIN_SIZE}."
         )
     settings = replace(settings, size=max(clip.shape))
+    targets = TargetCache()
     with claimed(folder):
-        identity = _identity(clip, styles, settings, clip_settings)
-        check_same_run(folder, identity)
-        if kept is not None and "flow_method" in identity:
-            check_same_run(kept, {name: identity[name] for name in _MOTION_IDENTITY})
         done = {n: each for n, each in finished_frames(folder).items() if n < clip.frames}
         first = next(number for number in range(len(done) + 1) if number not in done)
+        machine = _machine(settings)
+        identity = {**_identity(clip, styles, settings, clip_settings), **machine}
+        check_same_run(folder, identity, ignoring=machine)
         for number in range(first):
             yield ClipIterate(number, clip.frames, None, done[number])
         reach = max(_lags(clip_settings), default=1)  # cuts are looked for in every mode
@@ -279,11 +274,11 @@ def paint_clip(
             if number >= first and number in done:
                 yield ClipIterate(number, clip.frames, None, done[number])
             elif number not in done:
+                check_same_run(folder, identity)
                 frame = from_array(picture)
-                beginning = _begin(
-                    frame, number, scene, folder, styles, settings, clip_settings, kept
-                )
-                for iterate in _paint_frame(frame, styles, settings, clip_settings, beginning):
+                paint = partial(optimize, frame, styles, targets=targets)
+                beginning = _begin(frame, number, scene, folder, paint, settings, clip_settings)
+                for iterate in _paint_frame(paint, settings, clip_settings, beginning):
                     yield ClipIterate(number, clip.frames, iterate, None)
                 figures = finish_frame(
                     folder,
@@ -325,7 +320,6 @@ def stylize_clip(
     settings: Settings = Settings(),  # noqa: B008 (frozen)
     clip_settings: ClipSettings = ClipSettings(),  # noqa: B008
     quality: int = 18,
-    motion_folder: str | os.PathLike[str] | None = None,
 ) -> Result:
     """Paint a clip into a film with the clip's sound; run again, it goes on where it stopped.
 
@@ -343,8 +337,6 @@ def stylize_clip(
         See `Settings` and `ClipSettings`.
     quality
         Of the film, as for `clips.write_film`; smaller is better.
-    motion_folder
-        As for `paint_clip`.
 
     Raises
     ------
@@ -358,13 +350,12 @@ def stylize_clip(
         clip = open_clip(clip, size=settings.size)
     if mode is not None:
         clip_settings = replace(clip_settings, mode=mode)
-    iterates = paint_clip(
-        clip, styles, output / "frames", settings, clip_settings, motion_folder=motion_folder
-    )
-    first = next(iterates)  # a folder of another run is refused before anything is touched
-    start_run(output)
-    iterates = show_progress(chain([first], iterates), clip_settings.mode)
-    finished = [now.figures for now in iterates if now.figures is not None]
+    iterates = paint_clip(clip, styles, output / "frames", settings, clip_settings)
+    with contextlib.closing(iterates):  # or a traceback in Jupyter would keep it, and its lock
+        first = next(iterates)  # a folder of another run is refused before anything is touched
+        start_run(output)
+        shown = show_progress(chain([first], iterates), clip_settings.mode)
+        finished = [now.figures for now in shown if now.figures is not None]
     if sentence := shortfall(clip, len(finished)):
         warnings.warn(sentence, stacklevel=2)
     frames = PaintedFrames(output / "frames", len(finished))
@@ -401,58 +392,51 @@ def _begin(
     number: int,
     scene: Sequence[tuple[int, Frame]],
     folder: Path,
-    styles: Sequence[Tensor],
+    paint: Callable[..., Iterator[Iterate]],
     settings: Settings,
     clip_settings: ClipSettings,
-    motion_folder: Path | None,
 ) -> Beginning:
     """Look up the earlier frames of the scene and ask the mode."""
     if not scene:
         return Beginning(None)
     lags = _lags(clip_settings)
+    method, device = clip_settings.flow_method, settings.device
     earlier: dict[int, Earlier] = {}
     for before, source in scene:
-        lag = number - before
-        if lag in lags:
-            kept = None if motion_folder is None else motion_folder / f"{number:06d}-{lag}"
-            method = clip_settings.flow_method
-            find = partial(find_motion, frame, from_array(source), method, kept=kept)
-            earlier[lag] = Earlier(load_image(frame_path(folder, before)), find)
+        if number - before in lags:
+            find = partial(find_motion, frame, from_array(source), method, device=device)
+            earlier[number - before] = Earlier(load_image(frame_path(folder, before)), find)
 
     def make_sketch() -> Tensor:
         start = recolour(frame, from_array(scene[-1][1]), earlier[1].painted)
-        return _sketch(frame, start, styles, settings)
+        return _sketch(paint, start, settings)
 
     return _MODES[clip_settings.mode](Now(frame, make_sketch), earlier, clip_settings)
 
 
-def _sketch(frame: Tensor, start: Tensor, styles: Sequence[Tensor], settings: Settings) -> Tensor:
+def _sketch(paint: Callable[..., Iterator[Iterate]], start: Tensor, settings: Settings) -> Tensor:
     """Paint a frame quickly, at half size, from the colours that painting gave the one before."""
     coarse = replace(settings, size=max(MIN_SIZE, settings.size // 2), steps=(SKETCH_STEPS,))
     try:
-        *_, iterate = optimize(frame, styles, coarse, start=start)
+        *_, iterate = paint(coarse, start=start)
     except InputError:  # frame or style would be too small for the network
-        full = replace(coarse, size=settings.size)
-        *_, iterate = optimize(frame, styles, full, start=start)
-    height, width = frame.shape[-2:]
+        *_, iterate = paint(replace(coarse, size=settings.size), start=start)
+    height, width = start.shape[-2:]
     return resize(iterate.image.cpu(), (height, width))
 
 
 def _paint_frame(
-    frame: Tensor,
-    styles: Sequence[Tensor],
+    paint: Callable[..., Iterator[Iterate]],
     settings: Settings,
     clip_settings: ClipSettings,
     beginning: Beginning,
 ) -> Iterator[Iterate]:
     if beginning.start is None:
-        yield from optimize(frame, styles, settings)
+        yield from paint(settings)
         return
     settings = replace(settings, steps=(clip_settings.later_steps,))
     losses: list[float] = []
-    for iterate in optimize(
-        frame, styles, settings, start=beginning.start, temporal=beginning.temporal
-    ):
+    for iterate in paint(settings, start=beginning.start, temporal=beginning.temporal):
         yield iterate
         losses.append(iterate.losses.total)
         if clip_settings.stop_change > 0 and len(losses) > STOP_STEPS:
@@ -464,7 +448,7 @@ def _paint_frame(
 def _identity(
     clip: Clip, styles: Sequence[Tensor], settings: Settings, clip_settings: ClipSettings
 ) -> dict[str, Any]:
-    """Everything that the painted frames depend on."""
+    """Everything that the painted frames depend on, but for the machine."""
     knobs, init = clip_settings.as_dict(), settings.init
     unused = {
         "per-frame": set(knobs) - {"mode"},
@@ -475,11 +459,21 @@ def _identity(
     return {
         **clip_identity(clip),
         "style": [_picture_digest(style) for style in styles],
-        **{name: value for name, value in settings.as_dict().items() if name != "size"},
+        **{name: value for name, value in settings.as_dict().items() if name not in _ELSEWHERE},
         "init": init if init in ("content", "random") else _picture_digest(load_image(init)),
         **{name: value for name, value in knobs.items() if name not in unused},
         "weights": load_weights(settings.backbone).sha256,
+    }
+
+
+def _machine(settings: Settings) -> dict[str, str]:
+    """What frames are painted with: what is finished may come from another, the rest may not."""
+    device = choose_device(settings.device)
+    return {
+        "device": device.type,
+        "precision": str(choose_precision(settings.precision, device)).removeprefix("torch."),
         "workbench": workbench.__version__,
+        "torch": torch.__version__,
     }
 
 
