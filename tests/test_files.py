@@ -12,7 +12,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from workbench.errors import InputError, OutputError
-from workbench.files import atomic, check_writable, write_bytes
+from workbench.files import atomic, check_writable, refuse_overwriting, write_bytes
 
 unhurried = hypothesis_settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 BIG_PICTURE_ON_A_SMALL_DISK = """
@@ -177,3 +177,51 @@ def test_folder_without_permission_is_refused(tmp_path: Path) -> None:
         assert "permission" in refuses(tmp_path / "a.txt")
     finally:
         tmp_path.chmod(0o700)
+
+
+@pytest.fixture
+def brought(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder to stand in, with `me.jpg`, links to it, and a folder of sketches."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sketches" / "old").mkdir(parents=True)
+    for name in ("me.jpg", "other.jpg", "sketches/a.png", "sketches/old/b.png"):
+        (tmp_path / name).write_bytes(name.encode())
+    (tmp_path / "soft.jpg").symlink_to("me.jpg")
+    (tmp_path / "hard.jpg").hardlink_to("me.jpg")  # as ME.JPG is where case does not matter
+    (tmp_path / "linked").symlink_to("sketches")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("output", "inputs", "sentence"),
+    [
+        ("me.jpg", ["me.jpg"], "me.jpg is read, and would be written over; give"),
+        ("./sketches/../me.jpg", ["me.jpg"], "me.jpg is read, and would"),
+        ("me.jpg", ["other.jpg", "soft.jpg"], "me.jpg is soft.jpg, which is read"),
+        ("soft.jpg", ["me.jpg"], "soft.jpg is me.jpg, which is read"),
+        ("hard.jpg", ["me.jpg"], "hard.jpg is me.jpg, which is read"),
+        ("linked/a.png", ["sketches"], "linked/a.png is sketches/a.png, which is read"),
+        ("sketches", ["linked"], "sketches is written to, and linked is read from there"),
+        ("sketches", ["sketches/old/b.png"], "sketches is written to, and sketches/old/b.png"),
+        ("linked", ["sketches/old"], "linked is written to, and sketches/old is read"),
+        (".", ["me.jpg"], ". is written to, and me.jpg is read from there; name another folder."),
+    ],
+)
+def test_what_is_read_is_not_written_over(
+    output: str, inputs: list[str], sentence: str, brought: Path
+) -> None:
+    for named in (output, brought / output):
+        with pytest.raises(InputError):
+            refuse_overwriting([named], inputs)
+    with pytest.raises(InputError) as caught:
+        refuse_overwriting(["new.png", output], ["sample:swirls", "", *inputs])
+    assert sentence in str(caught.value)
+
+
+def test_what_is_not_read_may_be_written_over(brought: Path) -> None:
+    refuse_overwriting(
+        ["other.jpg", "new.jpg", "sketches/new.png", "sketches/old", "nowhere/x.png"],
+        ["me.jpg", "soft.jpg", "sketches", "sketches/a.png", "nowhere.jpg", "a\0b", "x" * 5000],
+    )
+    refuse_overwriting([], ["me.jpg"])
+    refuse_overwriting(["sketches/old"], ["sketches"])

@@ -9,8 +9,8 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from workbench.errors import WorkbenchError
-from workbench.notebook import failed_notebook, run_notebook
+from workbench.errors import InputError, WorkbenchError
+from workbench.notebook import check_inputs, failed_notebook, run_notebook
 
 
 def write_notebook(path: Path, *cells: str, parameters: str = "answer: int = 42") -> Path:
@@ -85,3 +85,29 @@ def test_kernels_started_at_once_in_one_folder_do_not_meet(tmp_path: Path) -> No
     assert said == ["0\n", "1\n", "2\n", "3\n"], f"after {time.monotonic() - began:.0f} s"
     assert {path.suffix for path in tmp_path.iterdir()} == {".ipynb"}
     assert notebook.is_file()
+
+
+def test_a_run_does_not_write_where_its_inputs_lie(tmp_path: Path) -> None:
+    own = tmp_path / "runs" / "x" / "picture.png"
+    own.parent.mkdir(parents=True)
+    own.write_bytes(b"finished")
+    notebook = write_notebook(
+        tmp_path / "a.ipynb",
+        "from workbench import notebook\nnotebook.check_parameters(In)",
+        parameters=f"content: str = {str(own)!r}\noutput_dir: str = 'nowhere'",
+    )
+    for parameters in ({"output_dir": str(own.parent)}, {"output_dir": f"{own.parent}/../x"}):
+        with pytest.raises(InputError, match=r"picture\.png is read from there"):
+            run_notebook(notebook, tmp_path / "out.ipynb", parameters)
+    with pytest.raises(InputError, match=r"picture\.png is read, and would be written over"):
+        run_notebook(notebook, own, {"content": str(own)})
+    assert own.read_bytes() == b"finished"
+    check_inputs(
+        {"content": str(own), "models_dir": str(own.parent), "output_dir": str(tmp_path / "y")}
+    )
+    with pytest.raises(InputError, match=r"picture\.png is read"):
+        check_inputs({"styles": {"a": ["b.png", str(own)]}, "output_dir": str(tmp_path)})
+    upload = own.parent / "uploads" / "me.jpg"
+    upload.parent.mkdir()
+    upload.touch()
+    check_inputs({"content": str(upload), "output_dir": str(own.parent)})

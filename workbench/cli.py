@@ -389,7 +389,7 @@ def stylize(
     """
     from workbench import progress
     from workbench.checkpoints import Checkpoints
-    from workbench.files import check_writable
+    from workbench.files import check_writable, refuse_overwriting
     from workbench.images import (
         check_original_colors,
         check_picture_suffix,
@@ -434,24 +434,30 @@ def stylize(
     for picture in (output, strip, losses):
         if picture is not None:
             check_picture_suffix(picture)
-    for path in (output, gif, mp4, strip, losses):
-        if path is not None:
-            check_writable(path)
+    outputs = [path for path in (output, gif, mp4, strip, losses) if path is not None]
+    styles, unfinished = find_pictures(style), output.with_name(f"{output.stem}.unfinished.png")
+    folder = output.with_suffix(".checkpoint")
+    steps = range(save_every, sum(settings.steps), save_every) if save_every else ()
+    snapshots = [progress.snapshot_path(output, step) for step in steps]
+    refuse_overwriting(
+        [*outputs, *snapshots, unfinished, folder],
+        [content, *styles, *(mask or ()), settings.init],
+    )
+    for path in outputs:
+        check_writable(path)
     if gif is not None:
         progress.check_gif(gif, max_megabytes=gif_megabytes)
     if mp4 is not None:
         clips.check_film(mp4)
     box = _box(crop)
     photo = load_picture(content, crop=box)
-    paintings = [
-        match_colors(load_picture(name), photo, original_colors) for name in find_pictures(style)
-    ]
+    paintings = [match_colors(load_picture(name), photo, original_colors) for name in styles]
     masks = [load_mask(name, crop=box) for name in mask or ()]
     if masks:
         _say_masks(masks, photo)
     recorder = progress.Recorder()
     checkpoints = Checkpoints(
-        output.with_suffix(".checkpoint"),
+        folder,
         recorder=recorder,
         resume=resume,
         told={"original_colors": original_colors},
@@ -465,7 +471,6 @@ def stylize(
     iterates = progress.keep_colors(iterates, photo, original_colors)
     if save_every is not None:
         iterates = progress.save_every(iterates, output, save_every)
-    unfinished = output.with_name(f"{output.stem}.unfinished.png")
     try:
         for iterate in progress.keep_latest(iterates, unfinished):
             recorder.add(iterate)
@@ -496,9 +501,8 @@ def stylize(
         f"{width}x{height} px in {time.monotonic() - start:.0f} s; loss {loss.total:.4g}"
         f" = content {loss.content_total:.4g} + style {loss.style_total:.4g} + tv {loss.tv:.4g}"
     )
-    for path in (output, gif, mp4, strip, losses):
-        if path is not None:
-            print(f"  {path}")
+    for path in outputs:
+        print(f"  {path}")
 
 
 def _say_conversion(like: str, **given: Any) -> Command:
@@ -581,13 +585,15 @@ def video(
 
     Example: workbench video interview.mp4 sketch.jpg -o painted.mp4 --mode flow-warped --size 480
     """
-    from workbench.files import check_writable
+    from workbench.files import check_writable, refuse_overwriting
     from workbench.progress import show_frames
     from workbench.samples import find_clip, load_picture
     from workbench.video import clips, modes
     from workbench.video.frames import FrameFigures, PaintedFrames, film_figures
 
     clips.check_film(output, quality=quality)
+    folder = output.with_suffix(".frames")
+    refuse_overwriting([output, folder], [clip, *style, settings.init])
     check_writable(output)
     paintings = [load_picture(name) for name in style]
     source = clips.open_clip(
@@ -598,7 +604,6 @@ def video(
         size=settings.size,
         fps=fps,
     )
-    folder = output.with_suffix(".frames")
     began = time.monotonic()
     finished: list[FrameFigures] = []
     iterates = modes.paint_clip(source, paintings, folder, settings, clip_settings)
@@ -673,6 +678,7 @@ def train(
     from workbench.fast.models import label_checkpoint, read_folder
     from workbench.fast.training import finish_training, show_training
     from workbench.fast.training import train as run_training
+    from workbench.files import refuse_overwriting
     from workbench.samples import find_pictures, load_picture
 
     labels = [_label(text) for text in label or ()]
@@ -680,6 +686,7 @@ def train(
         raise InputError("give at least one style picture to learn, or a --label.")
     if style:
         names = find_pictures(style)
+        refuse_overwriting([output], [*names, *(on or ()), preview or ""])
         iterates = run_training(
             [load_picture(name) for name in names],
             on or ["sample:photographs"],
@@ -770,10 +777,13 @@ def apply(
     """
     from workbench.fast import applying
     from workbench.fast.models import StyleModel
+    from workbench.files import refuse_overwriting
     from workbench.images import check_picture_suffix, save_image
     from workbench.samples import find_clip, find_pictures
     from workbench.video import clips
 
+    parts = output.parent / f"{output.stem}.parts"
+    refuse_overwriting([output, parts], [model, model.rpartition("@")[0], *content])
     painter = StyleModel.load(model, device=device, precision=precision)
     began = time.monotonic()
     try:

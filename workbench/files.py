@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -65,6 +65,56 @@ def check_writable(path: str | os.PathLike[str]) -> None:
         probe = _beside(path)
         probe.touch()
         probe.unlink()
+
+
+def refuse_overwriting(
+    outputs: Iterable[str | os.PathLike[str]], inputs: Iterable[str | os.PathLike[str]]
+) -> None:
+    """Refuse, before any work, to write over what is read.
+
+    Files are told apart by their numbers on the disk, so that links, `./` and other upper and
+    lower case make no difference.
+
+    Parameters
+    ----------
+    outputs
+        Files that are to be written, and folders in which any file may be written over.
+    inputs
+        Files that are read, and folders whose files are. A name that no file has, such as that
+        of a sample or an empty one, is passed over.
+
+    Raises
+    ------
+    InputError
+        If an output is an input or one of the files in it, or an input lies below an output.
+    """
+    written = {number: Path(path) for path in outputs if (number := file_number(path))}
+    for path in (Path(name) for name in inputs if name and file_number(name)):
+        files = [each for each in path.glob("*") if each.is_file()]
+        for each in (path, *files, *path.resolve().parents):
+            number = file_number(each)
+            if number not in written:
+                continue
+            output = written[number]
+            if output.is_dir():
+                raise InputError(
+                    f"{output} is written to, and {path} is read from there; name another folder."
+                )
+            other = (
+                "" if os.path.normpath(output) == os.path.normpath(each) else f" {each}, which is"
+            )
+            raise InputError(
+                f"{output} is{other} read, and would be written over; give the output another name."
+            )
+
+
+def file_number(path: str | os.PathLike[str]) -> tuple[int, int] | None:
+    """What the disk knows a file or folder by, under any of its names; None if there is none."""
+    try:
+        stat = os.stat(path)  # noqa: PTH116
+    except (OSError, ValueError):  # ValueError: a name with a character that no file has
+        return None
+    return stat.st_dev, stat.st_ino
 
 
 def _beside(path: Path) -> Path:

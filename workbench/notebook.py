@@ -15,15 +15,16 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from workbench import errors
 from workbench.errors import InputError, WorkbenchError
-from workbench.files import check_writable
+from workbench.files import check_writable, refuse_overwriting
 from workbench.settings import ClipSettings, Settings, TrainingSettings
 
+UPLOADS = "uploads"  # folder in `output_dir` of what the panel was handed
 _INJECTED = "# Parameters"  # papermill's first line in the cell that it adds
 
 
@@ -36,14 +37,47 @@ def check_parameters(cells: Sequence[str]) -> None:
     Raises
     ------
     InputError
-        If papermill handed in a name that the parameters cell does not assign.
+        If papermill handed in a name that the parameters cell does not assign, or a parameter
+        names a file in `output_dir`.
     """
-    if len(cells) < 3 or not cells[-2].startswith(_INJECTED):
-        return  # run by hand, or without parameters
-    known = _assigned(cells[-3])
-    for name in _assigned(cells[-2]):
-        if name not in known:
-            raise InputError(unknown_parameter(name, known))
+    names = _assigned(cells[-2]) if len(cells) > 1 else []
+    if len(cells) > 2 and cells[-2].startswith(_INJECTED):  # else run by hand, or without
+        known = _assigned(cells[-3])
+        for name in names:
+            if name not in known:
+                raise InputError(unknown_parameter(name, known))
+        names = known
+    from IPython.core.getipython import get_ipython
+
+    if shell := get_ipython():
+        check_inputs({name: shell.user_ns.get(name) for name in names})
+
+
+def check_inputs(parameters: Mapping[str, Any]) -> None:
+    """Refuse parameters that name a file in `output_dir`, unless it was uploaded to there.
+
+    Raises
+    ------
+    InputError
+        If there is any.
+    """
+    named = [
+        text
+        for name, value in parameters.items()
+        if not name.endswith("_dir")
+        for text in texts(value)
+        if Path(text).parent.name != UPLOADS
+    ]
+    refuse_overwriting([parameters.get("output_dir") or ""], named)
+
+
+def texts(value: Any) -> Iterator[str]:
+    """All texts in a value."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list | tuple | dict):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from texts(item)
 
 
 def unknown_parameter(name: str, known: Sequence[str]) -> str:
@@ -54,9 +88,13 @@ def unknown_parameter(name: str, known: Sequence[str]) -> str:
 
 
 def _assigned(source: str) -> list[str]:
-    """Names that a cell of plain assignments gives a value."""
-    names = []
-    for statement in ast.parse(source).body:
+    """Names that a cell of plain assignments gives a value; none if it is not plain Python."""
+    names: list[str] = []
+    try:
+        statements = ast.parse(source).body
+    except SyntaxError:  # %magic
+        return names
+    for statement in statements:
         if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
             names.append(statement.target.id)
         elif isinstance(statement, ast.Assign):
@@ -279,6 +317,9 @@ def run_notebook(
     from papermill.exceptions import PapermillExecutionError
 
     notebook, output = Path(notebook), Path(output)
+    failed, running = failed_notebook(output), running_notebook(output)
+    named = [text for value in parameters.values() for text in texts(value)]
+    refuse_overwriting([output, failed, running], [notebook, *named])
     known = list(papermill.inspect_notebook(str(notebook)))
     for name in parameters:
         if name not in known:
@@ -288,7 +329,6 @@ def run_notebook(
     # After Ctrl-C, the dead kernel would be reported a second time, as a stack trace, whenever
     # the task that watched it is collected.
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
-    failed, running = failed_notebook(output), running_notebook(output)
     kernels: list[Any] = []
     numbers = itertools.count(1)
     cells = _code_cells(notebook) + bool(parameters)  # papermill adds one to hand them in

@@ -148,8 +148,13 @@ def save_every(
         raise InputError(f"save_every = {steps}: give a number of steps from 1 on.")
     for iterate in iterates:
         if iterate.step % steps == 0 and 0 < iterate.step < iterate.steps:
-            save_image(iterate.image, path.with_stem(f"{path.stem}_{iterate.step}"))
+            save_image(iterate.image, snapshot_path(path, iterate.step))
         yield iterate
+
+
+def snapshot_path(path: Path, step: int) -> Path:
+    """Where `save_every` saves the picture after so many steps."""
+    return path.with_stem(f"{path.stem}_{step}")
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from workbench import progress, runs, samples
 from workbench.errors import InputError, WorkbenchError
 from workbench.files import write_bytes
 from workbench.images import PICTURE_SUFFIXES, Frame, load_image, resize_down, to_array
+from workbench.notebook import UPLOADS
 from workbench.session import Painting, Session, effective, save_run, save_settings
 from workbench.settings import OPTIMIZERS, Settings
 from workbench.weights import BACKBONES
@@ -376,7 +377,7 @@ class PictureChooser:
         self.name, self.problem = name, ""
         self.on_choice: Callable[[], None] = lambda: None
         self.on_problem: Callable[[str], None] = lambda problem: None
-        self._uploads = output_dir / "uploads"
+        self._uploads = output_dir / UPLOADS
         self._folder = Path.cwd()
         self._listing = False
         self.thumbnail = widgets.Image(format="jpeg")

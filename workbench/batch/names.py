@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import difflib
-import os
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path, PurePath
 from typing import Any
 
 from workbench.batch.parameters import Call, Notebook, canonical, show
 from workbench.errors import InputError
+from workbench.files import file_number
 
 _PAGES = ("index.html", "summary.csv")  # as in `record`, which cannot be imported here
 _ASPECTS = ("stem", "name", "suffix", "parent")
@@ -213,19 +214,25 @@ def _missing_field(names: Sequence[str], one: Call, other: Call, template: Templ
     return None
 
 
-def check_apart(outputs: Iterable[Path], inputs: Iterable[Mapping[str, Path]]) -> None:
+def check_apart(outputs: Iterable[Path], inputs: Mapping[str, Path]) -> None:
     """Refuse outputs in a folder that is read, and files that are read in an output.
 
     Raises
     ------
     InputError
-        If there is any.
+        If there is any, through whatever links.
     """
+    number = cache(file_number)
     outputs = set(outputs)
-    above = {folder for output in outputs for folder in output.parents}
-    for text, path in {text: path for found in inputs for text, path in found.items()}.items():
-        path = Path(os.path.normpath(path))
-        if path in outputs or path in above:
+    above = [
+        each
+        for folder in {output.parent.resolve() for output in outputs}
+        for each in (folder, *folder.parents)
+    ]
+    made = {number(output) for output in outputs} - {None}
+    taken = {number(folder) for folder in above} - {None} | made
+    for text, path in inputs.items():
+        if number(path) in taken:
             raise InputError(f"output: it would be in {text}, which is read; name another folder.")
-        if not outputs.isdisjoint(path.parents):
+        if not made.isdisjoint(map(number, path.resolve().parents)):
             raise InputError(f"output: {text} is in it, which is read; name another folder.")

@@ -7,14 +7,20 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import workbench
 from workbench.errors import InputError
-from workbench.notebook import Parameter, find_notebook, read_parameters, unknown_parameter
+from workbench.notebook import (
+    Parameter,
+    find_notebook,
+    read_parameters,
+    texts,
+    unknown_parameter,
+)
 from workbench.yaml_files import kind
 
 PATTERN = re.compile(r"[*?\[]")
@@ -121,7 +127,7 @@ class Notebook:
         if not self.takes(name, value):
             hint = _type_hint(where, self.parameters[name], value)
             raise InputError(f"{where}: {name} must be {annotation}, not {show(value)}{hint}.")
-        for text in _texts(value) if name in self.files else ():
+        for text in texts(value) if name in self.files else ():
             if not (text.startswith(_SAMPLE) or self.project.find(text, folders=True)):
                 pattern = PATTERN.search(text) and where != "grid"
                 hint = " Patterns belong under `grid`." if pattern else ""
@@ -155,7 +161,7 @@ class Notebook:
         """The files and folders that the parameters name, as they name them."""
         found = {}
         for name, value in call.values.items():
-            for text in _texts(value):
+            for text in texts(value):
                 path = self.project.find(text, folders=name in self.files)
                 if path:
                     found[text] = path
@@ -225,17 +231,8 @@ def _names_files(default: Any, project: Project) -> bool:
     # A plain word, such as "content", is no folder, even if there happens to be one.
     return any(
         text.startswith(_SAMPLE) or project.find(text, folders="/" in text)
-        for text in _texts(default)
+        for text in texts(default)
     )
-
-
-def _texts(value: Any) -> Iterator[str]:
-    """All texts in a value."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, list | dict):
-        for item in value.values() if isinstance(value, dict) else value:
-            yield from _texts(item)
 
 
 def _not_json(value: Any) -> str:

@@ -141,7 +141,8 @@ def _plan(file: Path, project: Project, keep_digests: bool) -> Plan:
     names = name_runs(calls, template)
     outputs = [template.root / name for name in names]
     inputs = [notebook.inputs(call) for call in calls]
-    check_apart(outputs, inputs)
+    named = {text: path for found in inputs for text, path in found.items()}
+    check_apart(outputs, {file.name: file, batch["notebook"]: notebook.path, **named})
     paths = {path for found in inputs for path in found.values()}
     digests = read_digests(sorted(paths), template.root / _CACHE, keep=keep_digests)
     runs = []
