@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gc
+import re
 import resource
 import subprocess
 import sys
@@ -15,6 +16,8 @@ import av
 import imageio_ffmpeg
 import numpy as np
 import pytest
+from av.stream import Disposition
+from av.subtitles.subtitle import SubtitleSet
 from av.video.reformatter import ColorRange, Colorspace
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -125,13 +128,13 @@ def make(
     return path
 
 
-def heard(path: Path) -> tuple[np.ndarray[Any, Any], float]:
+def heard(path: Path, track: int = 0) -> tuple[np.ndarray[Any, Any], float]:
     """Decoded samples of one channel from the first picture on, and when they begin."""
     with av.open(str(path)) as source:
         first = next(source.decode(source.streams.video[0]))
         origin = first.pts * source.streams.video[0].time_base
     with av.open(str(path)) as source:
-        stream = source.streams.audio[0]
+        stream = source.streams.audio[track]
         rate = stream.rate
         begins: Fraction | None = None
         pieces: list[np.ndarray[Any, Any]] = []
@@ -148,8 +151,8 @@ def heard(path: Path) -> tuple[np.ndarray[Any, Any], float]:
         return together[skip:], max(0.0, float(begins))
 
 
-def click_time(path: Path) -> float:
-    samples, begins = heard(path)
+def click_time(path: Path, track: int = 0) -> float:
+    samples, begins = heard(path, track)
     return begins + int(np.argmax(np.abs(samples) > 0.2)) / 48000
 
 
@@ -158,9 +161,9 @@ def sound_end(path: Path) -> float:
     return begins + len(samples) / 48000
 
 
-def packets(path: Path) -> list[bytes]:
+def packets(path: Path, track: int = 0) -> list[bytes]:
     with av.open(str(path)) as source:
-        return [bytes(packet) for packet in source.demux(audio=0) if packet.size]
+        return [bytes(packet) for packet in source.demux(audio=track) if packet.size]
 
 
 def video_packets(path: Path) -> list[bytes]:
@@ -807,6 +810,155 @@ def test_a_clip_without_sound(tmp_path: Path) -> None:
     clip = open_clip(make(tmp_path / "a.gif", 25, 5))
     write_film(read_frames(clip), tmp_path / "film.mp4", clip.fps, sound=clip)
     assert not open_clip(tmp_path / "film.mp4").sound
+
+
+def with_second_track(path: Path, order: str, seconds: int = 4) -> Path:
+    """Write pictures, AAC stereo and PCM with four channels, both of them default."""
+    with av.open(str(path), "w") as film:
+        video = film.add_stream("libx264", rate=5)
+        video.height, video.width, video.pix_fmt = 48, 64, "yuv420p"
+        tracks = {}
+        for kind in order.split():
+            tracks[kind] = film.add_stream(kind, rate=48000)
+            tracks[kind].layout = "stereo" if kind == "aac" else "4.0"
+            tracks[kind].disposition = Disposition.default
+        for index in range(5 * seconds):
+            frame = av.VideoFrame.from_ndarray(numbered(index), format="rgb24")
+            frame.pts, frame.time_base = index, Fraction(1, 5)
+            film.mux(video.encode(frame))
+        film.mux(video.encode())
+        mono = click(seconds).astype(np.float32)
+        four = (np.repeat(mono, 4)[None] * 32767).astype(np.int16)
+        for kind, samples in {"aac": np.stack([mono, mono]), "pcm_s16le": four}.items():
+            if kind in tracks:
+                form = "fltp" if kind == "aac" else "s16"
+                layout = tracks[kind].layout.name
+                played = av.AudioFrame.from_ndarray(samples, format=form, layout=layout)
+                played.rate, played.pts, played.time_base = 48000, 0, Fraction(1, 48000)
+                film.mux(tracks[kind].encode(played))
+                film.mux(tracks[kind].encode())
+    return path
+
+
+@pytest.mark.parametrize("order", ["aac pcm_s16le", "pcm_s16le aac"])
+def test_a_second_track_that_cannot_be_decoded_silences_nothing(order: str, tmp_path: Path) -> None:
+    path = with_second_track(tmp_path / "phone.mov", order)
+    theirs = packets(path, order.split().index("aac"))
+    path.write_bytes(path.read_bytes().replace(b"sowt", b"apac"))
+    clip = open_clip(path)
+    assert clip.sound
+    with pytest.warns(UserWarning, match=r"film\.mp4 goes without sound track [12] \(.*phone\.mov"):
+        write_film(read_frames(clip), tmp_path / "film.mp4", clip.fps, sound=clip)
+    mine = packets(tmp_path / "film.mp4")
+    assert len(mine) > 180
+    assert mine == theirs[: len(mine)]
+    assert click_time(tmp_path / "film.mp4") == pytest.approx(CLICK, abs=0.001)
+
+
+@pytest.mark.parametrize("film", [".mp4", ".mov", ".mkv"])
+def test_all_sound_tracks_are_kept(film: str, tmp_path: Path) -> None:
+    clip = open_clip(with_second_track(tmp_path / "a.mov", "pcm_s16le aac"), start=0.4)
+    out = tmp_path / f"film{film}"
+    write_film(read_frames(clip), out, clip.fps, sound=clip)
+    for track in (0, 1):
+        assert click_time(out, track) == pytest.approx(CLICK - 0.4, abs=0.002)
+    with av.open(str(out)) as written:
+        names = [stream.codec_context.name for stream in written.streams.audio]
+    assert names == ["aac" if film == ".mp4" else "pcm_s16le", "aac"]
+
+
+CUES = [(0.2, 0.9, "one"), (1.2, 1.8, "two")]  # from, to (s), text
+CHAPTERS = [(0.0, 0.5, "dawn"), (0.5, 2.0, "day")]
+
+
+def with_subtitles(path: Path, codec: str) -> Path:
+    """Write two seconds of pictures with subtitles in German, and chapters."""
+    milli = Fraction(1, 1000)
+    with av.open(str(path), "w") as film:
+        video = film.add_stream("libx264", rate=10)
+        video.height, video.width, video.pix_fmt = 48, 64, "yuv420p"
+        track = film.add_stream(codec)
+        track.metadata["language"] = "ger"
+        track.codec_context.subtitle_header = (
+            b"[Script Info]\r\nScriptType: v4.00+\r\n\r\n[Events]\r\nFormat: Layer, Start, End,"
+            b" Style, Name, MarginL, MarginR, MarginV, Effect, Text\r\n"
+        )
+        film.set_chapters([
+            {
+                "id": number,
+                "start": round(start * 1000),
+                "end": round(end * 1000),
+                "time_base": milli,
+                "metadata": {"title": title},
+            }
+            for number, (start, end, title) in enumerate(CHAPTERS)
+        ])
+        for index in range(20):
+            frame = av.VideoFrame.from_ndarray(numbered(index), format="rgb24")
+            frame.pts, frame.time_base = index, Fraction(1, 10)
+            film.mux(video.encode(frame))
+        film.mux(video.encode())
+        for number, (start, end, text) in enumerate(CUES):
+            line = f"{number},0,Default,,0,0,0,,{text}".encode()
+            shown = SubtitleSet.create(line, 0, round((end - start) * 1000))
+            packet = track.codec_context.encode_subtitle(shown)
+            packet.stream, packet.time_base = track, milli
+            packet.pts = packet.dts = round(start * 1000)
+            packet.duration = round((end - start) * 1000)
+            film.mux(packet)
+    return path
+
+
+def subtitles(path: Path) -> list[tuple[float, float, str]]:
+    with av.open(str(path)) as film:
+        (stream,) = film.streams.subtitles
+        assert stream.language == "ger"
+        cues = []
+        for packet in film.demux(stream):
+            if packet.size and (shown := stream.decode2(packet)):
+                start = float(packet.pts * packet.time_base)
+                text = re.sub(r"{.*?}", "", shown[0].dialogue.decode())
+                cues.append((start, start + float(packet.duration * packet.time_base), text))
+    return [(round(start, 2), round(end, 2), text) for start, end, text in cues]
+
+
+def chapters(path: Path) -> list[tuple[float, float, str]]:
+    with av.open(str(path)) as film:
+        return [
+            (
+                round(float(each["start"] * each["time_base"]), 2),
+                round(float(each["end"] * each["time_base"]), 2),
+                each["metadata"]["title"],
+            )
+            for each in film.chapters()
+        ]
+
+
+@pytest.mark.parametrize("film", [".mp4", ".mov", ".mkv"])
+@pytest.mark.parametrize("source", ["a.mkv subrip", "a.mkv ass", "a.mp4 mov_text"])
+def test_subtitles_and_chapters_are_kept(source: str, film: str, tmp_path: Path) -> None:
+    name, codec = source.split()
+    path = with_subtitles(tmp_path / name, codec)
+    assert (subtitles(path), chapters(path)) == (CUES, CHAPTERS)
+    clip = open_clip(path)
+    out = tmp_path / f"film{film}"
+    write_film(read_frames(clip), out, clip.fps, sound=clip)
+    assert numbers(out) == list(range(20))
+    assert (subtitles(out), chapters(out)) == (CUES, CHAPTERS)
+    section = open_clip(path, start=0.4, end=1.5)
+    write_film(read_frames(section), out, section.fps, sound=section)
+    assert subtitles(out) == [(0, 0.5, "one"), (0.8, 1.1, "two")]
+    assert chapters(out) == [(0, 0.1, "dawn"), (0.1, 1.1, "day")]
+
+
+def test_subtitles_that_are_pictures_are_named(tmp_path: Path) -> None:
+    path = with_subtitles(tmp_path / "a.mkv", "subrip")
+    data = path.read_bytes()
+    path.write_bytes(data.replace(b"S_TEXT/UTF8", b"S_HDMV/PGS\0"))
+    clip = open_clip(path)
+    with pytest.warns(UserWarning, match=r"film\.mp4 goes without subtitle track 1 \(hdmv_pgs"):
+        write_film(read_frames(clip), tmp_path / "film.mp4", clip.fps, sound=clip)
+    assert chapters(tmp_path / "film.mp4") == CHAPTERS
 
 
 @pytest.mark.parametrize("film", [".mp4", ".mov"])  # copied and encoded anew

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ import numpy as np
 from av import AudioFrame, AudioStream, Packet, VideoFrame, VideoStream
 from av.container import InputContainer, OutputContainer
 from av.stream import Disposition
+from av.subtitles.stream import SubtitleStream
 from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 from numpy.typing import NDArray
 from torch import Tensor
@@ -36,6 +38,12 @@ _COPIED = {  # sound that a film of that kind can carry; any other is encoded an
     ".mov": _EVERYWHERE | _PCM | {"pcm_s16be", "pcm_s24be"},
     ".mkv": _EVERYWHERE | _PCM | {"opus", "flac", "vorbis", "mp2", "dts", "truehd"},
 }
+_COPIED_TEXT: dict[str, set[str]] = {  # subtitles likewise; other text becomes what it can carry
+    ".mp4": set(),
+    ".mov": set(),
+    ".mkv": {"subrip", "ass", "webvtt", "hdmv_pgs_subtitle", "dvd_subtitle", "dvb_subtitle"},
+}
+_TEXT = {"subrip", "ass", "webvtt", "mov_text", "text", "eia_608", "microdvd", "subviewer"}
 _AAC_RATES = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000)
 _AAC_FRAME = 1024  # samples
 _SEEK_AHEAD = 1  # s; B-frames may lie before the picture that a seek goes to
@@ -254,7 +262,6 @@ def _file(path: Path) -> Clip:
         origin = (first.pts or 0) * _time_base(stream)
         rate = _frame_rate(stream, stamps)
         length = _end(source, stream, rate) - origin if len(stamps) != 1 else 1 / rate
-        sound = source.streams.best("audio")
         height, width, turns = _square(first, stream)
         return Clip(
             path,
@@ -263,7 +270,7 @@ def _file(path: Path) -> Clip:
             max(1, math.ceil(length * rate - Fraction(1, 2))),
             Fraction(0),
             1,
-            sound is not None and sound.codec_context is not None,
+            any(stream.codec_context for stream in source.streams.audio),
             origin,
         )
 
@@ -305,7 +312,9 @@ def _video_stream(source: InputContainer, path: Path) -> VideoStream:
     return next((stream for stream in found if stream is best), found[0])
 
 
-def _packets(source: InputContainer, stream: VideoStream | AudioStream) -> Iterator[Packet[Any]]:
+def _packets(
+    source: InputContainer, stream: VideoStream | AudioStream | SubtitleStream
+) -> Iterator[Packet[Any]]:
     """Packets up to the end, or to where the file breaks off."""
     try:
         for packet in source.demux(stream):
@@ -521,7 +530,7 @@ def write_film(
     count = 0
     with _film(path) as film, ExitStack() as stack:
         video = _add_video(film, first.shape, rate, quality)
-        sound_until = stack.enter_context(_add_sound(film, sound, path))
+        write_until = stack.enter_context(_add_tracks(film, sound, path))
         reformatter = VideoReformatter()
         for frame in chain([first], frames):
             if frame.shape != first.shape:
@@ -531,7 +540,7 @@ def write_film(
                 )
             film.mux(video.encode(_encodable(frame, count, rate, reformatter)))
             count += 1
-            sound_until(count / rate)
+            write_until(count / rate)
         film.mux(video.encode())
     return count
 
@@ -564,7 +573,7 @@ def join_films(
     with _film(path) as film, ExitStack() as stack:
         first = stack.enter_context(_open(parts[0]))
         video = film.add_stream_from_template(_video_stream(first, parts[0]))
-        sound_until = stack.enter_context(_add_sound(film, sound, path))
+        write_until = stack.enter_context(_add_tracks(film, sound, path))
         for part in parts:
             begins = count / rate
             with _open(part) as source:
@@ -576,7 +585,7 @@ def join_films(
                     packet.stream = video
                     film.mux(packet)
                     count += 1
-                    sound_until(count / rate)
+                    write_until(count / rate)
 
 
 @contextmanager
@@ -671,50 +680,137 @@ def _output_errors(path: Path) -> Iterator[None]:
         raise OutputError(f"{path} cannot be written: {error.strerror}.") from error
 
 
-# --- sound -------------------------------------------------------------------------------
+# --- sound and text ----------------------------------------------------------------------
+
+# A stream of a film, and what goes into it: times in seconds, with packets or frames.
+_Track = tuple[AudioStream | SubtitleStream, Iterator[tuple[Fraction, Any]]]
 
 
 @contextmanager
-def _add_sound(
+def _add_tracks(
     film: OutputContainer, sound: Clip | Sound | None, path: Path
 ) -> Iterator[Callable[[Fraction], None]]:
-    """Add a stream for the sound; yields what writes it up to a time in seconds.
+    """Add what goes with the pictures; yields what writes it up to a time in seconds.
 
     Called after every frame, so that sound and picture lie side by side in the file and
     neither waits in memory.
     """
     with ExitStack() as stack:
-        track: AudioStream | None = None
-        pieces: Iterator[tuple[Fraction, Packet[Any] | AudioFrame]] = iter(())
+        tracks: list[_Track] = []
         if isinstance(sound, Sound):
             track = _add_aac(film, sound.rate, _checked(sound))
-            pieces = _pieces([sound.samples], track)
-        elif sound is not None and sound.sound:
-            source = stack.enter_context(_open(sound.path))
-            stream = source.streams.best("audio")
-            if not isinstance(stream, AudioStream):
-                raise InputError(f"{sound.path} has lost its sound; open the clip again.")
-            zero = sound.origin + sound.start
-            if stream.codec_context.codec.canonical_name in _COPIED[path.suffix.lower()]:
-                track = film.add_stream_from_template(stream)
-                pieces = _copied(source, stream, track, zero)
-            else:
-                rate = stream.rate if stream.rate in _AAC_RATES else 48000
-                track = _add_aac(film, rate, min(2, stream.channels))
-                pieces = _pieces(_samples(source, stream, track, zero), track)
-        waiting = next(pieces, None)
+            tracks.append((track, _pieces([sound.samples], track)))
+        elif sound is not None and sound.path.is_file():
+            tracks = _clip_tracks(film, sound, path, stack)
+        waiting = [next(pieces, None) for _, pieces in tracks]
 
         def write_until(time: Fraction) -> None:
-            nonlocal waiting
-            while track is not None and waiting is not None and waiting[0] < time:
-                piece = waiting[1]
-                with suppress(av.InvalidDataError):  # the film goes on without a damaged packet
-                    film.mux(track.encode(piece) if isinstance(piece, AudioFrame) else piece)
-                waiting = next(pieces, None)
+            for number, (track, pieces) in enumerate(tracks):
+                while (first := waiting[number]) is not None and first[0] < time:
+                    piece = first[1]
+                    with suppress(av.InvalidDataError):  # the film goes on without a damaged packet
+                        film.mux(track.encode(piece) if isinstance(piece, AudioFrame) else piece)
+                    waiting[number] = next(pieces, None)
 
         yield write_until
-        if track is not None and track.codec_context.is_encoder:
-            film.mux(track.encode())
+        for track, _ in tracks:
+            if isinstance(track, AudioStream) and track.codec_context.is_encoder:
+                film.mux(track.encode())
+
+
+def _clip_tracks(
+    film: OutputContainer, clip: Clip, path: Path, stack: ExitStack
+) -> list[_Track]:
+    """Add the clip's sound, subtitles and chapters; says which of them the film goes without."""
+    suffix = path.suffix.lower()
+    zero = clip.origin + clip.start
+    whole = stack.enter_context(_open(clip.path))
+    film.set_chapters(list(_chapters(whole, zero, clip.duration)))
+    if clip.sound and not any(stream.codec_context for stream in whole.streams.audio):
+        raise InputError(f"{clip.path} has lost its sound; open the clip again.")
+    tracks: list[_Track] = []
+    lost = []
+    for kind, streams in (("sound", whole.streams.audio), ("subtitle", whole.streams.subtitles)):
+        for number, listed in enumerate(streams, start=1):
+            if not listed.codec_context:
+                lost.append(f"{kind} track {number} (of an unknown kind)")
+                continue
+            source = stack.enter_context(_open(clip.path))  # its own: none waits for another
+            stream = source.streams[listed.index]
+            codec = stream.codec_context.codec.canonical_name
+            copied = codec in (_COPIED if kind == "sound" else _COPIED_TEXT)[suffix]
+            track: AudioStream | SubtitleStream
+            if copied:
+                track = film.add_stream_from_template(stream)
+            elif kind == "sound":
+                rate = stream.rate if stream.rate in _AAC_RATES else 48000
+                track = _add_aac(film, rate, min(2, stream.channels))
+            elif codec in _TEXT:
+                track = film.add_stream("ass" if suffix == ".mkv" else "mov_text")
+                stream.codec_context.open(strict=False)  # reads how its text is set
+                track.codec_context.subtitle_header = stream.codec_context.subtitle_header
+            else:
+                lost.append(f"subtitle track {number} ({codec}; a film .mkv can hold it)")
+                continue
+            track.disposition = stream.disposition
+            named = {name: stream.metadata.get(name) for name in ("language", "title")}
+            track.metadata.update({name: text for name, text in named.items() if text})
+            if kind == "subtitle":
+                pieces = _subtitles(source, stream, track, zero, clip.duration)
+            elif copied:
+                pieces = _copied(source, stream, track, zero)
+            else:
+                pieces = _pieces(_samples(source, stream, track, zero), track)
+            tracks.append((track, pieces))
+    if lost:
+        warnings.warn(f"{path} goes without {' and '.join(lost)} of {clip.path}.", stacklevel=2)
+    return tracks
+
+
+def _chapters(source: InputContainer, zero: Fraction, length: Fraction) -> Iterator[Any]:
+    """Chapters of a section that begins at `zero` seconds of the source."""
+    for chapter in source.chapters():
+        base = chapter["time_base"] or Fraction(1)
+        start = max(Fraction(0), chapter["start"] * base - zero)
+        end = min(length, chapter["end"] * base - zero)
+        if start < end:
+            yield {
+                "id": chapter["id"],
+                "start": _nearest(start * 1000),
+                "end": _nearest(end * 1000),
+                "time_base": Fraction(1, 1000),
+                "metadata": chapter["metadata"],
+            }
+
+
+def _subtitles(
+    source: InputContainer,
+    stream: SubtitleStream,
+    track: SubtitleStream,
+    zero: Fraction,
+    length: Fraction,
+) -> Iterator[tuple[Fraction, Packet[Any]]]:
+    """Subtitles of a section, copied or encoded anew, each with the time when it appears."""
+    encoder = track.codec_context
+    for packet in _packets(source, stream):
+        if packet.pts is None:
+            continue
+        begins = packet.pts * packet.time_base - zero
+        ends = min(length, begins + (packet.duration or 0) * packet.time_base)
+        begins = max(Fraction(0), begins)
+        if begins >= ends:
+            continue
+        if encoder is not None and encoder.is_encoder:
+            shown = None
+            with suppress(av.FFmpegError):
+                shown = stream.decode2(packet)
+            if not shown:
+                continue
+            packet = encoder.encode_subtitle(shown)
+        packet.stream, packet.time_base = track, Fraction(1, 1000)
+        packet.pts = packet.dts = _nearest(begins * 1000)
+        packet.duration = _nearest((ends - begins) * 1000)
+        yield begins, packet
 
 
 def _checked(sound: Sound) -> int:
