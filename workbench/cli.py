@@ -7,6 +7,7 @@ import functools
 import inspect
 import sys
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, Optional, get_type_hints
@@ -59,6 +60,7 @@ Styles = Annotated[
 def main() -> None:
     """Run the command line; errors of the workbench become one sentence and an exit code."""
     debug = "--debug" in sys.argv
+    warnings.showwarning = lambda message, *_: print(f"workbench: {message}", file=sys.stderr)
     try:
         app(args=[arg for arg in sys.argv[1:] if arg != "--debug"], prog_name="workbench")
     except WorkbenchError as error:

@@ -883,16 +883,18 @@ def with_subtitles(path: Path, codec: str) -> Path:
             b"[Script Info]\r\nScriptType: v4.00+\r\n\r\n[Events]\r\nFormat: Layer, Start, End,"
             b" Style, Name, MarginL, MarginR, MarginV, Effect, Text\r\n"
         )
-        film.set_chapters([
-            {
-                "id": number,
-                "start": round(start * 1000),
-                "end": round(end * 1000),
-                "time_base": milli,
-                "metadata": {"title": title},
-            }
-            for number, (start, end, title) in enumerate(CHAPTERS)
-        ])
+        film.set_chapters(
+            [
+                {
+                    "id": number,
+                    "start": round(start * 1000),
+                    "end": round(end * 1000),
+                    "time_base": milli,
+                    "metadata": {"title": title},
+                }
+                for number, (start, end, title) in enumerate(CHAPTERS)
+            ]
+        )
         for index in range(20):
             frame = av.VideoFrame.from_ndarray(numbered(index), format="rgb24")
             frame.pts, frame.time_base = index, Fraction(1, 10)

@@ -20,6 +20,7 @@ import numpy as np
 from av import AudioFrame, AudioStream, Packet, VideoFrame, VideoStream
 from av.container import InputContainer, OutputContainer
 from av.stream import Disposition
+from av.subtitles.codeccontext import SubtitleCodecContext
 from av.subtitles.stream import SubtitleStream
 from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 from numpy.typing import NDArray
@@ -38,12 +39,8 @@ _COPIED = {  # sound that a film of that kind can carry; any other is encoded an
     ".mov": _EVERYWHERE | _PCM | {"pcm_s16be", "pcm_s24be"},
     ".mkv": _EVERYWHERE | _PCM | {"opus", "flac", "vorbis", "mp2", "dts", "truehd"},
 }
-_COPIED_TEXT: dict[str, set[str]] = {  # subtitles likewise; other text becomes what it can carry
-    ".mp4": set(),
-    ".mov": set(),
-    ".mkv": {"subrip", "ass", "webvtt", "hdmv_pgs_subtitle", "dvd_subtitle", "dvb_subtitle"},
-}
-_TEXT = {"subrip", "ass", "webvtt", "mov_text", "text", "eia_608", "microdvd", "subviewer"}
+_TEXT = {"subrip", "ass", "webvtt", "mov_text", "text", "microdvd", "subviewer"}
+_MKV_SUBTITLES = {"subrip", "ass", "webvtt", "hdmv_pgs_subtitle", "dvd_subtitle", "dvb_subtitle"}
 _AAC_RATES = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000)
 _AAC_FRAME = 1024  # samples
 _SEEK_AHEAD = 1  # s; B-frames may lie before the picture that a seek goes to
@@ -683,7 +680,7 @@ def _output_errors(path: Path) -> Iterator[None]:
 # --- sound and text ----------------------------------------------------------------------
 
 # A stream of a film, and what goes into it: times in seconds, with packets or frames.
-_Track = tuple[AudioStream | SubtitleStream, Iterator[tuple[Fraction, Any]]]
+_Track = tuple[Any, Iterator[tuple[Fraction, Any]]]
 
 
 @contextmanager
@@ -718,99 +715,105 @@ def _add_tracks(
                 film.mux(track.encode())
 
 
-def _clip_tracks(
-    film: OutputContainer, clip: Clip, path: Path, stack: ExitStack
-) -> list[_Track]:
+def _clip_tracks(film: OutputContainer, clip: Clip, path: Path, stack: ExitStack) -> list[_Track]:
     """Add the clip's sound, subtitles and chapters; says which of them the film goes without."""
-    suffix = path.suffix.lower()
-    zero = clip.origin + clip.start
     whole = stack.enter_context(_open(clip.path))
-    film.set_chapters(list(_chapters(whole, zero, clip.duration)))
+    film.set_chapters(list(_chapters(whole, clip)))
     if clip.sound and not any(stream.codec_context for stream in whole.streams.audio):
         raise InputError(f"{clip.path} has lost its sound; open the clip again.")
     tracks: list[_Track] = []
     lost = []
     for kind, streams in (("sound", whole.streams.audio), ("subtitle", whole.streams.subtitles)):
-        for number, listed in enumerate(streams, start=1):
-            if not listed.codec_context:
-                lost.append(f"{kind} track {number} (of an unknown kind)")
+        for number, stream in enumerate(streams, start=1):
+            codec = stream.codec_context and stream.codec_context.codec.canonical_name
+            add = _add_sound if kind == "sound" else _add_subtitles
+            # From a file of its own, so that no track waits for another.
+            source = stack.enter_context(_open(clip.path))
+            track = add(film, source, stream.index, codec, path, clip) if codec else None
+            if track is None:
+                lost.append(f"{kind} track {number} ({codec or 'of an unknown kind'})")
                 continue
-            source = stack.enter_context(_open(clip.path))  # its own: none waits for another
-            stream = source.streams[listed.index]
-            codec = stream.codec_context.codec.canonical_name
-            copied = codec in (_COPIED if kind == "sound" else _COPIED_TEXT)[suffix]
-            track: AudioStream | SubtitleStream
-            if copied:
-                track = film.add_stream_from_template(stream)
-            elif kind == "sound":
-                rate = stream.rate if stream.rate in _AAC_RATES else 48000
-                track = _add_aac(film, rate, min(2, stream.channels))
-            elif codec in _TEXT:
-                track = film.add_stream("ass" if suffix == ".mkv" else "mov_text")
-                stream.codec_context.open(strict=False)  # reads how its text is set
-                track.codec_context.subtitle_header = stream.codec_context.subtitle_header
-            else:
-                lost.append(f"subtitle track {number} ({codec}; a film .mkv can hold it)")
-                continue
-            track.disposition = stream.disposition
-            named = {name: stream.metadata.get(name) for name in ("language", "title")}
-            track.metadata.update({name: text for name, text in named.items() if text})
-            if kind == "subtitle":
-                pieces = _subtitles(source, stream, track, zero, clip.duration)
-            elif copied:
-                pieces = _copied(source, stream, track, zero)
-            else:
-                pieces = _pieces(_samples(source, stream, track, zero), track)
-            tracks.append((track, pieces))
+            track[0].disposition = stream.disposition
+            for name in {"language", "title"} & set(stream.metadata):
+                track[0].metadata[name] = stream.metadata[name]
+            tracks.append(track)
     if lost:
         warnings.warn(f"{path} goes without {' and '.join(lost)} of {clip.path}.", stacklevel=2)
     return tracks
 
 
-def _chapters(source: InputContainer, zero: Fraction, length: Fraction) -> Iterator[Any]:
-    """Chapters of a section that begins at `zero` seconds of the source."""
+def _add_sound(
+    film: OutputContainer, source: InputContainer, index: int, codec: str, path: Path, clip: Clip
+) -> _Track:
+    """Add a stream for a stream of sound, copied if such a file can carry it."""
+    stream = source.streams[index]
+    assert isinstance(stream, AudioStream)
+    zero = clip.origin + clip.start
+    if codec in _COPIED[path.suffix.lower()]:
+        track = film.add_stream_from_template(stream)
+        return track, _copied(source, stream, track, zero)
+    rate = stream.rate if stream.rate in _AAC_RATES else 48000
+    track = _add_aac(film, rate, min(2, stream.channels))
+    return track, _pieces(_samples(source, stream, track, zero), track)
+
+
+def _add_subtitles(
+    film: OutputContainer, source: InputContainer, index: int, codec: str, path: Path, clip: Clip
+) -> _Track | None:
+    """Add a stream for subtitles, copied or, if they are text, encoded anew; None if neither."""
+    stream = source.streams[index]
+    assert isinstance(stream, SubtitleStream)
+    if path.suffix.lower() == ".mkv" and codec in _MKV_SUBTITLES:
+        track = film.add_stream_from_template(stream)
+        return track, _subtitles(source, stream, track, clip, None)
+    if codec not in _TEXT:
+        return None
+    track = film.add_stream("ass" if path.suffix.lower() == ".mkv" else "mov_text")
+    stream.codec_context.open(strict=False)  # reads how its text is set
+    track.codec_context.subtitle_header = stream.codec_context.subtitle_header
+    return track, _subtitles(source, stream, track, clip, track.codec_context)
+
+
+def _chapters(source: InputContainer, clip: Clip) -> Iterator[Any]:
     for chapter in source.chapters():
         base = chapter["time_base"] or Fraction(1)
-        start = max(Fraction(0), chapter["start"] * base - zero)
-        end = min(length, chapter["end"] * base - zero)
-        if start < end:
-            yield {
-                "id": chapter["id"],
-                "start": _nearest(start * 1000),
-                "end": _nearest(end * 1000),
-                "time_base": Fraction(1, 1000),
-                "metadata": chapter["metadata"],
-            }
+        section = _within(chapter["start"] * base, chapter["end"] * base, clip)
+        if section:
+            start, end = (_nearest(time * 1000) for time in section)
+            yield {**chapter, "start": start, "end": end, "time_base": Fraction(1, 1000)}
+
+
+def _within(start: Fraction, end: Fraction, clip: Clip) -> tuple[Fraction, Fraction] | None:
+    """What of a time in the source lies in the clip, in seconds of the clip."""
+    zero = clip.origin + clip.start
+    start, end = max(Fraction(0), start - zero), min(clip.duration, end - zero)
+    return (start, end) if start < end else None
 
 
 def _subtitles(
     source: InputContainer,
     stream: SubtitleStream,
     track: SubtitleStream,
-    zero: Fraction,
-    length: Fraction,
+    clip: Clip,
+    encoder: SubtitleCodecContext | None,
 ) -> Iterator[tuple[Fraction, Packet[Any]]]:
-    """Subtitles of a section, copied or encoded anew, each with the time when it appears."""
-    encoder = track.codec_context
+    """Subtitles, each with the time when it appears."""
     for packet in _packets(source, stream):
-        if packet.pts is None:
-            continue
-        begins = packet.pts * packet.time_base - zero
-        ends = min(length, begins + (packet.duration or 0) * packet.time_base)
-        begins = max(Fraction(0), begins)
-        if begins >= ends:
-            continue
-        if encoder is not None and encoder.is_encoder:
-            shown = None
-            with suppress(av.FFmpegError):
-                shown = stream.decode2(packet)
-            if not shown:
+        start = (packet.pts or 0) * packet.time_base
+        shown = _within(start, start + (packet.duration or 0) * packet.time_base, clip)
+        if encoder:
+            try:
+                text = stream.decode2(packet)
+            except av.FFmpegError:
                 continue
-            packet = encoder.encode_subtitle(shown)
-        packet.stream, packet.time_base = track, Fraction(1, 1000)
-        packet.pts = packet.dts = _nearest(begins * 1000)
-        packet.duration = _nearest((ends - begins) * 1000)
-        yield begins, packet
+            if not text:  # a pause
+                continue
+            packet = encoder.encode_subtitle(text)
+        if shown:
+            packet.stream, packet.time_base = track, Fraction(1, 1000)
+            packet.pts = packet.dts = _nearest(shown[0] * 1000)
+            packet.duration = _nearest((shown[1] - shown[0]) * 1000)
+            yield shown[0], packet
 
 
 def _checked(sound: Sound) -> int:
