@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+import copy
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-from workbench.fast.network import TransformationNetwork
+from workbench.fast.network import TransformationNetwork, _joined
 
 
 @pytest.fixture
@@ -102,3 +107,52 @@ def test_every_parameter_learns() -> None:
     for name, parameter in network.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.abs().max() > 0, name
+
+
+class OnApple(Tensor):
+    """A tensor on the CPU that claims to be on Apple's GPU."""
+
+    @property
+    def device(self) -> torch.device:  # type: ignore[override]
+        return torch.device("mps")
+
+
+class Listener(TorchDispatchMode):
+    """Refuses what Apple's GPUs cannot compute, or get wrong."""
+
+    norms = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> object:
+        made = func(*args, **(kwargs or {}))
+        tensors = [each for each in tree_leaves((args, made)) if isinstance(each, Tensor)]
+        assert all(each.dtype != torch.float64 for each in tensors), func
+        if "batch_norm" in str(func):
+            self.norms += 1
+            assert all(each.is_contiguous() for each in tensors), func
+        return made
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_apples_gpu_gets_no_float64_and_no_channels_last_batch_normalisation(
+    network: TransformationNetwork, count: int
+) -> None:
+    pictures = picture(40, 52, count=count)
+    learner = copy.deepcopy(network).requires_grad_(True)
+    with Listener() as heard:
+        painted = learner(pictures.as_subclass(OnApple))
+        painted.square().mean().backward()
+        assert heard.norms == 2 * 15 * count  # there and back
+        strips = network.in_strips(pictures[:1].as_subclass(OnApple), 16)
+    expected = network(pictures)
+    assert torch.allclose(painted.as_subclass(Tensor), expected, atol=1e-4)
+    assert torch.allclose(strips.as_subclass(Tensor), expected[:1], atol=1e-4)
+
+
+def test_statistics_of_parts_are_those_of_the_whole() -> None:
+    whole = 1000 + picture(30, 17)  # a mean that is large beside the spread
+    found = _joined(whole.split([4, 16, 10], dim=2))
+    variance, mean = torch.var_mean(whole.double(), (0, 2, 3), correction=0)
+    assert torch.allclose(found.mean.double(), mean, rtol=1e-6)
+    assert torch.allclose(found.variance.double(), variance, rtol=1e-3)

@@ -61,6 +61,8 @@ class TransformationNetwork(nn.Module):
     def forward(self, pictures: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """Paint pictures; each comes out the same whatever others are painted with it.
 
+        To the last bit on a CPU, and but for rounding on a GPU.
+
         Parameters
         ----------
         pictures
@@ -74,6 +76,9 @@ class TransformationNetwork(nn.Module):
             `(N, 3, H, W)`, float32, sRGB. It may leave [0, 1] by 0.09, so that black and white
             can be reached: 0.5 + tanh(x) * 150 / 255, as in the paper's program.
         """
+        if len(pictures) > 1 and pictures.device.type == "cpu":
+            # Convolutions of a batch may add up in another order, and are no faster here.
+            return torch.cat([self(each, dtype) for each in pictures.split(1)])
         x = self._transform(_through(self.head, _prepare(pictures, dtype)))
         return self._finish(self.paint(_through(self.tail, x)), pictures)
 
@@ -156,6 +161,8 @@ class _Layer(nn.Module):
 
     def normalize(self, x: Tensor, known: _Statistics | None = None) -> Tensor:
         """Give every channel of every picture the learned mean and spread."""
+        if x.device.type == "mps":  # where gradients on channels_last were wrong until mid-2026
+            x = x.contiguous()
         if known is not None:
             return F.batch_norm(x, known.mean, known.variance, self.scale, self.shift, eps=_EPSILON)
         # Instance normalisation is batch normalisation of one picture. On a CPU that is at
@@ -230,11 +237,15 @@ class _Strips:
 
 def _joined(parts: Iterable[Tensor]) -> _Statistics:
     """Mean and variance of parts `(1, C, h, W)` of one activation."""
-    sums = []
+    counts, variances, means = [], [], []
     for part in parts:
-        wide = part.double().flatten(2)[0]
-        count = wide.new_full((len(wide),), wide.shape[1])
-        sums.append(torch.stack([count, wide.sum(1), wide.square().sum(1)]))
-    count, total, squares = torch.stack(sums).sum(dim=0)
-    mean = total / count
-    return _Statistics(mean.float(), (squares / count - mean.square()).clamp(min=0).float())
+        variance, mean = torch.var_mean(part.float(), dim=(0, 2, 3), correction=0)
+        counts.append(part[0, 0].numel())
+        variances.append(variance)
+        means.append(mean)
+    # Put together as by Chan, Golub and LeVeque 1979, for which float32 is enough.
+    each = torch.stack(means)
+    shares = each.new_tensor(counts).view(-1, 1) / sum(counts)
+    mean = (shares * each).sum(0)
+    spread = torch.stack(variances) + (each - mean).square()
+    return _Statistics(mean, (shares * spread).sum(0))
