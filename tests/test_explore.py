@@ -160,7 +160,7 @@ def test_odd_names_become_safe_file_names() -> None:
 def test_a_sweep_refuses_nonsense(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("no picture")
     for styles, sentence in [
-        (tmp_path, "there are no pictures in this folder"),
+        (tmp_path, "is a folder without pictures"),
         (tmp_path / "nowhere", "the folder cannot be read: no such file"),
         (tmp_path / "notes.txt", "is a file; name a folder"),
         ([], "styles is empty"),

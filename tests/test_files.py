@@ -12,7 +12,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from workbench.errors import InputError, OutputError
-from workbench.files import atomic, check_writable, refuse_overwriting, write_bytes
+from workbench.files import atomic, check_writable, refuse_overwriting, replace, write_bytes
 
 unhurried = hypothesis_settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 BIG_PICTURE_ON_A_SMALL_DISK = """
@@ -52,6 +52,31 @@ def test_file_appears_only_when_finished(tmp_path: Path) -> None:
         assert beside.suffix == ".mp4"
     assert path.read_text() == "half"
     assert listing(tmp_path) == ["a.mp4"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="folders are not synced there")
+def test_what_gets_its_name_is_on_the_disk_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[int | str] = []
+    fsync, move = os.fsync, Path.replace
+
+    def synced(descriptor: int) -> None:
+        done.append(os.fstat(descriptor).st_ino)
+        fsync(descriptor)
+
+    def moved(source: Path, target: Path) -> Path:
+        done.append(target.name)
+        return move(source, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(Path, "replace", moved)
+    folder = tmp_path / "folder"
+    write_bytes(folder / "a.bin", b"all of it")
+    assert done == [(folder / "a.bin").stat().st_ino, "a.bin", folder.stat().st_ino]
+    done.clear()
+    replace(folder, tmp_path / "run")
+    assert done == [(tmp_path / "run").stat().st_ino, "run", tmp_path.stat().st_ino]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="open files cannot be replaced")

@@ -589,7 +589,7 @@ def video(
     """
     from workbench.files import check_writable, refuse_overwriting
     from workbench.progress import show_frames
-    from workbench.samples import find_clip, load_picture
+    from workbench.samples import find_clip, find_pictures, load_picture
     from workbench.video import clips, modes
     from workbench.video.frames import FrameFigures, PaintedFrames, film_figures
 
@@ -597,7 +597,7 @@ def video(
     folder = output.with_suffix(".frames")
     refuse_overwriting([output, folder], [clip, *style, settings.init])
     check_writable(output)
-    paintings = [load_picture(name) for name in style]
+    paintings = [load_picture(name) for name in find_pictures(style)]
     source = clips.open_clip(
         find_clip(clip),
         start=start,

@@ -25,6 +25,7 @@ from typing import Any
 from PIL import ExifTags, Image
 
 from workbench.errors import InputError
+from workbench.files import pictures_in
 from workbench.settings import Settings
 from workbench.weights import BACKBONES
 
@@ -745,14 +746,10 @@ def _pictures_in(names: Iterable[str]) -> Iterable[str]:
         if not Path(name).is_dir():
             yield name
             continue
-        pictures = sorted(
-            str(path)
-            for path in Path(name).iterdir()
-            if path.suffix.lower() in (".jpg", ".jpeg", ".png", ".tiff")
-        )
+        pictures = pictures_in(Path(name), (".jpg", ".jpeg", ".png", ".tiff"))
         if not pictures:
             raise InputError(f"-style_image {name}: the folder has no .jpg, .png or .tiff in it.")
-        yield from pictures
+        yield from map(str, pictures)
 
 
 def _longest_side(kind: str, layer: str, size: int) -> int:

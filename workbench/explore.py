@@ -35,9 +35,8 @@ from tqdm import tqdm
 
 import workbench
 from workbench.errors import InputError, OptimizationError
-from workbench.files import claimed, write_bytes
+from workbench.files import PICTURE_SUFFIXES, claimed, pictures_in, write_bytes
 from workbench.images import (
-    PICTURE_SUFFIXES,
     Box,
     Frame,
     crop_image,
@@ -49,18 +48,12 @@ from workbench.images import (
 from workbench.notebook import unknown_parameter
 from workbench.optimize import Iterate, TargetCache, measure, optimize
 from workbench.progress import contact_sheet
-from workbench.samples import PREFIX, load_picture
+from workbench.samples import PREFIX, find_pictures, load_picture
 from workbench.settings import Settings
 from workbench.weights import load_weights
 
 FIGURES = ("loss", "content_loss", "style_loss", "tv_loss", "steps", "seconds")
 CROP = "crop"  # may vary like a setting, although it is none
-_PICTURES = (
-    *PICTURE_SUFFIXES,
-    ".heic",
-    ".heif",
-    ".avif",
-)  # the table is to say which are not painted
 _NAME_BYTES = 180  # what a file system takes, less what is put around it while writing
 # Where a label may stand beside its point: offset, and which edges of the text lie there.
 _SIDES = (
@@ -192,7 +185,7 @@ def grid(
 
 def sweep(
     content: str,
-    styles: str | os.PathLike[str] | Sequence[str],
+    styles: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     settings: Settings,
     crop: Box | None = None,
 ) -> list[Variation]:
@@ -204,7 +197,7 @@ def sweep(
         Photograph, as `samples.load_picture` takes it.
     styles
         A folder, of which all pictures are taken in the natural order of their names
-        ("sketch 9" before "sketch 10"), other files being passed over; or a list of pictures.
+        ("sketch 9" before "sketch 10"); a picture; or a list of either.
     settings
         Of all of them.
     crop
@@ -222,41 +215,20 @@ def sweep(
     return _with_own_names(variations)
 
 
-def _style_names(styles: str | os.PathLike[str] | Sequence[str]) -> list[str]:
-    if not isinstance(styles, (str, os.PathLike)):
-        if not styles:
-            raise InputError("styles is empty; give a folder, or a list of pictures.")
-        names = [os.fspath(name) for name in styles]
-        for name in names:
-            if names.count(name) > 1:
-                raise InputError(f"styles: {name} is given twice.")
-        return names
-    folder = Path(styles)
-    try:
-        found = [
-            path
-            for path in folder.iterdir()
-            if path.suffix.lower() in _PICTURES
-            and not path.name.startswith(".")
-            and not path.is_dir()
-        ]
-    except NotADirectoryError:
-        raise InputError(
-            f"{folder} is a file; name a folder of pictures, or give a list of them."
-        ) from None
-    except OSError as error:
-        raise InputError(
-            f"{folder}: the folder cannot be read: {(error.strerror or str(error)).lower()}."
-        ) from None
-    if not found:
-        raise InputError(f"{folder}: there are no pictures in this folder (JPEG, PNG and so on).")
-    return [str(path) for path in sorted(found, key=_natural)]
-
-
-def _natural(path: Path) -> tuple[list[tuple[str, int]], str]:
-    """What to sort by, so that numbers in names count as numbers."""
-    parts = re.findall(r"([^0-9]*)([0-9]*)", path.name.casefold())
-    return [(text, int(digits or -1)) for text, digits in parts], path.name
+def _style_names(
+    styles: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+) -> list[str]:
+    if isinstance(styles, (str, os.PathLike)) and not str(styles).startswith(PREFIX):
+        folder = Path(styles)
+        if folder.suffix.lower() not in PICTURE_SUFFIXES and not folder.is_dir():
+            pictures_in(folder)  # says what is wrong
+    names = find_pictures(styles)
+    if not names:
+        raise InputError("styles is empty; give a folder, or a list of pictures.")
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"styles: {name} is given twice.")
+    return names
 
 
 def _box(crop: Any) -> Box | None:

@@ -1,11 +1,12 @@
-"""Writing files so that a final name always holds a finished file."""
+"""Files: a final name always holds a finished one; the pictures in a folder."""
 
 from __future__ import annotations
 
 import errno
 import os
+import re
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,14 +14,20 @@ from filelock import FileLock, Timeout
 
 from workbench.errors import InputError, OutputError
 
+PICTURE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".jfif", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif"),
+    *(".heic", ".heif", ".avif"),
+)
+_NAMED = 5  # of the files that a sentence is about
+
 
 @contextmanager
 def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Write beside `path`, then move into place.
 
     Yields a path in the same folder with the same suffix, to be written to. When the
-    block ends well, that file replaces `path` in one step; when it does not, it is
-    removed and whatever stood at `path` before is untouched.
+    block ends well, that file replaces `path` in one step, and is on the disk itself by
+    then; when it does not, it is removed and whatever stood at `path` before is untouched.
 
     Raises
     ------
@@ -35,10 +42,32 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             yield beside
-            beside.replace(path)
+            replace(beside, path)
         finally:
             if beside.is_file():
                 beside.unlink()
+
+
+def replace(source: Path, target: Path) -> None:
+    """Give a finished file or folder its final name, which even a power cut leaves whole."""
+    _sync(source)
+    source.replace(target)
+    _sync(target.parent)
+
+
+def _sync(path: Path) -> None:
+    """Have the disk take what was written to a file, or the names in a folder."""
+    is_folder = path.is_dir()
+    if is_folder and os.name != "posix":
+        return
+    descriptor = os.open(path, os.O_RDONLY if is_folder else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if not is_folder or error.errno != errno.EINVAL:  # some network disks sync files alone
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
@@ -115,6 +144,58 @@ def file_number(path: str | os.PathLike[str]) -> tuple[int, int] | None:
     except (OSError, ValueError):  # ValueError: a name with a character that no file has
         return None
     return stat.st_dev, stat.st_ino
+
+
+def pictures_in(
+    folder: Path,
+    suffixes: Iterable[str] = PICTURE_SUFFIXES,
+    *,
+    below: bool = False,
+    say: Callable[[str], None] = lambda sentence: None,
+) -> list[Path]:
+    """List the pictures in a folder, hidden ones left out, "sketch 9" before "sketch 10".
+
+    Parameters
+    ----------
+    suffixes
+        Of pictures, in lower case.
+    below
+        Whether folders in the folder are looked into, too.
+    say
+        Is handed a sentence that counts and names the files that are no pictures.
+
+    Raises
+    ------
+    InputError
+        If there is no such folder, or it may not be read.
+    """
+    try:
+        found = [
+            path
+            for path in (folder.rglob("*") if below else folder.iterdir())
+            if not any(part.startswith(".") for part in path.relative_to(folder).parts)
+            and not path.is_dir()
+        ]
+    except NotADirectoryError:
+        raise InputError(f"{folder} is a file; name a folder of pictures.") from None
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise InputError(f"{folder}: the folder cannot be read: {reason}.") from None
+    found.sort(key=lambda path: [*map(_natural, path.relative_to(folder).parts)])
+    others = [path.name for path in found if path.suffix.lower() not in suffixes]
+    if others:
+        named = ", ".join(others[:_NAMED]) + (", ..." if len(others) > _NAMED else "")
+        files = (
+            "1 file is no picture" if len(others) == 1 else f"{len(others)} files are no pictures"
+        )
+        say(f"{folder}: {files} that can be read ({named}).")
+    return [path for path in found if path.suffix.lower() in suffixes]
+
+
+def _natural(name: str) -> tuple[list[tuple[str, int]], str]:
+    """What to sort names by, so that numbers in them count as numbers."""
+    parts = re.findall(r"([^0-9]*)([0-9]*)", name.casefold())
+    return [(text, int(digits or -1)) for text, digits in parts], name
 
 
 def _beside(path: Path) -> Path:

@@ -17,11 +17,11 @@ from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 from torch import Tensor
 
 from workbench.errors import InputError, OutputError
+from workbench.files import PICTURE_SUFFIXES as PICTURE_SUFFIXES
 from workbench.files import write_bytes
 
 # Named, so that no decoder that runs a program (EPS) is ever reached from a picture file.
 _FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
-PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif")
 _WRITERS: dict[str, tuple[str, dict[str, object]]] = {
     ".png": ("PNG", {"compress_level": 6}),
     ".jpg": ("JPEG", {"quality": 95, "subsampling": 0}),

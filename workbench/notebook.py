@@ -21,7 +21,7 @@ from typing import Any
 
 from workbench import errors
 from workbench.errors import InputError, WorkbenchError
-from workbench.files import check_writable, refuse_overwriting
+from workbench.files import check_writable, refuse_overwriting, replace
 from workbench.settings import ClipSettings, Settings, TrainingSettings
 
 UPLOADS = "uploads"  # folder in `output_dir` of what the panel was handed
@@ -362,7 +362,7 @@ def run_notebook(
         shutil.rmtree(sockets, ignore_errors=True)
         if sys.exc_info()[0] is not None:
             running.unlink(missing_ok=True)
-    running.replace(output)
+    replace(running, output)
     failed.unlink(missing_ok=True)
 
 

@@ -8,7 +8,7 @@ stones. In the clip a cup of coffee flies over the astronaut and, after a cut, o
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from workbench.errors import InputError
+from workbench.files import pictures_in
 from workbench.images import (
-    PICTURE_SUFFIXES,
     Box,
     crop_image,
     from_array,
@@ -79,32 +79,36 @@ def style(name: str) -> torch.Tensor:
     return load_image(_DATA / f"{name}.webp")
 
 
-def find_pictures(names: Sequence[str]) -> list[str]:
-    """Names of pictures, with those in a folder, by name, in the folder's place.
+def find_pictures(
+    names: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    *,
+    say: Callable[[str], None] = print,
+) -> list[str]:
+    """Names of pictures, with those in a folder, in natural order, in the folder's place.
 
-    "sample:photographs" stands for all sample photographs.
+    Parameters
+    ----------
+    names
+        A name or several: of files, of folders, of samples; "sample:photographs" stands for all
+        sample photographs.
+    say
+        Is handed a sentence about what a folder holds beside pictures.
 
     Raises
     ------
     InputError
-        If a folder has no pictures.
+        If a folder has no pictures, or cannot be read.
     """
     found: list[str] = []
-    for name in names:
+    for name in [names] if isinstance(names, (str, os.PathLike)) else names:
         if name == PREFIX + ALL_PHOTOGRAPHS:
             found += [PREFIX + photograph for photograph in PHOTOGRAPHS]
-            continue
-        if name.startswith(PREFIX) or not Path(name).is_dir():
-            found.append(name)
-            continue
-        pictures = [
-            path
-            for path in Path(name).iterdir()
-            if path.suffix.lower() in PICTURE_SUFFIXES and not path.name.startswith(".")
-        ]
-        if not pictures:
+        elif str(name).startswith(PREFIX) or not Path(name).is_dir():
+            found.append(os.fspath(name))
+        elif pictures := pictures_in(Path(name), say=say):
+            found += map(str, pictures)
+        else:
             raise InputError(f"{name} is a folder without pictures; name one that has some.")
-        found += [str(path) for path in sorted(pictures)]
     return found
 
 

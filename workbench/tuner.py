@@ -20,8 +20,8 @@ from PIL import Image
 
 from workbench import progress, runs, samples
 from workbench.errors import InputError, WorkbenchError
-from workbench.files import write_bytes
-from workbench.images import PICTURE_SUFFIXES, Frame, load_image, resize_down, to_array
+from workbench.files import pictures_in, write_bytes
+from workbench.images import Frame, load_image, resize_down, to_array
 from workbench.notebook import UPLOADS
 from workbench.session import Painting, Session, effective, save_run, save_settings
 from workbench.settings import OPTIMIZERS, Settings
@@ -430,15 +430,12 @@ class PictureChooser:
         """What is shown -> what it is: samples, the folder above, folders, pictures."""
         folders, pictures = [], []
         try:
+            pictures = [(path.name, str(path)) for path in pictures_in(self._folder)]
             for path in sorted(self._folder.iterdir(), key=lambda path: path.name.casefold()):
-                if path.name.startswith("."):
-                    continue
-                if path.is_dir():
+                if path.is_dir() and not path.name.startswith("."):
                     folders.append((f"\N{FILE FOLDER} {path.name}", str(path)))
-                elif path.suffix.lower() in PICTURE_SUFFIXES:
-                    pictures.append((path.name, str(path)))
-        except OSError as error:
-            self.on_problem(f"{self._folder} cannot be looked into: {error.strerror}.")
+        except InputError as error:
+            self.on_problem(str(error))
         above = (f"\N{UPWARDS ARROW} {self._folder.parent}", str(self._folder.parent))
         return [*((sample, sample) for sample in self.samples), above, *folders, *pictures]
 

@@ -121,7 +121,7 @@ def test_killed_in_the_middle_it_goes_on(sketchbook: Path, tmp_path: Path) -> No
 @pytest.mark.slow
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match="empty: there are no pictures in this folder"):
+    with pytest.raises(InputError, match="empty is a folder without pictures"):
         run(tmp_path / "run", styles=str(tmp_path / "empty"))
 
 

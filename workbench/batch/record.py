@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 
 from workbench.batch.plan import Run
 from workbench.errors import InputError, OutputError
-from workbench.files import check_writable, write_bytes
+from workbench.files import check_writable, replace, write_bytes
 from workbench.notebook import failed_notebook
 from workbench.runs import Result, check_result
 
@@ -229,7 +229,7 @@ def publish(run: Run) -> None:
     if run.output.exists():
         _remove(older)
         run.output.rename(older)
-    work.rename(run.output)
+    replace(work, run.output)
     _remove(older)
     clear([run])
 

@@ -14,13 +14,15 @@ from torch import Tensor
 
 from workbench import samples
 from workbench.errors import InputError
-from workbench.images import PICTURE_SUFFIXES, Frame, fit, from_array, resize, to_array
+from workbench.files import PICTURE_SUFFIXES, pictures_in
+from workbench.images import Frame, fit, from_array, resize, to_array
 from workbench.progress import show_frames
 from workbench.video.clips import open_clip, read_frames
 from workbench.video.flow import Motion, leads_outside
 
 KEPT = 240  # pictures in memory, and frames of a clip, evenly over its length
 MOST_HELD_OUT = 4
+_SUFFIXES = tuple(suffix for suffix in PICTURE_SUFFIXES if suffix != ".gif")  # that is a clip here
 _ATTEMPTS = 100  # at drawing a picture that can be read
 _NOISE = 0.03  # root mean square of the noise on a moved picture, at most
 _SHIFT, _BEND = 8.0, 2.0  # pixels that a moved picture moves as a whole, and its parts beside
@@ -146,23 +148,22 @@ def open_pictures(
         if name == samples.PREFIX + samples.CLIP or not (_is_picture(name) or Path(name).is_dir()):
             found |= _frames(samples.find_clip(name), size)
         else:
-            pictures = _pictures_below(Path(name)) if Path(name).is_dir() else [name]
+            pictures = _pictures_below(Path(name), say) if Path(name).is_dir() else [name]
             for picture in samples.find_pictures(pictures):
                 found[picture] = partial(samples.load_picture, picture)
     return Pictures(tuple(found), tuple(found.values()), size, crop, say)
 
 
 def _is_picture(name: str) -> bool:
-    """By its name; a GIF is a clip here."""
-    suffix = Path(name).suffix.lower()
-    return name.startswith(samples.PREFIX) or (suffix in PICTURE_SUFFIXES and suffix != ".gif")
+    """By its name."""
+    return name.startswith(samples.PREFIX) or Path(name).suffix.lower() in _SUFFIXES
 
 
-def _pictures_below(folder: Path) -> list[str]:
-    found = sorted(path for path in folder.rglob("*") if _is_picture(path.name) and path.is_file())
+def _pictures_below(folder: Path, say: Callable[[str], None]) -> list[str]:
+    found = pictures_in(folder, _SUFFIXES, below=True, say=say)
     if not found:
         raise InputError(f"{folder} is a folder without pictures; name one that has some.")
-    return [str(path) for path in found if not path.name.startswith(".")]
+    return [str(path) for path in found]
 
 
 def _frames(path: Path, size: int) -> dict[str, _Read]:
