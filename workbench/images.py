@@ -200,7 +200,9 @@ def _check_tensor(image: Tensor, name: str, *, channels: int, loader: str) -> No
         )
 
 
-def load_mask(path: str | os.PathLike[str], *, crop: Box | None = None) -> Tensor:
+def load_mask(
+    path: str | os.PathLike[str], *, crop: Box | None = None, may_be_empty: bool = False
+) -> Tensor:
     """Read a picture file as a mask: white is inside, black outside, grey in between.
 
     Parameters
@@ -209,6 +211,8 @@ def load_mask(path: str | os.PathLike[str], *, crop: Box | None = None) -> Tenso
         The picture file; of a coloured one, its luminance.
     crop
         As for the photograph that it belongs to; see `load_image`.
+    may_be_empty
+        Whether it may be black all over, as one among those of a film.
 
     Returns
     -------
@@ -218,10 +222,10 @@ def load_mask(path: str | os.PathLike[str], *, crop: Box | None = None) -> Tenso
     Raises
     ------
     InputError
-        If it cannot be read, or is black all over.
+        If it cannot be read, or is black all over and may not be.
     """
     mask = luminance(load_image(path, crop=crop))
-    if not mask.any():
+    if not (may_be_empty or mask.any()):
         raise InputError(f"{path} is black all over; a mask is white where its style belongs.")
     return mask
 

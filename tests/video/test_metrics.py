@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from workbench.errors import InputError
-from workbench.images import Frame, from_array, to_array
+from workbench.images import Frame, from_array, recolour, to_array
 from workbench.optimize import measure
 from workbench.settings import Settings
 from workbench.video.clips import Clip, open_clip
@@ -229,12 +229,34 @@ def test_figures_of_films_and_of_their_source(
     assert some.style_loss == pytest.approx(np.mean([each.style_total for each in three]))
 
 
-def test_short_films_have_no_far_error(tiny: Settings, painting: Tensor, tmp_path: Path) -> None:
+def test_losses_are_those_that_the_film_was_painted_with(
+    tiny: Settings, painting: Tensor, tmp_path: Path
+) -> None:
+    source = pan(1) * 2 + pan(1, colour=COLD) * 2
+    clip = folder_clip(source, tmp_path / "clip")
+    film = [1 - frame for frame in source]
+    mask = torch.zeros(1, 1, 48, 64)
+    mask[..., :32] = 1
+    changed = {"masks": [mask], "original_colors": "pca"}
+    figures = compare_films({"film": film}, clip, [painting], tiny, **changed, samples=4)["film"]
+    losses = []
+    for number, (frame, content) in enumerate(zip(film, source, strict=True)):
+        style = recolour(painting, painting, source[number // 2 * 2], "pca")
+        losses.append(measure(frame, content, [style], tiny, masks=[mask]))
+    assert figures.style_loss == pytest.approx(np.mean([each.style_total for each in losses]))
+    plain_loss = compare_films({"film": film}, clip, [painting], tiny)["film"].style_loss
+    assert figures.style_loss != pytest.approx(plain_loss, rel=1e-2)
+
+
+def test_short_films_have_no_far_error(
+    tiny: Settings, painting: Tensor, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     short = pan(FAR)
     clip = folder_clip(short, tmp_path / "short")
     figures = compare_films({"film": short}, clip, [painting], tiny)
     assert figures["film"].far_warping_error is None
     assert figures["film"].warping_error is not None
+    assert "far flicker" not in capsys.readouterr().out  # nor a bar of nothing
     single = folder_clip(short[:1], tmp_path / "single")
     figures = compare_films({"film": short[:1]}, single, [painting], tiny)
     assert figures["film"].warping_error is None

@@ -21,7 +21,15 @@ from torch import Tensor
 from workbench.devices import choose_device
 from workbench.errors import InputError, OptimizationError
 from workbench.features import Network
-from workbench.images import Frame, from_array, load_image, resize, to_array
+from workbench.images import (
+    Frame,
+    from_array,
+    load_image,
+    recolour,
+    resize,
+    to_array,
+    transfer_luma,
+)
 from workbench.losses import Losses
 from workbench.optimize import Iterate, optimize
 from workbench.runs import Result, read_result
@@ -36,6 +44,7 @@ from workbench.video.frames import (
     film_figures,
     frame_path,
 )
+from workbench.video.masks import open_masks
 from workbench.video.modes import (
     Beginning,
     ClipIterate,
@@ -484,6 +493,156 @@ def test_show_progress_passes_everything_on(
     assert "3/3" in capsys.readouterr().out
     assert len(list(show_progress(paint_clip(*run), "temporal"))) == 3
     assert "3/3" in capsys.readouterr().out
+
+
+# --- masks, colours, stills that are shared ----------------------------------------------
+
+
+def left_and_right() -> tuple[Tensor, Tensor]:
+    left = torch.zeros(1, 1, 48, 64)
+    left[..., :32] = 1
+    return left, 1 - left
+
+
+def test_each_style_is_painted_where_its_mask_is(
+    quick: Settings, painting: Tensor, tmp_path: Path
+) -> None:
+    clip = folder_clip(pan(2), tmp_path / "clip")
+    other = painting.flip(1)
+    left, right = left_and_right()
+    run = ([painting, other], tmp_path / "out", quick, later("per-frame"))
+    list(paint_clip(clip, *run, masks=[left, right]))
+    for number, picture in enumerate(read_frames(clip)):
+        *_, last = optimize(from_array(picture), [painting, other], quick, masks=[left, right])
+        saved = load_image(frame_path(tmp_path / "out", number))
+        assert np.array_equal(to_array(saved), to_array(last.image))
+
+
+def test_masks_move_with_the_clip_and_when_going_on(
+    quick: Settings, painting: Tensor, tmp_path: Path
+) -> None:
+    clip = folder_clip(pan(3), tmp_path / "clip")
+    whites = [np.zeros((48, 64, 3), np.uint8) for _ in range(3)]
+    for number, white in enumerate(whites):
+        white[:, 20 * number : 20 * number + 24] = 255
+    masks = open_masks([folder_clip(whites, tmp_path / "masks").path], clip)
+
+    def paint(name: str, mode: str) -> dict[str, bytes]:
+        run = ([painting], tmp_path / name, quick, later(mode))
+        list(paint_clip(clip, *run, masks=masks))
+        return pngs(tmp_path / name)
+
+    for number, picture in enumerate(read_frames(clip)):
+        region = from_array(whites[number])[:, :1]
+        *_, last = optimize(from_array(picture), [painting], quick, masks=[region])
+        paint("alone", "per-frame")
+        saved = load_image(frame_path(tmp_path / "alone", number))
+        assert np.array_equal(to_array(saved), to_array(last.image))
+    whole = paint("out", "temporal")
+    (tmp_path / "out" / "000002.png").unlink()
+    assert paint("out", "temporal") == whole
+
+
+def test_other_masks_are_another_run(quick: Settings, painting: Tensor, tmp_path: Path) -> None:
+    clip = folder_clip(pan(2), tmp_path / "clip")
+    left, right = left_and_right()
+    out = tmp_path / "out"
+    run = (clip, [painting], out, quick, later("per-frame"))
+    list(paint_clip(*run, masks=[left]))
+    before = pngs(out)
+    for masks in ([right], []):
+        with pytest.raises(InputError, match="another run: masks is"):
+            list(paint_clip(*run, masks=masks))
+    with pytest.raises(InputError, match="2 masks for 1 style pictures"):
+        list(paint_clip(clip, [painting], tmp_path / "new", *run[3:], masks=[left, right]))
+    list(paint_clip(clip, [painting], tmp_path / "new", *run[3:], masks=[left]))
+    assert pngs(tmp_path / "new") == pngs(out) == before
+
+
+@pytest.mark.parametrize("mode", ["per-frame", "temporal"])
+def test_styles_get_the_colours_of_each_scene(
+    mode: str, quick: Settings, painting: Tensor, tmp_path: Path
+) -> None:
+    frames = two_scenes(3, 3)
+    clip = folder_clip(frames, tmp_path / "clip")
+    run = (clip, [painting], tmp_path / "out", quick, later(mode))
+    list(paint_clip(*run, original_colors="monge-kantorovich"))
+    whole = pngs(tmp_path / "out")
+    for name, first in (("warm", frames[:3]), ("cold", frames[3:])):
+        style = recolour(painting, painting, from_array(first[0]))
+        scene = folder_clip(first, tmp_path / name)
+        list(paint_clip(scene, [style], tmp_path / f"{name}.out", quick, later(mode)))
+        expected = list(pngs(tmp_path / f"{name}.out").values())
+        assert list(whole.values())[: len(first)] == expected
+        whole = dict(list(whole.items())[len(first) :])
+
+
+def test_a_run_that_goes_on_in_a_scene_knows_its_colours(
+    quick: Settings, painting: Tensor, tmp_path: Path
+) -> None:
+    fading = [(frame * (1 - 0.15 * i)).astype(np.uint8) for i, frame in enumerate(pan(5))]
+    clip = folder_clip(fading, tmp_path / "clip")
+    run = (clip, [painting], tmp_path / "out", quick, later("blended"))
+    list(paint_clip(*run, original_colors="pca"))
+    whole = pngs(tmp_path / "out")
+    (tmp_path / "out" / "000004.png").unlink()
+    again = list(paint_clip(*run, original_colors="pca"))
+    assert painted_numbers(again) == [4]
+    assert pngs(tmp_path / "out") == whole
+    with pytest.raises(InputError, match="another run: original_colors is 'pca' there"):
+        list(paint_clip(*run))
+    with pytest.raises(InputError, match="original_colors = 'sepia'"):
+        list(paint_clip(*run, original_colors="sepia"))
+
+
+def test_a_film_in_luma_is_painted_as_ever_and_shown_in_the_clips_colours(
+    quick: Settings, painting: Tensor, tmp_path: Path
+) -> None:
+    clip = folder_clip(pan(4), tmp_path / "clip")
+    run = (clip, [painting], tmp_path / "out", quick, later("temporal"))
+    list(paint_clip(*run))
+    painted = PaintedFrames(tmp_path / "out", 4)
+    again = list(paint_clip(*run, original_colors="luma"))  # warps the painting, not its colours
+    assert painted_numbers(again) == []
+    shown = PaintedFrames(tmp_path / "out", 4, clip)
+    sources = [from_array(picture) for picture in read_frames(clip)]
+    for number, (now, frame, source) in enumerate(zip(shown, painted, sources, strict=True)):
+        assert torch.equal(now, transfer_luma(frame, source))
+        assert torch.equal(now, shown[number])
+    assert len(list(shown.pictures())) == 4
+    with pytest.raises(IndexError, match="frame 4 of 4"):
+        shown[4]
+
+
+@pytest.mark.parametrize("mode", ["blended", "temporal"])
+def test_frames_that_begin_a_scene_are_taken_from_the_per_frame_film(
+    mode: str,
+    quick: Settings,
+    painting: Tensor,
+    tmp_path: Path,
+    clip: Clip,
+) -> None:
+    alone, other = tmp_path / "alone", replace(quick, style_weight=7)
+    list(paint_clip(clip, [painting], tmp_path / "whole", quick, later(mode)))
+    list(paint_clip(clip, [painting], alone, quick, later("per-frame")))
+    list(paint_clip(clip, [painting], tmp_path / "other", other, later("per-frame")))
+    starts = [0, SCENES[0]]
+    rest = [number for number in range(sum(SCENES)) if number not in starts]
+    for name, stills, painted in (
+        ("shared", alone, rest),
+        ("of other weights", tmp_path / "other", [*starts, *rest]),
+        ("of another mode", tmp_path / "whole", [*starts, *rest]),
+        ("not there", tmp_path / "nowhere", [*starts, *rest]),
+    ):
+        run = (clip, [painting], tmp_path / name, quick, later(mode))
+        iterates = list(paint_clip(*run, alone=stills))
+        assert painted_numbers(iterates) == sorted(painted)
+        figures = [now.figures for now in iterates if now.figures]
+        assert [each.scene_start for each in figures] == [n in starts for n in range(sum(SCENES))]
+        assert pngs(tmp_path / name) == pngs(tmp_path / "whole")
+    (alone / "000003.png").write_bytes(b"cut short")
+    run = (clip, [painting], tmp_path / "damaged", quick, later(mode))
+    assert painted_numbers(list(paint_clip(*run, alone=alone))) == sorted([3, *rest])
 
 
 # --- going on ----------------------------------------------------------------------------

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from workbench.errors import InputError, OutputError
 from workbench.files import atomic
-from workbench.images import Frame, fit, from_array, load_image, resize, to_array
+from workbench.images import Frame, fit, from_array, load_image, load_mask, resize, to_array
 from workbench.settings import MAX_SIZE, MIN_SIZE
 
 FORMATS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska"}
@@ -176,7 +176,7 @@ def open_clip(
     )
 
 
-def read_frames(clip: Clip, first: int = 0) -> Iterator[Frame]:
+def read_frames(clip: Clip, first: int = 0, *, masks: bool = False) -> Iterator[Frame]:
     """Read the frames of a clip one after the other; few are held at a time.
 
     A variable frame rate is made constant: a frame stays until the next is due, and of
@@ -189,6 +189,8 @@ def read_frames(clip: Clip, first: int = 0) -> Iterator[Frame]:
         From `open_clip`.
     first
         Frame to begin with; the same frame has the same pixels wherever one begins.
+    masks
+        Read as masks, white where a style belongs: where there is transparency, that is the mask.
 
     Returns
     -------
@@ -206,7 +208,11 @@ def read_frames(clip: Clip, first: int = 0) -> Iterator[Frame]:
     due = start + first * clip.stride  # slot of the next frame to yield
     if clip.path.is_dir():
         for path in numbered_pictures(clip.path)[due : end : clip.stride]:
-            yield _fitted(load_image(path), clip.shape)
+            if masks:
+                picture = load_mask(path, may_be_empty=True).expand(1, 3, -1, -1)
+            else:
+                picture = load_image(path)
+            yield _fitted(picture, clip.shape)
         return
     reformatter = VideoReformatter()
     held: VideoFrame | None = None
@@ -214,7 +220,7 @@ def read_frames(clip: Clip, first: int = 0) -> Iterator[Frame]:
     for frame in _decode_to(clip, due):
         slot = slot + 1 if frame.pts is None else _slot(clip, frame.pts, frame)
         while held is not None and due < min(slot, end):
-            yield _picture(held, clip, reformatter)
+            yield _picture(held, clip, reformatter, masks)
             due += clip.stride
         if due >= end:
             return
@@ -225,7 +231,7 @@ def read_frames(clip: Clip, first: int = 0) -> Iterator[Frame]:
     if held is None:
         raise InputError(f"{clip.path}: no frame can be decoded; get the file again.")
     while due < min(until, end):
-        yield _picture(held, clip, reformatter)
+        yield _picture(held, clip, reformatter, masks)
         due += clip.stride
 
 
@@ -439,8 +445,8 @@ def _square(frame: VideoFrame, stream: VideoStream) -> tuple[int, int, int]:
     return height, width, round(frame.rotation / 90) % 4
 
 
-def _picture(frame: VideoFrame, clip: Clip, reformatter: VideoReformatter) -> Frame:
-    """Upright sRGB of the clip's shape; transparent parts are laid over white."""
+def _picture(frame: VideoFrame, clip: Clip, reformatter: VideoReformatter, mask: bool) -> Frame:
+    """Upright sRGB of the clip's shape; transparent parts are laid over white, or are a mask."""
     turns = round(frame.rotation / 90) % 4
     height, width = clip.shape[::-1] if turns % 2 else clip.shape
     transparent = any(component.is_alpha for component in frame.format.components)
@@ -458,7 +464,9 @@ def _picture(frame: VideoFrame, clip: Clip, reformatter: VideoReformatter) -> Fr
         interpolation=_SCALING | Interpolation.FULL_CHR_H_INT,
     )
     pixels = scaled.to_ndarray()[:height, :width]
-    if transparent:
+    if transparent and mask and pixels[..., 3].min() < 255:
+        pixels = pixels[..., 3:].repeat(3, axis=2)
+    elif transparent:
         alpha = pixels[..., 3:].astype(np.uint16)
         pixels = (pixels[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255
     return np.ascontiguousarray(np.rot90(pixels, turns), dtype=np.uint8)

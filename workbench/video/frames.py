@@ -20,8 +20,18 @@ from torch import Tensor
 from workbench.devices import peak_megabytes
 from workbench.errors import InputError
 from workbench.files import write_bytes
-from workbench.images import Frame, load_image, save_image, to_array
+from workbench.images import (
+    Frame,
+    from_array,
+    load_image,
+    save_image,
+    to_array,
+    transfer_luma,
+)
 from workbench.optimize import Iterate
+from workbench.video.clips import Clip, read_frames
+
+_RUN = "run.json"
 
 
 @dataclass(frozen=True)
@@ -70,18 +80,15 @@ def check_same_run(
         If `run.json` says something else (the message names the first difference), or there
         are files without it.
     """
-    path = folder / "run.json"
-    try:
-        there = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
-        there = None
-    if not isinstance(there, dict):
-        if any(not each.name.startswith(".") and each != path for each in folder.iterdir()):
-            raise InputError(
-                f"{folder} holds files but no run.json that says what of; use another folder."
-            )
-        write_bytes(path, json.dumps(identity, indent=1).encode())
+    path = folder / _RUN
+    if not any(not each.name.startswith(".") and each != path for each in folder.iterdir()):
+        write_bytes(path, json.dumps(identity, indent=1).encode())  # nothing was made here yet
         return
+    there = read_identity(folder)
+    if there is None:
+        raise InputError(
+            f"{folder} holds files but no run.json that says what of; use another folder."
+        )
     for name in (*identity, *there):
         if there.get(name) != identity.get(name) and name not in ignoring:
             raise InputError(
@@ -90,18 +97,42 @@ def check_same_run(
             )
 
 
+def read_identity(folder: Path) -> dict[str, Any] | None:
+    """What a folder holds the work of; None where nothing says so."""
+    try:
+        there = json.loads((folder / _RUN).read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+    return there if isinstance(there, dict) else None
+
+
 def finished_frames(folder: str | os.PathLike[str]) -> dict[int, FrameFigures]:
     """Figures of the frames in a folder of `paint_clip` that are there and whole, by number."""
     done = {}
     for path in sorted(Path(folder).glob("[0-9]*.json")):
-        try:
-            figures = FrameFigures(**json.loads(path.read_text("utf-8")))
-            picture = path.with_suffix(".png").read_bytes()
-        except (OSError, ValueError, TypeError):
-            continue
-        if hashlib.sha256(picture).hexdigest() == figures.sha256 and path.stem.isdecimal():
-            done[int(path.stem)] = figures
+        if path.stem.isdecimal() and (frame := _read_frame(path)):
+            done[int(path.stem)] = frame[0]
     return done
+
+
+def _read_frame(path: Path) -> tuple[FrameFigures, bytes] | None:
+    """Figures and picture of a frame, by the file of its figures; None unless it is whole."""
+    try:
+        figures = FrameFigures(**json.loads(path.read_text("utf-8")))
+        picture = path.with_suffix(".png").read_bytes()
+    except (OSError, ValueError, TypeError):
+        return None
+    return (figures, picture) if hashlib.sha256(picture).hexdigest() == figures.sha256 else None
+
+
+def copy_frame(number: int, source: Path, target: Path) -> FrameFigures | None:
+    """Take a frame over from another folder; None if it is not there, or not whole."""
+    frame = _read_frame(frame_path(source, number).with_suffix(".json"))
+    if frame is None:
+        return None
+    write_bytes(frame_path(target, number), frame[1])
+    _write_figures(target, number, frame[0])
+    return frame[0]
 
 
 def frame_path(folder: str | os.PathLike[str], number: int) -> Path:
@@ -120,13 +151,18 @@ def finish_frame(folder: Path, number: int, iterate: Iterate, **figures: Any) ->
         megabytes=peak_megabytes(),
         **figures,
     )
-    write_bytes(path.with_suffix(".json"), json.dumps(asdict(finished)).encode())
+    _write_figures(folder, number, finished)
     return finished
+
+
+def _write_figures(folder: Path, number: int, figures: FrameFigures) -> None:
+    path = frame_path(folder, number).with_suffix(".json")
+    write_bytes(path, json.dumps(asdict(figures)).encode())
 
 
 @dataclass(frozen=True)
 class PaintedFrames(Sequence[Tensor]):
-    """The frames `(1, 3, H, W)` in a folder of `paint_clip`, read when asked for.
+    """The frames `(1, 3, H, W)` of a film, read when asked for from a folder of `paint_clip`.
 
     Attributes
     ----------
@@ -134,10 +170,14 @@ class PaintedFrames(Sequence[Tensor]):
         Where they lie.
     length
         How many.
+    colors_of
+        Clip whose colours they are shown in, frame by frame (`images.transfer_luma`); None: as
+        they were painted.
     """
 
     folder: Path
     length: int
+    colors_of: Clip | None = None
 
     def __len__(self) -> int:
         return self.length
@@ -145,7 +185,19 @@ class PaintedFrames(Sequence[Tensor]):
     def __getitem__(self, index: int) -> Tensor:  # type: ignore[override]
         if not 0 <= index < self.length:
             raise IndexError(f"frame {index} of {self.length}")
-        return load_image(frame_path(self.folder, index))
+        return next(self.read(index))
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return self.read()
+
+    def read(self, first: int = 0) -> Iterator[Tensor]:
+        """Read one frame after the other, from `first` on."""
+        painted = (load_image(frame_path(self.folder, n)) for n in range(first, self.length))
+        if self.colors_of is None:
+            yield from painted
+            return
+        for frame, source in zip(painted, read_frames(self.colors_of, first), strict=False):
+            yield transfer_luma(frame, from_array(source))
 
     def pictures(self) -> Iterator[Frame]:
         """All frames `(H, W, 3)` in 0..255, one after the other."""

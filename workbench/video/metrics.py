@@ -19,14 +19,15 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from workbench.errors import InputError
-from workbench.images import Frame, check_image, from_array, to_array
+from workbench.images import Frame, check_image, from_array, match_colors, to_array
 from workbench.losses import Losses
-from workbench.optimize import measure
+from workbench.optimize import TargetCache, measure
 from workbench.progress import contact_sheet, show_frames
 from workbench.settings import Settings
 from workbench.video.clips import Clip, read_frames
 from workbench.video.cuts import is_cut
 from workbench.video.flow import find_motion
+from workbench.video.masks import Mask, read_masks
 
 FAR = 10  # frames apart; where a film drifts, or repaints itself slowly
 # What a film may lose against the per-frame one.
@@ -168,6 +169,8 @@ def compare_films(
     styles: Sequence[Tensor],
     settings: Settings,
     *,
+    masks: Sequence[Mask] = (),
+    original_colors: str = "off",
     samples: int = 12,
 ) -> dict[str, FilmFigures]:
     """Measure films of one clip, and the clip itself, as "source".
@@ -178,7 +181,7 @@ def compare_films(
         Name -> frames, `(1, 3, H, W)` each, sRGB in [0, 1], such as `frames.PaintedFrames`.
     clip
         What they were painted from.
-    styles, settings
+    styles, settings, masks, original_colors
         What they were painted with.
     samples
         Losses are measured on so many frames, evenly spaced.
@@ -192,17 +195,30 @@ def compare_films(
         return [source(), *films.values()]
 
     near = list(show_frames(warping_errors(columns(), source()), count - 1, "flicker"))
-    pairs = warping_errors(columns(), source(), FAR)
-    far = list(show_frames(pairs, max(0, count - FAR), "far flicker"))
+    far: list[list[float | None]] = []
+    if count > FAR:
+        pairs = warping_errors(columns(), source(), FAR)
+        far = list(show_frames(pairs, count - FAR, "far flicker"))
     settings = replace(settings, size=max(clip.shape))
     chosen = set(np.linspace(0, count - 1, samples).round().astype(int).tolist())
     losses: list[list[Losses]] = []
     sharp: list[list[float]] = []
-    rows = show_frames(zip(source(), *columns(), strict=True), count, "losses")
-    for number, (content, *frames) in enumerate(rows):
+    before: Frame | None = None
+    targets = TargetCache()
+    rows = zip(source(), *columns(), read_masks(masks), strict=False)
+    for number, (content, *frames, regions) in enumerate(show_frames(rows, count, "losses")):
+        picture = to_array(content)
+        if before is None or is_cut(before, picture):
+            paintings = [match_colors(style, content, original_colors) for style in styles]
+        before = picture
         sharp.append([sharpness(frame) for frame in frames])
         if number in chosen:
-            losses.append([measure(frame, content, styles, settings) for frame in frames])
+            losses.append(
+                [
+                    measure(frame, content, paintings, settings, masks=regions, targets=targets)
+                    for frame in frames
+                ]
+            )
     figures = {}
     for column, name in enumerate(("source", *films)):
         by_frame = [errors[column] for errors in near]

@@ -16,7 +16,7 @@ import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property, partial
 from itertools import chain
 from pathlib import Path
@@ -31,7 +31,16 @@ import workbench
 from workbench.devices import choose_device, choose_precision, reset_peak_megabytes
 from workbench.errors import InputError
 from workbench.files import claimed
-from workbench.images import Frame, from_array, load_image, recolour, resize, to_array
+from workbench.images import (
+    Frame,
+    check_original_colors,
+    from_array,
+    load_image,
+    match_colors,
+    recolour,
+    resize,
+    to_array,
+)
 from workbench.losses import TemporalTarget
 from workbench.optimize import Iterate, TargetCache, optimize
 from workbench.progress import show_frames
@@ -51,11 +60,14 @@ from workbench.video.frames import (
     FrameFigures,
     PaintedFrames,
     check_same_run,
+    copy_frame,
     film_figures,
     finish_frame,
     finished_frames,
     frame_path,
+    read_identity,
 )
+from workbench.video.masks import Mask, read_masks
 from workbench.weights import load_weights
 
 STOP_STEPS = 10  # over which `stop_change` is measured
@@ -216,6 +228,10 @@ def paint_clip(
     folder: str | os.PathLike[str],
     settings: Settings,
     clip_settings: ClipSettings,
+    *,
+    masks: Sequence[Mask] = (),
+    original_colors: str = "off",
+    alone: str | os.PathLike[str] | None = None,
 ) -> Generator[ClipIterate]:
     """Paint a clip frame by frame into a folder, going on where an earlier run stopped.
 
@@ -233,6 +249,14 @@ def paint_clip(
         Of every frame; `size` gives way to that of the clip.
     clip_settings
         What frames have to do with each other.
+    masks
+        One for each style, from `masks.open_masks`: where that style is painted.
+    original_colors
+        One of `images.ORIGINAL_COLORS`. Most give each style the colours of a scene's first
+        frame; "luma" changes nothing here, but how `frames.PaintedFrames` shows the frames.
+    alone
+        Folder in which the same clip is painted in mode "per-frame": frames that begin a scene
+        would be the same, and are taken from there.
 
     Yields
     ------
@@ -253,40 +277,55 @@ def paint_clip(
             f"{clip.path} has frames of {clip.shape[1]}x{clip.shape[0]} pixels; the longer side"
             f" needs at least {MIN_SIZE}."
         )
+    check_original_colors(original_colors)
     settings = replace(settings, size=max(clip.shape))
     targets = TargetCache()
     with claimed(folder):
         done = {n: each for n, each in finished_frames(folder).items() if n < clip.frames}
         first = next(number for number in range(len(done) + 1) if number not in done)
         machine = _machine(settings)
-        identity = {**_identity(clip, styles, settings, clip_settings), **machine}
+        identity = {
+            **_identity(clip, styles, settings, clip_settings, masks, original_colors),
+            **machine,
+        }
         check_same_run(folder, identity, ignoring=machine)
+        stills = None if alone is None or not _same_stills(Path(alone), identity) else Path(alone)
         for number in range(first):
             yield ClipIterate(number, clip.frames, None, done[number])
         reach = max(_lags(clip_settings), default=1)  # cuts are looked for in every mode
         scene: deque[tuple[int, Frame]] = deque(maxlen=reach)
         begin = max(0, first - reach)
+        while _recolours(original_colors) and begin > 0 and not done[begin].scene_start:
+            begin -= 1
         started = time.monotonic()
         reset_peak_megabytes()
-        for number, picture in enumerate(read_frames(clip, begin), start=begin):
+        pictures = zip(read_frames(clip, begin), read_masks(masks, begin), strict=False)
+        for number, (picture, regions) in enumerate(pictures, start=begin):
             if scene and is_cut(scene[-1][1], picture):
                 scene.clear()
+            if not scene:
+                first_frame = from_array(picture)
+                paintings = [match_colors(style, first_frame, original_colors) for style in styles]
             if number >= first and number in done:
                 yield ClipIterate(number, clip.frames, None, done[number])
             elif number not in done:
                 check_same_run(folder, identity)
-                frame = from_array(picture)
-                paint = partial(optimize, frame, styles, targets=targets)
-                beginning = _begin(frame, number, scene, folder, paint, settings, clip_settings)
-                for iterate in _paint_frame(paint, settings, clip_settings, beginning):
-                    yield ClipIterate(number, clip.frames, iterate, None)
-                figures = finish_frame(
-                    folder,
-                    number,
-                    iterate,
-                    scene_start=not scene,
-                    seconds=time.monotonic() - started,
-                )
+                figures = None
+                if stills is not None and not scene:
+                    figures = copy_frame(number, stills, folder)
+                if figures is None:
+                    frame = from_array(picture)
+                    paint = partial(optimize, frame, paintings, masks=regions, targets=targets)
+                    beginning = _begin(frame, number, scene, folder, paint, settings, clip_settings)
+                    for iterate in _paint_frame(paint, settings, clip_settings, beginning):
+                        yield ClipIterate(number, clip.frames, iterate, None)
+                    figures = finish_frame(
+                        folder,
+                        number,
+                        iterate,
+                        scene_start=not scene,
+                        seconds=time.monotonic() - started,
+                    )
                 yield ClipIterate(number, clip.frames, None, figures)
                 started = time.monotonic()
                 reset_peak_megabytes()
@@ -382,6 +421,11 @@ def shortfall(clip: Clip, frames: int) -> str | None:
     )
 
 
+def _recolours(original_colors: str) -> bool:
+    """Whether styles are given the colours of a scene."""
+    return original_colors not in ("off", "luma")
+
+
 def _lags(settings: ClipSettings) -> tuple[int, ...]:
     """How many frames ago the frames were that the mode looks at."""
     return {"per-frame": (), "temporal": settings.temporal_lags}.get(settings.mode, (1,))
@@ -446,7 +490,12 @@ def _paint_frame(
 
 
 def _identity(
-    clip: Clip, styles: Sequence[Tensor], settings: Settings, clip_settings: ClipSettings
+    clip: Clip,
+    styles: Sequence[Tensor],
+    settings: Settings,
+    clip_settings: ClipSettings,
+    masks: Sequence[Mask],
+    original_colors: str,
 ) -> dict[str, Any]:
     """Everything that the painted frames depend on, but for the machine."""
     knobs, init = clip_settings.as_dict(), settings.init
@@ -456,8 +505,11 @@ def _identity(
         "flow-warped": {"temporal_weight", "temporal_lags"},
         "temporal": {"blend"},
     }[clip_settings.mode]
+    regions: dict[str, Any] = {"masks": [_mask_digest(mask) for mask in masks]} if masks else {}
     return {
         **clip_identity(clip),
+        **regions,
+        **({"original_colors": original_colors} if _recolours(original_colors) else {}),
         "style": [_picture_digest(style) for style in styles],
         **{name: value for name, value in settings.as_dict().items() if name not in _ELSEWHERE},
         "init": init if init in ("content", "random") else _picture_digest(load_image(init)),
@@ -477,6 +529,16 @@ def _machine(settings: Settings) -> dict[str, str]:
     }
 
 
+def _same_stills(folder: Path, identity: Mapping[str, Any]) -> bool:
+    """Whether frames there were painted as frames that begin a scene are here."""
+    there = read_identity(folder) or {}
+    of_films = {field.name for field in fields(ClipSettings)}
+    names = (there.keys() | identity.keys()) - of_films
+    return there.get("mode") == "per-frame" and all(
+        there.get(name) == identity.get(name) for name in names
+    )
+
+
 def clip_identity(clip: Clip) -> dict[str, Any]:
     """Everything that frames read from a clip depend on."""
     return {
@@ -486,6 +548,14 @@ def clip_identity(clip: Clip) -> dict[str, Any]:
         "fps": str(clip.fps),
         "frame size": f"{clip.shape[1]}x{clip.shape[0]}",
     }
+
+
+def _mask_digest(mask: Mask) -> str:
+    return (
+        _picture_digest(mask.expand(1, 3, -1, -1))
+        if isinstance(mask, Tensor)
+        else _digest(mask.path)
+    )
 
 
 def _picture_digest(picture: Tensor) -> str:
