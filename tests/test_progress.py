@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from PIL import Image, ImageSequence
 
 from workbench import progress
 from workbench.errors import InputError, OutputError
+from workbench.images import resize, to_array
 from workbench.losses import Losses
 from workbench.optimize import Iterate
 from workbench.progress import Recorder, contact_sheet, show_frames
@@ -60,22 +62,31 @@ def test_snapshots_are_evenly_spaced_in_visible_change() -> None:
     assert jumps[:-1].min() > 0.4 * 255 / 9
 
 
-def test_every_chooses_by_steps() -> None:
-    recorder = Recorder(frames=5, every=10)
-    for each in fading(41):
-        recorder.add(each)
-    assert [shot.step for shot in recorder.snapshots()] == [0, 10, 20, 30, 40]
-
-
-@pytest.mark.parametrize("every", [None, 1])
-def test_a_recorder_is_bounded_however_long_the_run(every: int | None) -> None:
-    recorder = Recorder(frames=4, every=every, max_side=16)
+def test_a_recorder_is_bounded_however_long_the_run() -> None:
+    recorder = Recorder(frames=4, max_side=16)
     generator = torch.Generator().manual_seed(0)
     for step in range(2000):
         recorder.add(iterate(step, torch.rand(1, 3, 24, 32, generator=generator)))
-        assert len(recorder._kept) <= 8 * 4
+        assert len(recorder._kept) <= 3 * 4
     assert max(kept.snapshot.frame.shape[1] for kept in recorder._kept) == 16
     assert len(recorder.snapshots()) == 4
+
+
+def test_a_recorder_of_large_pictures_takes_little_memory(painting: torch.Tensor) -> None:
+    recorder = Recorder()
+    pictures = [resize(painting.roll(shift, 3), (480, 640)) for shift in range(0, 64, 8)]
+    tracemalloc.start()
+    try:
+        for step in range(200):
+            image = pictures[step % 8] * (0.5 + step / 400)
+            recorder.add(iterate(step, image))
+        megabytes = tracemalloc.get_traced_memory()[0] / 1e6
+    finally:
+        tracemalloc.stop()
+    assert 3 < megabytes < 24  # 120 raw pictures would be 110
+    shot = recorder.snapshots()[3]
+    expected = to_array(pictures[shot.step % 8] * (0.5 + shot.step / 400)).astype(int)
+    assert np.abs(shot.frame - expected).mean() < 4
 
 
 def test_fewer_iterates_than_frames() -> None:
@@ -96,10 +107,9 @@ def test_scales_of_different_size_are_recorded() -> None:
     assert recorder.snapshots()[-1].frame.shape == (41, 49, 3)
 
 
-@pytest.mark.parametrize("options", [{"frames": 1}, {"every": 0}])
-def test_recorder_refuses_nonsense(options: dict[str, int]) -> None:
-    with pytest.raises(InputError, match=next(iter(options))):
-        Recorder(**options)
+def test_recorder_refuses_nonsense() -> None:
+    with pytest.raises(InputError, match="frames = 1"):
+        Recorder(frames=1)
 
 
 def test_gif_has_its_frames_durations_and_loop(tmp_path: Path) -> None:
@@ -110,6 +120,29 @@ def test_gif_has_its_frames_durations_and_loop(tmp_path: Path) -> None:
         assert gif.info["loop"] == 0
         assert gif.size == (60, 40)
     assert durations == [200] * 5 + [2000]
+
+
+@pytest.mark.parametrize(
+    "fps", [12, 15, 24000 / 1001, 24, 25, 30000 / 1001, 30, 35, 40, 50, 60000 / 1001, 200]
+)
+def test_a_gif_is_as_long_as_the_clip(fps: float, tmp_path: Path) -> None:
+    path = tmp_path / "film.gif"
+    # Each frame differs from its neighbours, or Pillow would make one of them.
+    frames = [np.full((4, 4, 3), 4 * i, np.uint8) for i in range(61)]
+    progress.save_gif(frames, path, fps=fps, hold=0, one_palette=False)
+    with Image.open(path) as gif:
+        durations = [frame.info["duration"] for frame in ImageSequence.Iterator(gif)]
+    assert sum(durations) == pytest.approx(1000 * 61 / fps, abs=10)
+    assert max(durations) <= 10 * math.ceil(max(100 / fps, 3))
+    assert min(durations) >= 20  # browsers make a hundredth ten
+    if fps <= 50:
+        assert len(durations) == 61
+
+
+def test_a_gif_of_one_frame_is_a_gif(tmp_path: Path) -> None:
+    progress.save_gif(film(1), tmp_path / "film.gif", fps=1000, hold=0)
+    with Image.open(tmp_path / "film.gif") as gif:
+        assert gif.n_frames == 1
 
 
 def test_gif_colours_are_near(tmp_path: Path) -> None:
@@ -166,6 +199,7 @@ def test_gif_keeps_to_its_megabytes(tmp_path: Path) -> None:
         ("film.png", {}),
         ("film.gif", {"fps": 0}),
         ("film.gif", {"fps": float("nan")}),
+        ("film.gif", {"fps": float("inf")}),
         ("film.gif", {"hold": -1}),
         ("film.gif", {"frames": []}),
     ],
@@ -235,6 +269,36 @@ def test_the_latest_picture_is_kept_when_a_run_breaks(tmp_path: Path) -> None:
         assert np.asarray(picture).mean() == pytest.approx(expected, abs=1)
 
 
+def test_keeping_the_latest_picture_takes_a_small_share_of_the_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, saves = [0.0], []
+
+    def slow(image: torch.Tensor, path: Path) -> None:
+        saves.append(now[0])
+        now[0] += 4.0
+
+    monkeypatch.setattr(progress, "save_image", slow)
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    for _ in progress.keep_latest(fading(1000), tmp_path / "latest.png", share=0.1):
+        now[0] += 1.0
+    assert saves[0] == 5.0
+    assert set(np.diff(saves)) == {44.0}  # 4 s of work, 40 s apart
+
+
+def test_a_picture_that_cannot_be_kept_ends_no_painting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(image: torch.Tensor, path: Path) -> None:
+        raise OutputError(f"{path} cannot be written: no space left on device.")
+
+    monkeypatch.setattr(progress, "save_image", full)
+    assert len(list(progress.keep_latest(fading(4), tmp_path / "a.png", seconds=0))) == 4
+    broken = (1 / (2 - each.step) and each for each in fading(4))
+    with pytest.raises(ZeroDivisionError):
+        list(progress.keep_latest(broken, tmp_path / "a.png", seconds=0))
+
+
 def test_the_latest_picture_goes_when_a_run_ends_well(tmp_path: Path) -> None:
     path = tmp_path / "latest.png"
     for each in progress.keep_latest(fading(4), path, seconds=0):
@@ -251,6 +315,11 @@ def test_a_contact_sheet_puts_every_picture_in_its_place() -> None:
         assert tuple(sheet[y, x]) == colour
     assert sheet[60, 38 - 10 : 38 + 10].min() < 100  # a caption below the first
     assert (sheet[85:120, 80:] == 255).all()  # nothing in the fourth place
+
+
+def test_a_contact_sheet_of_nothing_is_refused() -> None:
+    with pytest.raises(InputError, match="at least one picture"):
+        contact_sheet([], [])
 
 
 def test_a_contact_sheet_has_labels_at_its_edges_if_they_are_given() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,9 +14,10 @@ import yaml
 from PIL import Image
 from torch import Tensor
 
-from workbench import cli, commands, weights
+from workbench import cli, commands, progress, weights
 from workbench.errors import WeightsError
 from workbench.images import load_image, luminance, save_image
+from workbench.optimize import Iterate
 from workbench.settings import Settings
 
 LUA = "th neural_style.lua -style_image style.png -content_image photo.png -init image"
@@ -174,6 +176,44 @@ def test_colours_of_the_photograph_can_stay(stylize: Stylize) -> None:
     assert ((colour(luma) - colour(photo)).abs() * inside).mean() < 0.01
     assert (colour(off) - colour(photo)).abs().mean() > 0.05
     assert (pca - off).abs().mean() > 0.02
+
+
+def test_stopped_the_same_command_goes_on_and_anew_begins_again(
+    stylize: Stylize, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ("photo.png", "style.png", "-o", "a.png", "--steps", "30", "--gif", "a.gif")
+
+    def stopped(*options: str, step: int = 12) -> Said:
+        def interrupt(self: progress.Recorder, iterate: Iterate) -> None:
+            add(self, iterate)
+            if iterate.step == step:
+                raise KeyboardInterrupt
+
+        add = progress.Recorder.add
+        with monkeypatch.context() as patch:
+            patch.setattr(progress.Recorder, "add", interrupt)
+            said = stylize(*command, *options)
+        gc.collect()  # closes what the interrupt left open, while this is the folder
+        return said
+
+    said = stopped()
+    assert said.code == 130
+    assert "12 steps: the picture so far is a.unfinished.png; the same command goes on." in said.err
+    said = stopped("--style-weight", "7", step=5)
+    assert "(style_weight was 100.0, is 7.0); the painting begins anew." in said.out
+    said = stopped(step=20)
+    assert "Going on from step 12 in a.checkpoint." in said.out
+    said = stopped("--anew", step=3)
+    assert "Going on" not in said.out
+    for options in ([], ["--resume"]):
+        assert "Going on from step 3" in stopped(*options, step=3).out
+    said = stylize(*command)
+    assert said.code == 0, said.err
+    assert "Going on from step 3" in said.out
+    assert not Path("a.checkpoint").exists()
+    resumed = Path("a.png").read_bytes(), Path("a.gif").read_bytes()
+    stylize(*command)
+    assert (Path("a.png").read_bytes(), Path("a.gif").read_bytes()) == resumed
 
 
 def test_without_vgg19_it_is_vgg16_and_said_so(

@@ -1,22 +1,21 @@
 """What a painting needs to go on after a stop, kept in files beside what it makes.
 
-A folder holds the newest checkpoint and the one before, as safetensors with JSON in the header:
-
-    workbench-step-00000100.safetensors    pixels, gradient, memory of the optimiser
-    workbench-frames-00000100.safetensors  pictures for the GIF, new since the one before
-
-They know what run they belong to. Nothing in them is code, and no random state is among it:
-noise is drawn once, for the start picture, from `settings.seed`.
+A folder holds the newest checkpoint of a run and the one before, as safetensors with JSON in the
+header: `workbench-step-RUN-STEP.safetensors`, with pixels, gradient, the memory of the optimiser,
+and the pictures for the GIF. RUN is a digest of what the painting depends on, so that runs with
+other settings leave each other's checkpoints alone. Nothing in them is code, and no random state
+is among it: noise is drawn once, for the start picture, from `settings.seed`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import re
 import time
 import zlib
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -32,8 +31,12 @@ from workbench.losses import Losses
 
 Tensors = Mapping[str, Tensor]
 
-_NAMES = re.compile(r"\.?workbench-(step|frames)-\d{8}(\.\w+\.partial)?\.safetensors")
+# Unfinished files of killed runs and those of earlier versions, without a RUN, among them.
+_NAMES = re.compile(
+    r"\.?workbench-(step|frames)(-[0-9a-f]{8})?-\d{8}(\.\w+\.partial)?\.safetensors"
+)
 _KEPT = 2
+_DAMAGED = (SafetensorError, OSError, ValueError, KeyError, TypeError)
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,6 +92,11 @@ class Run:
     digests: Mapping[str, str]
     values: Mapping[str, Any]
 
+    def name(self) -> str:
+        """Short digest of it all, for file names."""
+        whole = json.dumps([dict(self.digests), dict(self.values)], sort_keys=True)
+        return hashlib.sha256(whole.encode()).hexdigest()[:8]
+
     def differences(self, before: Run) -> list[str]:
         """Say how this run differs from one before, as in "style_weight was 100.0, is 300.0"."""
         told = []
@@ -118,24 +126,24 @@ class Remembers(Protocol):
 class Checkpoints:
     """Where `optimize` keeps what it needs to go on, and how often.
 
-    Handed the same folder again, it goes on from there. On the same machine with the same
+    Handed the same folder again, a run goes on from there. On the same machine with the same
     number of threads, what comes out equals, bit for bit on a CPU, what an unbroken run makes.
+    A run that differs begins anew and says how it differs; what is there of the other stays,
+    and can go on, until `remove` is called.
 
     With L-BFGS a checkpoint is as large as 44 pictures in float32 (100 MB at 512x384 pixels,
-    1.7 GB at 2048x1536), with Adam as 4, and the recorder's new pictures come on top.
+    1.7 GB at 2048x1536), with Adam as 4, and the recorder's pictures come on top.
 
     Attributes
     ----------
     folder
-        For checkpoints alone, of one run; made when the first is written.
+        For checkpoints alone, of one picture; made when the first is written.
     every
         Steps between two.
     recorder
         Is kept with the run, and brought back with it.
     resume
         Whether to go on from what is there; else it is removed and the run begins anew.
-    strict
-        Whether a checkpoint of another run is refused; else it is removed, and that is said.
     told
         What else `recorder` depends on, by name; another run has other values.
     share
@@ -154,13 +162,10 @@ class Checkpoints:
     every: int = 50
     recorder: Remembers | None = None
     resume: bool = True
-    strict: bool = True
     told: Mapping[str, Any] = field(default_factory=dict)
     share: float = 0.01
     say: Callable[[str], None] = print
     _run: Run = field(default_factory=lambda: Run({}, {}), repr=False)
-    _kept: list[set[str]] = field(default_factory=list, repr=False)  # names of files of each
-    _homes: dict[str, str] = field(default_factory=dict, repr=False)  # tensor of recorder -> file
     _saved_at: float = field(default=0.0, repr=False)
     _seconds: float = field(default=0.0, repr=False)  # that the last one took
     _full: bool = field(default=False, repr=False)
@@ -171,17 +176,11 @@ class Checkpoints:
         if self.every < 1:
             raise InputError(f"every = {self.every}: give a number of steps from 1 on.")
 
-    def newest_step(self) -> int:
-        """Steps that the newest checkpoint has taken; 0 if there is none."""
-        return max((_step_of(path) for path in self._steps()), default=0)
-
     def find(self, run: Run) -> Moment | None:
         """Where to go on, with `recorder` as it was then; None: at the start.
 
         Raises
         ------
-        InputError
-            If there is a checkpoint of another run; the message says what differs.
         OutputError
             If checkpoints could not be written.
         """
@@ -189,17 +188,13 @@ class Checkpoints:
         values = {**run.values, **self.told}
         self._run = Run(run.digests, json.loads(json.dumps(values)))
         self._saved_at = time.monotonic()
-        found = self._newest_whole() if self.resume else None
-        if found is not None and (differences := self._run.differences(found.run)):
-            other = f"{self.folder} belongs to another run ({'; '.join(differences)})"
-            if self.strict:
-                raise InputError(f"{other}; ask for the same again, or delete it to begin anew.")
-            self.say(f"{other}; the painting begins anew.")
-            found = None
-        if found is None:
+        if not self.resume:
             self.remove()
+        found = self._newest_whole()
+        if found is None:
+            self._remove_empty_folder()
+            self._say_what_else_is_there()
             return None
-        self._kept, self._homes = [found.files], dict(found.homes)
         if self.recorder is not None and found.recorder is not None:
             self.recorder.restore(found.recorder, found.tensors)
         self.say(f"Going on from step {found.moment.step} in {self.folder}.")
@@ -226,21 +221,25 @@ class Checkpoints:
     def save(self) -> None:
         """Keep the latest moment now, unless it or a later one has been kept."""
         # A later one: another run went on before this one was closed.
-        if self._latest is None or self._full or self._latest.step <= self.newest_step():
+        newest = max(map(_step_of, self._steps()), default=0)
+        if self._latest is None or self._full or self._latest.step <= newest:
             return
         try:
             self._save(self._latest)
         except OutputError as error:
             self._full = True
+            self._remove_empty_folder()
             self.say(f"No more checkpoints: {error}")
 
     def remove(self) -> None:
-        """Delete all checkpoints, and the folder unless it holds something else.
+        """Delete all checkpoints, of other runs too, and the folder if nothing else is in it.
 
         To be called once what was made of the pictures is safe.
         """
-        self._kept, self._homes = [], {}
-        self._tidy()
+        _delete(self._files())
+        self._remove_empty_folder()
+
+    def _remove_empty_folder(self) -> None:
         with contextlib.suppress(OSError):
             self.folder.rmdir()
 
@@ -251,18 +250,14 @@ class Checkpoints:
     def _save(self, moment: Moment) -> None:
         began = time.monotonic()
         values, tensors = _pack(moment)
-        name = f"workbench-step-{moment.step:08d}.safetensors"
-        values |= {"run": vars(self._run), "recorder": None, "homes": {}}
+        values |= {"run": vars(self._run), "recorder": None}
         if self.recorder is not None:
-            home = f"workbench-frames-{moment.step:08d}.safetensors"
             values["recorder"], pictures = self.recorder.state()
-            new = {key: each for key, each in pictures.items() if key not in self._homes}
-            if new:
-                _write(self.folder / home, {}, new)
-            values["homes"] = self._homes = {key: self._homes.get(key, home) for key in pictures}
+            tensors |= {f"recorder.{name}": picture for name, picture in pictures.items()}
+        name = f"workbench-step-{self._run.name()}-{moment.step:08d}.safetensors"
         _write(self.folder / name, values, tensors)
-        self._kept = [*self._kept, {name, *self._homes.values()}][-_KEPT:]
-        self._tidy()
+        _delete(sorted(self._steps(), key=_step_of)[:-_KEPT])
+        _delete(path for path in self._files() if path.name.startswith("."))
         self._saved_at = time.monotonic()
         self._seconds = self._saved_at - began
 
@@ -273,25 +268,39 @@ class Checkpoints:
             path = paths.pop()
             try:
                 return _load(path)
-            except (SafetensorError, OSError, ValueError, KeyError, TypeError):
+            except _DAMAGED:
                 rest = "the one before is used" if paths else "the painting begins anew"
                 self.say(f"{path} is damaged or not the workbench's; {rest}.")
                 path.unlink(missing_ok=True)
         return None
 
+    def _say_what_else_is_there(self) -> None:
+        """Name what differs from the run that is nearest to this one."""
+        others: list[list[str]] = []
+        for path in self._files():
+            with contextlib.suppress(*_DAMAGED), safe_open(path, framework="pt") as file:
+                other = Run(**json.loads(file.metadata()["workbench"])["run"])
+                others.append(self._run.differences(other) or ["by another version"])
+        if others:
+            nearest = min(others, key=len)
+            self.say(
+                f"{self.folder} belongs to another run ({'; '.join(nearest)}); the painting begins"
+                " anew. The other one can go on until this one is finished."
+            )
+
     def _steps(self) -> list[Path]:
-        return [path for path in self._files() if path.name.startswith("workbench-step-")]
+        """Checkpoints of this run."""
+        begin = f"workbench-step-{self._run.name()}-"
+        return [path for path in self._files() if path.name.startswith(begin)]
 
     def _files(self) -> list[Path]:
         return [path for path in self.folder.glob("*.safetensors") if _NAMES.fullmatch(path.name)]
 
-    def _tidy(self) -> None:
-        """Delete what no checkpoint needs, unfinished files of killed runs among it."""
-        needed: set[str] = set().union(*self._kept)
-        for path in self._files():
-            if path.name not in needed:
-                with contextlib.suppress(OSError):
-                    path.unlink()
+
+def _delete(paths: Iterable[Path]) -> None:
+    for path in paths:
+        with contextlib.suppress(OSError):
+            path.unlink()
 
 
 def _step_of(path: Path) -> int:
@@ -303,25 +312,18 @@ class _Found:
     """A checkpoint that is whole."""
 
     moment: Moment
-    run: Run
     recorder: Mapping[str, Any] | None
-    homes: Mapping[str, str]
     tensors: Tensors
-    files: set[str]
 
 
 def _load(path: Path) -> _Found:
     values, tensors = _read(path)
-    homes: dict[str, str] = values["homes"]
-    frames = {home: _read(path.with_name(home))[1] for home in set(homes.values())}
-    return _Found(
-        moment=_unpack(values, tensors),
-        run=Run(**values["run"]),
-        recorder=values["recorder"],
-        homes=homes,
-        tensors={name: frames[home][name] for name, home in homes.items()},
-        files={path.name, *frames},
-    )
+    pictures = {
+        name.removeprefix("recorder."): tensors.pop(name)
+        for name in list(tensors)
+        if name.startswith("recorder.")
+    }
+    return _Found(_unpack(values, tensors), values["recorder"], pictures)
 
 
 def _pack(moment: Moment) -> tuple[dict[str, Any], dict[str, Tensor]]:

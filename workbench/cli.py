@@ -370,19 +370,27 @@ def stylize(
             help="Part of the photograph, as left,top,right,bottom from 0 to 1, e.g. 0.2,0,0.8,1."
         ),
     ] = None,
-    resume: Annotated[
+    anew: Annotated[
         bool,
         typer.Option(
-            "--resume",
-            help="Go on where the same command was stopped, by Ctrl-C, kill -9 or a power cut. The"
-            " picture is the same as without the stop.",
+            "--anew",
+            help="Begin again. Else the same command goes on where it was stopped, by Ctrl-C,"
+            " kill -9 or a power cut, to the picture that it makes without the stop. With other"
+            " settings it begins anew and says so; what was stopped can go on until one of them"
+            " is finished.",
         ),
+    ] = False,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Go on where it was stopped: always so, but for --anew."),
     ] = False,
     print_settings: Annotated[
         bool, typer.Option("--print-settings", help="Print all settings as YAML, and stop.")
     ] = False,
 ) -> None:
     """Paint a photograph in the style of other pictures.
+
+    Stopped anywhere, the same command goes on.
 
     Example: workbench stylize photo.jpg starry.jpg -o painted.png --size 512 --gif progress.gif
 
@@ -461,11 +469,9 @@ def stylize(
     checkpoints = Checkpoints(
         folder,
         recorder=recorder,
-        resume=resume,
+        resume=not anew,
         told={"original_colors": original_colors},
     )
-    if resume and not checkpoints.newest_step():
-        print(f"There is no checkpoint in {checkpoints.folder}: the painting begins at its start.")
     start = time.monotonic()
     iterates = progress.show_progress(
         optimize(photo, paintings, settings, masks=masks, checkpoints=checkpoints)
@@ -481,7 +487,7 @@ def stylize(
         _stop_with(
             f"Interrupted after {recorder.steps[-1] if recorder.steps else 0} steps",
             unfinished,
-            "the same command with --resume goes on",
+            "the same command goes on",
         )
     except OptimizationError as error:
         kept = f" The last good picture is {unfinished}." if unfinished.is_file() else ""

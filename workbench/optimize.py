@@ -131,8 +131,7 @@ def optimize(
     Raises
     ------
     InputError
-        If a picture is too small or not a picture, or a setting names an unknown thing, or
-        the checkpoint is of another run.
+        If a picture is too small or not a picture, or a setting names an unknown thing.
     OptimizationError
         If the loss keeps exploding; the last good iterate comes with it.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import itertools
@@ -23,7 +24,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from tqdm import tqdm
 
-from workbench.errors import InputError
+from workbench.errors import InputError, OutputError
 from workbench.files import write_bytes
 from workbench.images import (
     Frame,
@@ -93,24 +94,33 @@ def show_frames(
 
 
 def keep_latest(
-    iterates: Iterable[Iterate], path: str | os.PathLike[str], seconds: float = 5.0
+    iterates: Iterable[Iterate],
+    path: str | os.PathLike[str],
+    seconds: float = 5.0,
+    share: float = 0.02,
 ) -> Iterator[Iterate]:
     """Pass iterates on and keep the newest picture in a file until the stream ends well.
 
-    Killed, interrupted or failed, the picture so far lies at `path`, at most `seconds` old.
+    Interrupted or failed, the picture so far lies at `path`; killed, one that is at most
+    `seconds` old, or older where writing it more often would take more than `share` of the
+    time. A disk that is full does not end the painting.
     """
     latest: Iterate | None = None
-    saved = time.monotonic()
+    saved, took = time.monotonic(), 0.0
     try:
         for iterate in iterates:
             latest = iterate
-            if time.monotonic() - saved >= seconds:
-                save_image(iterate.image, path)
+            began = time.monotonic()
+            if began - saved >= max(seconds, took / share):
+                with contextlib.suppress(OutputError):
+                    save_image(iterate.image, path)
                 saved = time.monotonic()
+                took = saved - began
             yield iterate
     except BaseException:
         if latest is not None and latest.step > 0:
-            save_image(latest.image, path)
+            with contextlib.suppress(OutputError):
+                save_image(latest.image, path)
         raise
     Path(path).unlink(missing_ok=True)
 
@@ -169,16 +179,14 @@ class Snapshot:
 class Recorder:
     """Keeps the losses of every iterate it is handed, and chosen pictures.
 
-    However long the run, at most eight times `frames` pictures of at most `max_side` pixels
-    are held; when there are more, those that change least go.
+    However long the run, at most three times `frames` pictures of at most `max_side` pixels
+    are held, as JPEG; when there are more, those that change least go.
 
     Attributes
     ----------
     frames
-        How many pictures `snapshots` gives.
-    every
-        Choose by steps: a picture every so many. None: choose evenly in visible change, so
-        that every frame of a GIF shows something new.
+        How many pictures `snapshots` gives, evenly spaced in visible change, so that every
+        frame of a GIF shows something new.
     max_side
         Longest side in pixels of what is kept.
     steps, losses
@@ -188,7 +196,6 @@ class Recorder:
     """
 
     frames: int = 40
-    every: int | None = None
     max_side: int = 640
     steps: list[int] = field(default_factory=list)
     losses: list[Losses] = field(default_factory=list)
@@ -201,9 +208,6 @@ class Recorder:
     def __post_init__(self) -> None:
         if self.frames < 2:
             raise InputError(f"frames = {self.frames}: a progress needs at least 2.")
-        if self.every is not None and self.every < 1:
-            raise InputError(f"every = {self.every}: give a number of steps from 1 on.")
-        self._spacing = float(self.every or 0)
 
     def add(self, iterate: Iterate) -> None:
         """Take note of one iterate, unless it is the last one again."""
@@ -211,10 +215,10 @@ class Recorder:
             self._latest = iterate
             return
         thumbnail = to_array(resize(iterate.image, _THUMBNAIL))
-        position = self._position(iterate.step, thumbnail)
+        position = self._position(thumbnail)
         kept = []
         if not self._kept or position - self._kept[-1].position >= self._spacing:
-            kept = [_Kept(position, Snapshot(iterate.step, self._frame(iterate)), thumbnail)]
+            kept = [_Kept(position, iterate.step, _jpeg(self._frame(iterate)), thumbnail)]
         # From here on nothing takes time, so that Ctrl-C does not leave half of it noted.
         if self.steps and iterate.size != self._size:
             self.scale_changes.append(self.steps[-1])
@@ -222,7 +226,7 @@ class Recorder:
         self.steps.append(iterate.step)
         self.losses.append(iterate.losses)
         self._kept += kept
-        if len(self._kept) > 8 * self.frames:
+        if len(self._kept) > 3 * self.frames:
             self._thin_out()
 
     def rewind(self, iterate: Iterate) -> None:
@@ -232,11 +236,11 @@ class Recorder:
             self.steps.pop()
             self.losses.pop()
         self.scale_changes = [step for step in self.scale_changes if step < iterate.step]
-        self._kept = [kept for kept in self._kept if kept.snapshot.step <= iterate.step]
+        self._kept = [kept for kept in self._kept if kept.step <= iterate.step]
 
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """What `restore` needs, for a checkpoint: values as JSON has them, and pictures."""
-        kept = [(each.snapshot.step, each.position) for each in self._kept]
+        kept = [(each.step, each.position) for each in self._kept]
         values = {
             "steps": self.steps,
             "losses": [vars(losses) for losses in self.losses],
@@ -247,8 +251,8 @@ class Recorder:
         }
         pictures = {}
         for each in self._kept:
-            pictures[f"frame {each.snapshot.step}"] = torch.from_numpy(each.snapshot.frame)
-            pictures[f"thumbnail {each.snapshot.step}"] = torch.from_numpy(each.thumbnail)
+            pictures[f"frame {each.step}"] = torch.tensor(bytearray(each.jpeg), dtype=torch.uint8)
+            pictures[f"thumbnail {each.step}"] = torch.from_numpy(each.thumbnail)
         return values, pictures
 
     def restore(self, values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
@@ -258,7 +262,8 @@ class Recorder:
         self._kept = [
             _Kept(
                 position,
-                Snapshot(step, tensors[f"frame {step}"].numpy()),
+                step,
+                tensors[f"frame {step}"].numpy().tobytes(),
                 tensors[f"thumbnail {step}"].numpy(),
             )
             for step, position in values["kept"]
@@ -271,20 +276,18 @@ class Recorder:
             raise InputError("nothing was recorded: hand the recorder at least one iterate.")
         count = min(count or self.frames, len(self.steps))
         last = Snapshot(self._latest.step, self._frame(self._latest))
-        earlier = [kept for kept in self._kept if kept.snapshot.step < last.step]
+        earlier = [kept for kept in self._kept if kept.step < last.step]
         if not earlier or count == 1:
             return [last]
-        end = self._position(last.step, to_array(resize(self._latest.image, _THUMBNAIL)))
-        chosen: dict[int, Snapshot] = {}
+        end = self._position(to_array(resize(self._latest.image, _THUMBNAIL)))
+        chosen: dict[int, _Kept] = {}
         for wanted in np.linspace(earlier[0].position, max(end, earlier[-1].position), count)[:-1]:
             nearest = min(earlier, key=lambda kept: abs(kept.position - wanted))
-            chosen[nearest.snapshot.step] = nearest.snapshot
-        return [*chosen.values(), last]
+            chosen[nearest.step] = nearest
+        return [*(kept.snapshot for kept in chosen.values()), last]
 
-    def _position(self, step: int, thumbnail: Frame) -> float:
-        """How far along the run is: in steps, or in visible change since the start."""
-        if self.every is not None:
-            return float(step)
+    def _position(self, thumbnail: Frame) -> float:
+        """How far along the run is, in visible change since the start."""
         if not self._kept:
             return 0.0
         before = self._kept[-1]
@@ -292,7 +295,7 @@ class Recorder:
 
     def _thin_out(self) -> None:
         length = self._kept[-1].position - self._kept[0].position
-        self._spacing = max(2 * self._spacing, length / (4 * self.frames))
+        self._spacing = length / (2 * self.frames)
         kept = self._kept[:1]
         for candidate in self._kept[1:]:
             if candidate.position - kept[-1].position >= self._spacing:
@@ -306,8 +309,20 @@ class Recorder:
 @dataclass(frozen=True)
 class _Kept:
     position: float
-    snapshot: Snapshot
+    step: int
+    jpeg: bytes
     thumbnail: Frame
+
+    @property
+    def snapshot(self) -> Snapshot:
+        with Image.open(io.BytesIO(self.jpeg)) as picture:
+            return Snapshot(self.step, np.asarray(picture))
+
+
+def _jpeg(frame: Frame) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(frame).save(buffer, "JPEG", quality=90)
+    return buffer.getvalue()
 
 
 def _visible_change(a: Frame, b: Frame) -> float:
@@ -338,9 +353,11 @@ def save_gif(
     path
         Ends in .gif.
     fps
-        Frames a second, above 0 and at most 50.
+        Frames a second, above 0. A GIF counts in hundredths of a second: the rounding is spread,
+        so that the whole is as long as it should be, and above 50, which browsers would slow
+        down, frames are left out.
     hold
-        Seconds that the last frame stays.
+        Seconds that the last frame stays, at least.
     max_megabytes
         The largest size and palette that fit into this many megabytes (10^6 bytes) are
         chosen; None: full size, 256 colours.
@@ -358,16 +375,16 @@ def save_gif(
     """
     check_gif(path, max_megabytes=max_megabytes)
     _check_film(frames, fps, hold)
-    frames = _same_size(frames)
+    frames, hundredths = _timed(_same_size(frames), fps, hold)
     if max_megabytes is None:
-        write_bytes(path, _encode_gif(frames, fps, hold, 256, one_palette))
+        write_bytes(path, _encode_gif(frames, hundredths, 256, one_palette))
         return
     for scale in _GIF_SCALES:
         size = max(16, round(max(frames[0].shape[:2]) * scale))
         shape = fit((frames[0].shape[0], frames[0].shape[1]), size)
         small = [_resize_frame(frame, shape) for frame in frames]
         for colours in _GIF_COLOURS:
-            data = _encode_gif(small, fps, hold, colours, one_palette)
+            data = _encode_gif(small, hundredths, colours, one_palette)
             if len(data) <= max_megabytes * 1e6:
                 write_bytes(path, data)
                 return
@@ -390,8 +407,8 @@ def check_gif(path: str | os.PathLike[str], *, max_megabytes: float | None = Non
 def _check_film(frames: Sequence[Frame], fps: float, hold: float) -> None:
     if not frames:
         raise InputError("a film needs at least one frame.")
-    if not 0 < fps <= 50:
-        raise InputError(f"fps = {fps}: give a number above 0, at most 50.")
+    if not 0 < fps < math.inf:
+        raise InputError(f"fps = {fps}: give a number above 0.")
     if not 0 <= hold <= 600:
         raise InputError(f"hold = {hold}: give 0 to 600 seconds.")
 
@@ -409,8 +426,24 @@ def _resize_frame(frame: Frame, shape: tuple[int, int]) -> Frame:
     return np.asarray(picture)
 
 
+def _timed(frames: Sequence[Frame], fps: float, hold: float) -> tuple[list[Frame], list[int]]:
+    """Frames of at least two hundredths of a second each, and how many each has."""
+    ends = [round(100 * number / fps) for number in range(1, len(frames) + 1)]
+    ends[-1] = max(ends[-1], round(100 * (len(frames) - 1) / fps) + round(100 * hold))
+    shown, hundredths, begin = [], [], 0
+    for frame, end in zip(frames, ends, strict=True):
+        if end - begin >= 2:
+            shown.append(frame)
+            hundredths.append(end - begin)
+            begin = end
+    if not shown:
+        return [frames[-1]], [2]
+    hundredths[-1] += ends[-1] - begin
+    return shown, hundredths
+
+
 def _encode_gif(
-    frames: Sequence[Frame], fps: float, hold: float, colours: int, one_palette: bool
+    frames: Sequence[Frame], hundredths: Sequence[int], colours: int, one_palette: bool
 ) -> bytes:
     if one_palette:
         sampled = np.linspace(0, len(frames) - 1, min(len(frames), 8)).astype(int)
@@ -418,14 +451,13 @@ def _encode_gif(
         pictures = [_in_colours_of(palette, frame) for frame in frames]
     else:
         pictures = [_in_own_colours(frame, colours) for frame in frames]
-    duration = round(1000 / fps)
     buffer = io.BytesIO()
     pictures[0].save(
         buffer,
         "GIF",
         save_all=True,
         append_images=pictures[1:],
-        duration=[duration] * (len(frames) - 1) + [max(duration, round(1000 * hold))],
+        duration=[10 * each for each in hundredths],
         loop=0,
         optimize=False,
     )
@@ -487,6 +519,8 @@ def contact_sheet(
     Frame
         The sheet, `(H, W, 3)`; its columns are as wide as their widest picture.
     """
+    if not frames:
+        raise InputError("a contact sheet needs at least one picture.")
     gap, line = 8, 18
     columns = columns or len(frames)
     pictures = []
