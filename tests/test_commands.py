@@ -760,7 +760,7 @@ def test_as_options_shows_what_is_not_the_default() -> None:
     )
     assert as_options(command) == (
         "workbench stylize me.jpg 'my style.jpg' b.jpg -o me.png --style-weight 300"
-        " --tv-weight 1e-05 --style-blend-weights 1,2.5 --steps 1000 --normalize-gradients"
+        " --tv-weight 1e-05 --steps 1000 --style-blend-weights 1,2.5 --normalize-gradients"
         " --white 256 --backbone vgg19 --original-colors luma --save-every 50"
     )
 

@@ -19,8 +19,6 @@ from workbench.settings import (
     OPTIMIZERS,
     POOLINGS,
     PRECISIONS,
-    PRESETS,
-    TRAINING_PRESETS,
     ClipSettings,
     Settings,
     TrainingSettings,
@@ -253,7 +251,7 @@ def test_settings_survive_json_and_yaml(settings: Settings) -> None:
 def test_presets_grow_from_draft_to_fine() -> None:
     sizes = [Settings.from_preset(preset).size for preset in ("draft", "normal", "fine")]
     assert sizes == [256, 512, 768]
-    assert set(PRESETS) == {"draft", "normal", "fine"}
+    assert set(Settings.PRESETS) == {"draft", "normal", "fine"}
 
 
 def test_normal_preset_is_the_default() -> None:
@@ -418,7 +416,7 @@ def test_presets_of_training() -> None:
     assert TrainingSettings.from_preset("quick") == TrainingSettings()
     full = TrainingSettings.from_preset("full", batch=8)
     assert (full.batch, full.width, full.minutes) == (8, 1.0, 0.0)
-    for preset in TRAINING_PRESETS:
+    for preset in TrainingSettings.PRESETS:
         TrainingSettings.from_preset(preset)
     with pytest.raises(InputError, match="preset = 'draft': use one of quick, full"):
         TrainingSettings.from_preset("draft")

@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-import inspect
 import sys
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, Optional, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, Optional
 
 import typer
 
 import workbench
 from workbench.errors import InputError, OptimizationError, WeightsError, WorkbenchError
-from workbench.settings import (
-    PRESETS,
-    TRAINING_PRESETS,
-    ClipSettings,
-    Settings,
-    TrainingSettings,
-)
+from workbench.options import numbers, with_knobs
+from workbench.settings import ClipSettings, Settings, TrainingSettings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,7 +41,6 @@ weights_app = typer.Typer(
 )
 app.add_typer(weights_app, name="weights")
 
-Function = Callable[..., None]
 Styles = Annotated[
     list[str],
     typer.Argument(
@@ -168,146 +160,11 @@ def _list_run(folder: Path, notebook: Path) -> None:
 
 _TABLE_ROWS = 40
 
-# Setting -> what its option takes on the command line, and what it does.
-_KNOBS: dict[str, tuple[type, str]] = {
-    "size": (int, "Longest side in pixels."),
-    "steps": (str, "Steps at each scale from coarse to fine, the last at --size."),
-    "content_weight": (float, "Larger keeps more of the photograph."),
-    "style_weight": (float, "Larger gives more brushwork."),
-    "tv_weight": (float, "Larger gives a smoother picture."),
-    "style_scale": (float, "Larger gives larger strokes."),
-    "content_layers": (str, "Layers to keep content at."),
-    "style_layers": (str, "Layers to match style at."),
-    "content_layer_weights": (str, "A factor for each content layer."),
-    "style_layer_weights": (str, "A factor for each style layer."),
-    "style_blend_weights": (str, "Share of each style picture."),
-    "optimizer": (str, "lbfgs or adam."),
-    "learning_rate": (float, "Step of Adam in grey levels."),
-    "init": (str, "Start from content, random or a picture file."),
-    "seed": (int, "Of the random start."),
-    "normalize_gradients": (bool, "Bring every layer's gradient to the length of its weight."),
-    "tv_kind": (str, "squared, absolute or mean-squared total variation."),
-    "white": (float, "What white is to the network; 256 in neural_style.lua."),
-    "backbone": (str, "vgg16 or vgg19."),
-    "pooling": (str, "max, average, average-unscaled or l2."),
-    "device": (str, "auto, cpu, cuda, cuda:1, mps."),
-    "precision": (str, "auto, float32 or bfloat16."),
-}
-_CLIP_KNOBS: dict[str, tuple[type, str]] = {
-    "mode": (str, "per-frame, blended, flow-warped or temporal; the last is the stillest."),
-    "later_steps": (int, "Steps of a frame that starts from the painted one before it."),
-    "stop_change": (float, "A later frame is done when its loss falls by less in ten steps."),
-    "blend": (float, "Share of the painted frame before, in blended and flow-warped."),
-    "temporal_weight": (float, "Larger is stiller, in temporal."),
-    "temporal_lags": (str, "Which earlier frames to agree with, in temporal."),
-    "flow_method": (str, "dis, farneback or raft."),
-}
-_TRAINING_KNOBS: dict[str, tuple[type, str]] = {
-    "training_steps": (int, "Steps of training, at most."),
-    "minutes": (float, "Time for training, all runs together; 0: no limit."),
-    "width": (float, "Of the network: larger knows finer strokes, and takes longer."),
-    "batch": (int, "Pictures that a step of training looks at."),
-    "crop": (int, "Side of the squares cut out of the training pictures, in pixels."),
-    "copy_steps": (int, "First steps, in which the network learns to copy pictures."),
-    "lead_steps": (int, "Steps after those, in which the content loss leads."),
-    "whole_after": (int, "Steps, after which whole pictures are looked at instead."),
-    "training_rate": (float, "How far a step of training goes."),
-    "checkpoint_every": (int, "Steps from one checkpoint, with its preview, to the next."),
-    "patience": (int, "Training ends after so many checkpoints without progress."),
-    "temporal_weight": (float, "Above 0: films that flicker less; try 2000."),
-}
 _PAINTING_KNOBS = ("steps", "optimizer", "learning_rate", "init")  # training has none of these
-
-_Kind = type[Settings] | type[ClipSettings] | type[TrainingSettings]
-
-
-def _with_knobs(**kinds: _Kind) -> Callable[[Function], Function]:
-    """Give a command an option for every knob, and hand it the settings made of them.
-
-    `_with_knobs(settings=Settings)` turns `--size 256 --preset draft` and so on into the
-    parameter `settings`. With `TrainingSettings` among them, presets are those of training.
-    """
-    trains = TrainingSettings in kinds.values()
-
-    def decorate(command: Function) -> Function:
-        hints = get_type_hints(command, include_extras=True)
-        own = [
-            parameter.replace(annotation=hints[parameter.name])
-            for parameter in inspect.signature(command).parameters.values()
-            if parameter.name not in kinds
-        ]
-        knobs = (option for kind in kinds.values() for option in _options_of(kind, trains))
-        parameters = [*own, _preset_option(trains), *knobs]
-
-        @functools.wraps(command)
-        def wrapper(**given: Any) -> None:
-            preset = given.pop("preset")
-            for name, kind in kinds.items():
-                given[name] = _settings(kind, given, preset)
-            command(**given)
-
-        wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        wrapper.__annotations__ = {each.name: each.annotation for each in parameters}
-        return wrapper
-
-    return decorate
-
-
-def _preset_option(trains: bool) -> inspect.Parameter:
-    presets, usual = (TRAINING_PRESETS, "quick") if trains else (PRESETS, "normal")
-    text = f"Where the other options start from: {', '.join(presets)}. [{usual}]"
-    return _option("preset", Annotated[Optional[str], typer.Option(help=text)], None)  # noqa: UP045
-
-
-def _options_of(kind: _Kind, trains: bool) -> list[inspect.Parameter]:
-    knobs = {
-        Settings: _KNOBS,
-        ClipSettings: _CLIP_KNOBS,
-        TrainingSettings: _TRAINING_KNOBS,
-    }[kind]
-    options = []
-    for name, (takes, text) in knobs.items():
-        if trains and name in _PAINTING_KNOBS:
-            continue
-        value = getattr(kind(), name)
-        shown = ",".join(map(str, value)) if isinstance(value, tuple) else value
-        option = typer.Option(help=f"{text} [{shown if shown != '' else 'all alike'}]")
-        options.append(_option(name, Annotated[Optional[takes], option], None))  # noqa: UP045
-    return options
-
-
-def _option(name: str, annotation: Any, default: Any) -> inspect.Parameter:
-    kind = inspect.Parameter.KEYWORD_ONLY
-    return inspect.Parameter(name, kind, default=default, annotation=annotation)
-
-
-def _settings(kind: _Kind, given: dict[str, Any], preset: str | None) -> Any:
-    """Take the options of one kind of settings out of `given`."""
-    changes: dict[str, Any] = {}
-    for field in dataclasses.fields(kind):
-        value = given.pop(field.name, None)
-        if value is None:
-            continue
-        if field.name in ("content_layers", "style_layers"):
-            value = [part.strip() for part in value.split(",")]
-        elif field.name in ("steps", "temporal_lags"):
-            value = _numbers(field.name, value, int)
-        elif field.name.endswith(("_layer_weights", "_blend_weights")):
-            value = _numbers(field.name, value, float)
-        changes[field.name] = value
-    if kind is ClipSettings:
-        return ClipSettings(**changes)
-    if kind is TrainingSettings:
-        return TrainingSettings.from_preset(preset or "quick", **changes)
-    if given.get("like") is None:
-        return Settings.from_preset(preset or "normal", **changes)
-    if preset is not None:
-        raise InputError("--like and --preset both say where to start from; leave one out.")
-    return Settings.from_command(given["like"], **changes)
 
 
 @app.command()
-@_with_knobs(settings=Settings)
+@with_knobs(settings=Settings)
 def stylize(
     settings: Settings,
     content: Annotated[
@@ -559,7 +416,7 @@ def _say_masks(masks: Sequence[Tensor], photo: Tensor) -> None:
 
 
 @app.command()
-@_with_knobs(settings=Settings, clip_settings=ClipSettings)
+@with_knobs(settings=Settings, clip_settings=ClipSettings)
 def video(
     clip: Annotated[
         str,
@@ -640,7 +497,7 @@ def video(
 
 
 @app.command()
-@_with_knobs(training=TrainingSettings, settings=Settings)
+@with_knobs(settings=Settings, training=TrainingSettings, leave_out=_PAINTING_KNOBS)
 def train(
     training: TrainingSettings,
     settings: Settings,
@@ -1001,23 +858,11 @@ def fetch(
     print(f"{name}: {cache_path(name)}, from {loaded.source}, sha256 {loaded.sha256}")
 
 
-def _numbers(option: str, text: str | None, kind: type) -> list[Any] | None:
-    """Read "60,100" as a list of numbers."""
+def _box(text: str | None) -> Box | None:
     if text is None:
         return None
-    try:
-        return [kind(part) for part in text.split(",")]
-    except ValueError:
-        raise InputError(
-            f"--{option.replace('_', '-')} {text}: give numbers with commas between them."
-        ) from None
-
-
-def _box(text: str | None) -> Box | None:
-    numbers = _numbers("crop", text, float)
-    if numbers is None:
-        return None
-    if len(numbers) != 4:
+    edges = numbers("crop", text, float)
+    if len(edges) != 4:
         raise InputError(f"--crop {text}: give four numbers, left,top,right,bottom.")
-    left, top, right, bottom = numbers
+    left, top, right, bottom = edges
     return left, top, right, bottom

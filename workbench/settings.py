@@ -1,15 +1,17 @@
-"""Settings of pictures, clips and training: every knob, its default, unit and effect.
+"""Settings of pictures, clips and training: every knob, its default, effect and limits.
 
-Loads neither torch nor a network, so that a command line can show the defaults at once.
+A knob is written here and nowhere else: checks, options of commands and the lines of
+parameters cells come from its declaration. Loads neither torch nor a network, so that a
+command line can show the defaults at once.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Self
 
 from workbench.errors import InputError
 from workbench.weights import BACKBONES
@@ -23,163 +25,184 @@ FLOW_METHODS = ("dis", "farneback", "raft")
 MIN_SIZE, MAX_SIZE = 32, 8192
 
 
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """Every knob of a style transfer.
+def knob(
+    default: Any,
+    text: str,
+    *,
+    least: float = -math.inf,
+    above: float = -math.inf,
+    most: float = math.inf,
+    among: Collection[str] = (),
+    unit: str = "",
+) -> Any:
+    """A field of settings, with all that is said of it.
 
-    The weights mean what they mean in neural_style.lua; see `losses`.
-
-    Attributes
+    Parameters
     ----------
-    content_weight
-        Weight of the content loss, at least 0. Larger keeps more of the photograph.
-    style_weight
-        Weight of the style loss, at least 0. Larger gives more brushwork; beyond a
-        thousand times `content_weight` the photograph dissolves.
-    tv_weight
-        Weight of the total variation, at least 0. Larger smooths away grain and, in the
-        end, brush strokes.
-    content_layers
-        Layers whose activations are kept. Shallow ones (relu2_2) hold on to edges and
-        pixels, deep ones (relu4_2, relu5_1) only to the arrangement of things.
-    style_layers
-        Layers whose Gram matrices are matched. Shallow ones give colours and grain, deep
-        ones shapes and whole strokes.
-    content_layer_weights
-        One factor for each content layer, at least 0; none given: 1 for each.
-    style_layer_weights
-        One factor for each style layer, at least 0; none given: 1 for each.
-    style_blend_weights
-        One for each style picture, at least 0; only their proportions matter; none given:
-        all the same. With masks: how strongly each region is painted.
-    style_scale
-        Size of the style picture relative to `size`, above 0. Larger gives larger strokes.
-    size
-        Longest side of the result in pixels, 32 to 8192.
-    steps
-        Optimisation steps at each scale, coarse to fine: the last number is for `size`,
-        each one before it for half of the size behind it. A single number works at `size`
-        alone. Steps at coarse scales are cheap and lay down large strokes. Scales whose
-        shorter side would be under 64 pixels are left out.
-    optimizer
-        "lbfgs" (20 steps of Adam first) gets further in the same steps; "adam" takes less
-        memory and is calmer.
-    learning_rate
-        Step of Adam in grey levels (0..255), above 0.
-    init
-        Where to start: "content", "random" (noise; takes more steps and is freer in its
-        composition), or the path of a picture.
-    seed
-        Of the noise. Same seed, same machine: same picture.
-    normalize_gradients
-        Whether the gradient of every layer's loss is brought to one length (its weight),
-        however large the loss is. Layers that hardly count otherwise, shallow ones above all,
-        then do; the weights mean something else, and the loss may rise on the way.
-    tv_kind
-        How total variation is counted: "squared" as in neural_style.lua, "absolute" as in
-        neural-style-pt (keeps edges and flattens the rest), or "mean-squared" as in
-        anishathalye's neural_style.py (the same at every size; 100 is its default there).
-    white
-        What a white pixel is to the network, above 0: 255, or 256 as in neural_style.lua.
-    backbone
-        "vgg16" or "vgg19"; whose activations are compared. Losses of the two are on
-        different scales.
-    pooling
-        "max", "average" or "l2"; the latter two give smoother pictures, and are rescaled so
-        that weights keep their meaning. "average-unscaled" is not: as other programs have it.
-    device
-        "auto" (a CUDA GPU, else Apple's, else the CPU) or a torch device such as "cuda:1".
-    precision
-        Of the network's activations: "float32", "bfloat16", or "auto", which times both
-        once and takes the faster. Losses are in float32 always.
-
-    Raises
-    ------
-    InputError
-        If a value makes no sense; the message names the setting.
+    default
+        What it is if nothing is said.
+    text
+        What it does to the picture, in a sentence without capital and full stop.
+    least, above, most
+        The smallest value, what values must lie above, and the largest; of a tuple, for
+        each item.
+    among
+        The texts that it may be; none: any.
+    unit
+        What a whole number counts, such as "pixels".
     """
+    limits = {"least": least, "above": above, "most": most, "among": among, "unit": unit}
+    return field(default=default, metadata={"text": text, **limits})
 
-    content_weight: float = 5.0
-    style_weight: float = 100.0
-    tv_weight: float = 1e-3
-    content_layers: tuple[str, ...] = ("relu4_2",)
-    style_layers: tuple[str, ...] = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
-    content_layer_weights: tuple[float, ...] = ()
-    style_layer_weights: tuple[float, ...] = ()
-    style_blend_weights: tuple[float, ...] = ()
-    style_scale: float = 1.0
-    size: int = 512
-    steps: tuple[int, ...] = (60, 120)
-    optimizer: str = "lbfgs"
-    learning_rate: float = 10.0
-    init: str = "content"
-    seed: int = 0
-    normalize_gradients: bool = False
-    tv_kind: str = "squared"
-    white: float = 255.0
-    backbone: str = "vgg16"
-    pooling: str = "max"
-    device: str = "auto"
-    precision: str = "auto"
+
+@dataclass(frozen=True, kw_only=True)
+class Knobs:
+    """Settings whose fields are made by `knob`; a value that makes no sense is refused."""
+
+    PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+
+    def __init_subclass__(cls) -> None:
+        """Describe the knobs in the class's docstring, for `help`."""
+        declared = [(name, each) for name, each in vars(cls).items() if name in cls.__annotations__]
+        texts = [
+            f"    {name}\n        {each.metadata['text'][0].upper()}{each.metadata['text'][1:]}."
+            for name, each in declared
+            if isinstance(each, dataclasses.Field)
+        ]
+        raises = "Raises\n    ------\n    InputError\n        If a value makes no sense."
+        attributes = "\n".join(["Attributes\n    ----------", *texts])
+        cls.__doc__ = f"{cls.__doc__}\n\n    {attributes}\n\n    {raises}\n"
 
     def __post_init__(self) -> None:
-        for name in ("content_layers", "style_layers"):
-            self._set(name, _tuple(name, getattr(self, name), str))
-        for name in _WEIGHT_LISTS:
-            weights = _tuple(name, getattr(self, name), (int, float))
-            self._set(name, tuple(_number(name, weight) for weight in weights))
-        steps = (self.steps,) if _is(self.steps, int) else self.steps
-        self._set("steps", _tuple("steps", steps, int))
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if isinstance(field.default, float):
-                self._set(field.name, _number(field.name, value))
-            elif isinstance(field.default, bool):
-                if not isinstance(value, bool):
-                    raise InputError(f"{field.name} = {value!r}: give true or false.")
-            elif isinstance(field.default, int) and not _is(value, int):
-                raise InputError(f"{field.name} = {value!r}: give a whole number.")
-            elif isinstance(field.default, str) and not isinstance(value, str):
-                raise InputError(f"{field.name} = {value!r}: give a text.")
-        self._check()
+        for each in dataclasses.fields(self):
+            value = getattr(self, each.name)
+            if each.type.startswith("tuple"):
+                value = _checked_tuple(each, value)
+            else:
+                value = _checked(each, value)
+            object.__setattr__(self, each.name, value)
 
-    def _check(self) -> None:
-        for name in ("content_weight", "style_weight", "tv_weight"):
-            _check_weight(name, getattr(self, name))
+    def as_dict(self) -> dict[str, Any]:
+        """Plain numbers, texts and lists, as JSON and YAML have them."""
+        values = dataclasses.asdict(self)
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+
+    def changed(self, **changes: Any) -> Self:
+        """These settings with some of them changed.
+
+        Raises
+        ------
+        InputError
+            If a setting is unknown, or a value makes no sense.
+        """
+        known = [each.name for each in dataclasses.fields(self)]
+        for name in changes:
+            if name not in known:
+                raise InputError(f"no setting {name!r}; there are {', '.join(known)}.")
+        return dataclasses.replace(self, **changes)
+
+    @classmethod
+    def from_preset(cls, preset: str, **changes: Any) -> Self:
+        """A preset with single settings changed.
+
+        Parameters
+        ----------
+        preset
+            One of `PRESETS`. Of stills "draft" (256 px, seconds), "normal" (512 px) or "fine"
+            (768 px, more steps); of training "quick" (a clip or a few pictures, a quarter of
+            an hour on two cores) or "full" (the network and the batch of the paper, for a
+            large folder and a GPU).
+        changes
+            Settings by name, which win over the preset's.
+
+        Raises
+        ------
+        InputError
+            If the preset or a setting is unknown, or a value makes no sense.
+        """
+        if preset not in cls.PRESETS:
+            raise InputError(f"preset = {preset!r}: use one of {', '.join(cls.PRESETS)}.")
+        return cls().changed(**{**cls.PRESETS[preset], **changes})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(Knobs):
+    """Every knob of a style transfer; the weights mean what they mean in neural_style.lua."""
+
+    PRESETS: ClassVar = {
+        "draft": {"size": 256, "steps": (80,)},
+        "normal": {"size": 512, "steps": (60, 120)},
+        "fine": {"size": 768, "steps": (60, 90, 150)},
+    }
+
+    content_weight: float = knob(5.0, "larger keeps more of the photograph", least=0)
+    style_weight: float = knob(100.0, "larger gives more brushwork", least=0)
+    tv_weight: float = knob(1e-3, "larger smooths away grain and, in the end, strokes", least=0)
+    style_scale: float = knob(
+        1.0, "size of the style picture relative to `size`; larger gives larger strokes", above=0
+    )
+    size: int = knob(
+        512, "longest side of the result in pixels", least=MIN_SIZE, most=MAX_SIZE, unit="pixels"
+    )
+    steps: tuple[int, ...] = knob(
+        (60, 120), "coarse to fine: the last at `size`, each before it at half", least=1
+    )
+
+    content_layers: tuple[str, ...] = knob(
+        ("relu4_2",), "where content is kept; shallow ones hold on to edges, deep ones to places"
+    )
+    style_layers: tuple[str, ...] = knob(
+        ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1"), "from grain to motifs"
+    )
+    content_layer_weights: tuple[float, ...] = knob(
+        (), "a factor for each content layer; none: 1 for each", least=0
+    )
+    style_layer_weights: tuple[float, ...] = knob(
+        (), "a factor for each style layer; none: 1 for each", least=0
+    )
+    style_blend_weights: tuple[float, ...] = knob(
+        (), "share of each style picture, with masks its strength; none: all the same", least=0
+    )
+    init: str = knob("content", 'start from "content", "random" (noise) or a picture file')
+    seed: int = knob(
+        0, "of the random start; same seed, same machine: same picture", least=0, most=2**63 - 1
+    )
+    optimizer: str = knob("lbfgs", '"lbfgs", or "adam", which takes less memory', among=OPTIMIZERS)
+    learning_rate: float = knob(10.0, "step of Adam in grey levels", above=0)
+    normalize_gradients: bool = knob(
+        False, "bring every layer's gradient to the length of its weight, so that all count"
+    )
+    tv_kind: str = knob(
+        "squared", '"squared", "absolute" (keeps edges) or "mean-squared"', among=TV_KINDS
+    )
+    white: float = knob(255.0, "what white is to the network; 256 in neural_style.lua", above=0)
+    backbone: str = knob(
+        "vgg16", 'whose activations are compared: "vgg16" or "vgg19"', among=BACKBONES
+    )
+    pooling: str = knob(
+        "max", '"max", "average" or "l2" (smoother pictures), or "average-unscaled"', among=POOLINGS
+    )
+    device: str = knob("auto", '"auto", "cpu", "cuda", "cuda:1", "mps"')
+    precision: str = knob(
+        "auto", 'of the activations: "auto", "float32" or "bfloat16"', among=PRECISIONS
+    )
+
+    def __post_init__(self) -> None:
+        if _is(self.steps, int):
+            object.__setattr__(self, "steps", (self.steps,))
+        super().__post_init__()
+        if not self.steps:
+            raise InputError("steps is empty; give a whole number above 0 for each scale.")
         if self.content_weight == 0 and self.style_weight == 0:
             raise InputError("content_weight and style_weight are both 0: nothing to paint.")
-        for name in _WEIGHT_LISTS:
-            weights = getattr(self, name)
-            for weight in weights:
-                _check_weight(name, weight)
-            if weights and sum(weights) == 0:
-                raise InputError(f"{name} = {weights}: at least one must be above 0.")
-        for name in ("style_scale", "learning_rate", "white"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value > 0):
-                raise InputError(f"{name} = {value}: give a number above 0.")
-        for kind in ("content", "style"):
-            factors = getattr(self, f"{kind}_layer_weights")
-            layers = getattr(self, f"{kind}_layers")
-            if factors and len(factors) != len(layers):
-                raise InputError(
-                    f"{kind}_layer_weights has {len(factors)} numbers for {len(layers)}"
-                    f" {kind}_layers; give one for each, or none."
-                )
-        if not MIN_SIZE <= self.size <= MAX_SIZE:
-            raise InputError(f"size = {self.size}: give {MIN_SIZE} to {MAX_SIZE} pixels.")
-        if not self.steps or min(self.steps) < 1:
-            raise InputError(f"steps = {self.steps}: give one whole number above 0 a scale.")
-        if not 0 <= self.seed < 2**63:
-            raise InputError(f"seed = {self.seed}: give a whole number from 0 on.")
-        _check_choice("optimizer", self.optimizer, OPTIMIZERS)
-        _check_choice("pooling", self.pooling, POOLINGS)
-        _check_choice("tv_kind", self.tv_kind, TV_KINDS)
-        _check_choice("precision", self.precision, PRECISIONS)
-        _check_choice("backbone", self.backbone, tuple(BACKBONES))
+        for name in ("content_layer_weights", "style_layer_weights", "style_blend_weights"):
+            factors = getattr(self, name)
+            if factors and sum(factors) == 0:
+                raise InputError(f"{name} = {factors}: at least one must be above 0.")
         known = BACKBONES[self.backbone].layers
-        for name in ("content_layers", "style_layers"):
-            layers = getattr(self, name)
+        for kind in ("content", "style"):
+            name, layers = f"{kind}_layers", getattr(self, f"{kind}_layers")
+            factors = getattr(self, f"{kind}_layer_weights")
             if not layers:
                 raise InputError(f"{name} is empty; name at least one layer.")
             for layer in layers:
@@ -190,9 +213,11 @@ class Settings:
                     )
             if len(set(layers)) != len(layers):
                 raise InputError(f"{name} = {layers}: a layer is named twice.")
-
-    def _set(self, name: str, value: object) -> None:
-        object.__setattr__(self, name, value)
+            if factors and len(factors) != len(layers):
+                raise InputError(
+                    f"{kind}_layer_weights has {len(factors)} numbers for {len(layers)} {name};"
+                    " give one for each, or none."
+                )
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -207,29 +232,6 @@ class Settings:
         """Style layer -> its whole weight, `style_weight` times the layer's own factor."""
         return _layer_weights(self.style_weight, self.style_layers, self.style_layer_weights)
 
-    def as_dict(self) -> dict[str, Any]:
-        """Plain numbers, texts and lists, as JSON and YAML have them."""
-        return _plain(self)
-
-    @classmethod
-    def from_preset(cls, preset: str, **changes: Any) -> Settings:
-        """A preset with single settings changed.
-
-        Parameters
-        ----------
-        preset
-            "draft" (256 px, seconds), "normal" (512 px) or "fine" (768 px, more steps).
-        changes
-            Settings by name, which win over the preset's.
-
-        Raises
-        ------
-        InputError
-            If the preset or a setting is unknown, or a value makes no sense.
-        """
-        _check_choice("preset", preset, tuple(PRESETS))
-        return cls().changed(**{**PRESETS[preset], **changes})
-
     @classmethod
     def from_command(cls, text: str, **changes: Any) -> Settings:
         """What a command line of another style-transfer program asks for; see `commands`.
@@ -243,215 +245,141 @@ class Settings:
 
         return read_command(text).settings.changed(**changes)
 
-    def changed(self, **changes: Any) -> Settings:
-        """These settings with some of them changed.
-
-        Raises
-        ------
-        InputError
-            If a setting is unknown, or a value makes no sense.
-        """
-        known = [field.name for field in dataclasses.fields(self)]
-        for name in changes:
-            if name not in known:
-                raise InputError(f"no setting {name!r}; there are {', '.join(known)}.")
-        return dataclasses.replace(self, **changes)
-
 
 @dataclass(frozen=True, kw_only=True)
-class ClipSettings:
-    """Every knob of a film that is not one of a still.
+class ClipSettings(Knobs):
+    """Every knob of a film that is not one of a still."""
 
-    Attributes
-    ----------
-    mode
-        How a frame leans on the one before: "per-frame" (not at all; it flickers),
-        "blended", "flow-warped" or "temporal" (the stillest).
-    later_steps
-        Optimisation steps of a frame that starts from the painted one before it. The first
-        frame of a scene, and every frame in mode "per-frame", takes the `steps` of
-        `Settings`.
-    stop_change
-        A later frame is done when its loss fell by less than this share in the last ten
-        steps; 0 takes all `later_steps`.
-    blend
-        Share of the painted frame before in what a frame starts from, 0 to 1, in the modes
-        "blended" and "flow-warped". Larger is stiller, and smears more.
-    temporal_weight
-        Of the loss that ties a frame to earlier ones in mode "temporal", at least 0. Larger
-        is stiller; far too large, brush strokes stick to where the scene began. Against
-        `content_weight` 5 and `style_weight` 100, 1000 is what Ruder, Dosovitskiy and Brox
-        use (1 : 20 : 200).
-    temporal_lags
-        Which earlier frames in mode "temporal": 1 is the one before. Further ones bring
-        back what was hidden for a moment.
-    flow_method
-        How motion is found: "dis", "farneback" or "raft".
-
-    Raises
-    ------
-    InputError
-        If a value makes no sense; the message names the setting.
-    """
-
-    mode: str = "temporal"
-    later_steps: int = 35
-    stop_change: float = 0.01
-    blend: float = 0.9
-    temporal_weight: float = 1000.0
-    temporal_lags: tuple[int, ...] = (1, 2, 4)
-    flow_method: str = "dis"
+    mode: str = knob(
+        "temporal", '"per-frame", "blended", "flow-warped" or "temporal", the stillest', among=MODES
+    )
+    later_steps: int = knob(
+        35, "steps of a frame that starts from the painted one before it", least=1
+    )
+    stop_change: float = knob(
+        0.01, "a later frame is done when its loss falls by less in ten steps", least=0, most=1
+    )
+    blend: float = knob(
+        0.9,
+        'share of the painted frame before, in "blended" and "flow-warped"; larger smears more',
+        least=0,
+        most=1,
+    )
+    # Ruder, Dosovitskiy and Brox have 1000 to a content weight of 5 and a style weight of 100.
+    temporal_weight: float = knob(
+        1000.0, 'larger is stiller, in "temporal"; far too large, strokes stick', least=0
+    )
+    temporal_lags: tuple[int, ...] = knob(
+        (1, 2, 4), 'which earlier frames to agree with, in "temporal"; 1 is the one before'
+    )
+    flow_method: str = knob(
+        "dis", 'how motion is found: "dis", "farneback" or "raft"', among=FLOW_METHODS
+    )
 
     def __post_init__(self) -> None:
-        lags = _tuple("temporal_lags", self.temporal_lags, int)
-        object.__setattr__(self, "temporal_lags", lags)
-        for name in ("stop_change", "blend", "temporal_weight"):
-            object.__setattr__(self, name, _number(name, getattr(self, name)))
-        _check_choice("mode", self.mode, MODES)
-        _check_choice("flow_method", self.flow_method, FLOW_METHODS)
-        if not _is(self.later_steps, int) or self.later_steps < 1:
-            raise InputError(f"later_steps = {self.later_steps!r}: give a whole number above 0.")
-        for name in ("stop_change", "blend"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise InputError(f"{name} = {getattr(self, name)}: give a number from 0 to 1.")
-        _check_weight("temporal_weight", self.temporal_weight)
+        super().__post_init__()
+        lags = self.temporal_lags
         if 1 not in lags or min(lags) < 1 or len(set(lags)) != len(lags) or max(lags) > 100:
             raise InputError(
                 f"temporal_lags = {list(lags)}: give different whole numbers, 1 (the frame"
                 " before) among them, none above 100."
             )
 
-    def as_dict(self) -> dict[str, Any]:
-        """Plain numbers, texts and lists, as JSON and YAML have them."""
-        return _plain(self)
-
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingSettings:
-    """Every knob of the training of a feed-forward style model that `Settings` has not.
+class TrainingSettings(Knobs):
+    """Every knob of the training of a feed-forward style model that `Settings` has not."""
 
-    Attributes
-    ----------
-    width
-        Of the network: a factor on its number of channels, 0.25 to 4. Larger knows finer
-        strokes, and takes longer to train and to paint.
-    batch
-        Pictures that a step of training looks at, from 1 on. More give steadier steps that
-        take longer.
-    crop
-        Side of the squares that are cut out of the training pictures, in pixels, from 64 on.
-    copy_steps
-        Steps at the beginning in which the network learns to copy pictures, which is quick; it
-        keeps light and dark, and all that can be recognised, when the style comes.
-    lead_steps
-        Steps after those in which the content loss leads: it counts many times at first, and
-        once at their end. More keep small things readable; where training ends before them, the
-        style is weaker than it was asked for.
-    whole_after
-        Steps, after which the network looks at whole pictures. Crops are quick, and teach the
-        strokes; in whole pictures, each stroke may go where it suits the picture, so that more of
-        it stays. In a batch of several, they are cut to the size that all have.
-    training_steps
-        Steps, at most.
-    training_rate
-        How far a step goes, above 0; from 200 steps after `copy_steps` on it shrinks with the
-        root of their number. Larger learns sooner, and explodes sooner.
-    minutes
-        The time that training may take, all its runs together; 0: as long as it needs.
-    checkpoint_every
-        Steps from one checkpoint, with its preview, to the next.
-    patience
-        Training ends when the held-out loss has not fallen by a hundredth for so many
-        checkpoints.
-    temporal_weight
-        Of the loss that asks two looks at a scene that moves a little for the same painting,
-        at least 0. Larger gives films that flicker less, with softer strokes. Above 0 every
-        picture is painted twice in a step, which takes half as long again.
+    PRESETS: ClassVar = {
+        "quick": {},
+        "full": {
+            "width": 1.0,
+            "batch": 4,
+            "training_steps": 40_000,
+            "minutes": 0.0,
+            "checkpoint_every": 1000,
+            "lead_steps": 4000,
+            "whole_after": 40_000,
+        },
+    }
 
-    Raises
-    ------
-    InputError
-        If a value makes no sense; the message names the setting.
-    """
-
-    width: float = 0.5
-    batch: int = 1
-    crop: int = 256
-    copy_steps: int = 150
-    lead_steps: int = 800
-    whole_after: int = 500
-    training_steps: int = 4000
-    training_rate: float = 0.05
-    minutes: float = 15.0
-    checkpoint_every: int = 100
-    patience: int = 5
-    temporal_weight: float = 0.0
-
-    def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if isinstance(field.default, float):
-                object.__setattr__(self, field.name, _number(field.name, value))
-            elif not _is(value, int) or value < (field.name not in _MAY_BE_ZERO):
-                raise InputError(f"{field.name} = {value!r}: give a whole number above 0.")
-        if not 0.25 <= self.width <= 4:
-            raise InputError(f"width = {self.width}: give a number from 0.25 to 4.")
-        if self.crop < 64:
-            raise InputError(f"crop = {self.crop}: give at least 64 pixels.")
-        if not 0 < self.training_rate < 1:
-            raise InputError(f"training_rate = {self.training_rate}: give a number from 0 to 1.")
-        _check_weight("minutes", self.minutes)
-        _check_weight("temporal_weight", self.temporal_weight)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain numbers, as JSON and YAML have them."""
-        return _plain(self)
-
-    @classmethod
-    def from_preset(cls, preset: str, **changes: Any) -> TrainingSettings:
-        """A preset with single settings changed.
-
-        Parameters
-        ----------
-        preset
-            "quick" (a clip or a few pictures, a quarter of an hour on two cores) or "full" (the
-            network and the batch of the paper, for a large folder and a GPU).
-        changes
-            Settings by name, which win over the preset's.
-
-        Raises
-        ------
-        InputError
-            If the preset is unknown, or a value makes no sense.
-        """
-        _check_choice("preset", preset, tuple(TRAINING_PRESETS))
-        return cls(**{**TRAINING_PRESETS[preset], **changes})
+    width: float = knob(
+        0.5, "of the network; larger knows finer strokes, and takes longer", least=0.25, most=4
+    )
+    batch: int = knob(1, "pictures that a step of training looks at; more: steadier", least=1)
+    crop: int = knob(
+        256, "side of the squares cut out of the training pictures", least=64, unit="pixels"
+    )
+    copy_steps: int = knob(
+        150, "first steps, in which the network learns to copy pictures, which is quick", least=0
+    )
+    lead_steps: int = knob(
+        800, "steps after those, in which the content loss leads; more keep small things", least=0
+    )
+    whole_after: int = knob(
+        500, "steps, after which whole pictures are looked at instead of crops", least=0
+    )
+    training_steps: int = knob(4000, "steps of training, at most", least=1)
+    training_rate: float = knob(
+        0.05,
+        "how far a step of training goes; larger learns sooner, and explodes sooner",
+        above=0,
+        most=0.999,
+    )
+    minutes: float = knob(15.0, "time for training, all runs together; 0: no limit", least=0)
+    checkpoint_every: int = knob(
+        100, "steps from one checkpoint, with its preview, to the next", least=1
+    )
+    patience: int = knob(5, "training ends after so many checkpoints without progress", least=1)
+    temporal_weight: float = knob(
+        0.0, "above 0: films that flicker less, with softer strokes; try 2000", least=0
+    )
 
 
-PRESETS: Mapping[str, Mapping[str, Any]] = {
-    "draft": {"size": 256, "steps": (80,)},
-    "normal": {"size": 512, "steps": (60, 120)},
-    "fine": {"size": 768, "steps": (60, 90, 150)},
-}
+def _checked(each: dataclasses.Field[Any], value: object) -> Any:
+    """A value of a knob, or an item of one that is a tuple, as its type has it."""
+    kind = each.type.removeprefix("tuple[").removesuffix(", ...]")
+    limits, known = each.metadata, each.metadata["among"]
+    if known and value not in tuple(known):
+        raise InputError(f"{each.name} = {value!r}: use one of {', '.join(known)}.")
+    if kind in ("str", "bool"):
+        if not isinstance(value, {"str": str, "bool": bool}[kind]):
+            what = "a text" if kind == "str" else "true or false"
+            raise InputError(f"{each.name} = {value!r}: give {what}.")
+        return value
+    if not _is(value, int if kind == "int" else (int, float)):
+        raise InputError(f"{each.name} = {value!r}: give {_range(each)}.")
+    try:
+        number = float(value)  # type: ignore[arg-type]
+    except OverflowError:
+        raise InputError(f"{each.name}: a number of that size is beyond floating point.") from None
+    least, above, most = limits["least"], limits["above"], limits["most"]
+    if not (math.isfinite(number) and least <= value <= most and value > above):
+        raise InputError(f"{each.name} = {value}: give {_range(each)}.")
+    return value if kind == "int" else number
 
 
-_MAY_BE_ZERO = ("copy_steps", "lead_steps", "whole_after")
-
-TRAINING_PRESETS: Mapping[str, Mapping[str, Any]] = {
-    "quick": {},
-    "full": {
-        "width": 1.0,
-        "batch": 4,
-        "training_steps": 40_000,
-        "minutes": 0.0,
-        "checkpoint_every": 1000,
-        "lead_steps": 4000,
-        "whole_after": 40_000,
-    },
-}
+def _checked_tuple(each: dataclasses.Field[Any], value: object) -> tuple[Any, ...]:
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise InputError(f"{each.name} = {value!r}: give a list.")
+    kinds = {"tuple[str, ...]": (str, "texts"), "tuple[int, ...]": (int, "whole numbers")}
+    kind, what = kinds.get(str(each.type), ((int, float), "numbers"))
+    if not all(_is(item, kind) for item in value):
+        raise InputError(f"{each.name} = {list(value)!r}: give a list of {what}.")
+    return tuple(_checked(each, item) for item in value)
 
 
-_WEIGHT_LISTS = ("content_layer_weights", "style_layer_weights", "style_blend_weights")
+def _range(each: dataclasses.Field[Any]) -> str:
+    """The values that a knob takes, in words."""
+    least, above, most, unit = (each.metadata[key] for key in ("least", "above", "most", "unit"))
+    what = "a whole number" if "int" in str(each.type) else "a number"
+    if unit:
+        return f"{least} to {most} {unit}" if most < math.inf else f"at least {least} {unit}"
+    if most < 2**53:
+        return f"{what} from {max(least, above):g} to {most:g}"
+    if above == 0 or least == 1:
+        return f"{what} above 0"
+    return f"{what} from {least:g} on" if least > -math.inf else what
 
 
 def _layer_weights(
@@ -461,40 +389,6 @@ def _layer_weights(
     return {layer: weight * factor for layer, factor in pairs}
 
 
-def _plain(settings: Settings | ClipSettings | TrainingSettings) -> dict[str, Any]:
-    values = dataclasses.asdict(settings)
-    return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
-
-
 def _is(value: object, kind: type | tuple[type, ...]) -> bool:
     """`isinstance`, without taking True for 1."""
     return isinstance(value, kind) and not isinstance(value, bool)
-
-
-def _number(name: str, value: object) -> float:
-    if not _is(value, (int, float)):
-        raise InputError(f"{name} = {value!r}: give a number.")
-    try:
-        return float(value)  # type: ignore[arg-type]
-    except OverflowError:
-        raise InputError(f"{name}: a number of that size is beyond floating point.") from None
-
-
-def _tuple(name: str, value: object, kind: type | tuple[type, ...]) -> tuple[Any, ...]:
-    if isinstance(value, str) or not isinstance(value, Sequence):
-        raise InputError(f"{name} = {value!r}: give a list.")
-    for item in value:
-        if not _is(item, kind):
-            what = "texts" if kind is str else "whole numbers" if kind is int else "numbers"
-            raise InputError(f"{name} = {list(value)!r}: give a list of {what}.")
-    return tuple(value)
-
-
-def _check_weight(name: str, value: float) -> None:
-    if not (math.isfinite(value) and value >= 0):
-        raise InputError(f"{name} = {value}: give a number from 0 on.")
-
-
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise InputError(f"{name} = {value!r}: use one of {', '.join(choices)}.")
