@@ -1,14 +1,14 @@
 from __future__ import annotations
 
-import dataclasses
 import shlex
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import papermill.cli
 import pytest
+import typer
 import yaml
 from hypothesis import HealthCheck, example, given
 from hypothesis import settings as hypothesis_settings
@@ -18,6 +18,7 @@ from PIL import Image
 from workbench import commands
 from workbench.commands import Command, as_options, as_parameters, read_command
 from workbench.errors import InputError
+from workbench.options import with_knobs
 from workbench.settings import Settings
 from workbench.weights import BACKBONES
 
@@ -861,21 +862,28 @@ def test_parameters_come_back(command: Command) -> None:
 @given(any_command())
 def test_options_come_back(command: Command) -> None:
     """Through the options of our own command line."""
-    from workbench import cli
+    app, found = typer.Typer(), {}
+
+    @app.command()
+    @with_knobs(settings=Settings)
+    def stylize(
+        settings: Settings,
+        content: str,
+        style: list[str],
+        output: Annotated[str, typer.Option("-o")],
+        save_every: int | None = None,
+        original_colors: str = "off",
+    ) -> None:
+        found.update(locals())
 
     words = shlex.split(as_options(command))
-    assert words[:3] == ["workbench", "stylize", command.content]
-    assert words[3 : words.index("-o", 3 + len(command.styles))] == list(command.styles)
-    rest = words[4 + len(command.styles) :]
-    assert rest.pop(0) == (command.output or "painted.png")
-    found: dict[str, Any] = {field.name: None for field in dataclasses.fields(Settings)}
-    while rest:
-        name = rest.pop(0).removeprefix("--").replace("-", "_")
-        takes = {"save_every": int, "original_colors": str}.get(name) or cli._KNOBS[name][0]
-        found[name] = True if takes is bool else takes(rest.pop(0))
-    assert found.pop("save_every", None) == command.save_every
-    assert found.pop("original_colors", "off") == command.original_colors
-    assert cli._settings(Settings, dict(found), None) == command.settings
+    assert words[:2] == ["workbench", "stylize"]
+    app(args=words[2:], standalone_mode=False)
+    assert found["settings"] == command.settings
+    assert (found["content"], tuple(found["style"])) == (command.content, tuple(command.styles))
+    assert found["output"] == (command.output or "painted.png")
+    assert found["save_every"] == command.save_every
+    assert found["original_colors"] == command.original_colors
 
 
 def test_reading_a_command_loads_no_torch() -> None:

@@ -348,7 +348,8 @@ def _checked(each: dataclasses.Field[Any], value: object) -> Any:
             raise InputError(f"{each.name} = {value!r}: give {what}.")
         return value
     if not _is(value, int if kind == "int" else (int, float)):
-        raise InputError(f"{each.name} = {value!r}: give {_range(each)}.")
+        what = f"a whole number of {limits['unit']}" if limits["unit"] else _range(each)
+        raise InputError(f"{each.name} = {value!r}: give {what}.")
     try:
         number = float(value)  # type: ignore[arg-type]
     except OverflowError:
