@@ -538,6 +538,19 @@ def test_a_session_paints_in_the_background_to_the_end(
     assert session.set_by_session == []
 
 
+def test_a_session_without_pictures_waits_for_them(
+    tiny: Settings, photo: Tensor, painting: Tensor
+) -> None:
+    session = Session(None, [], tiny)
+    for picture in ({}, {"content": photo}, {"styles": [painting]}):
+        if picture:
+            session.choose(**picture)  # type: ignore[arg-type]
+        session.start()
+        session.replay()
+        assert session.wait(PATIENCE)
+    assert session.state == "finished"
+
+
 def test_a_session_that_was_not_started_has_nothing_to_wait_for(
     tiny: Settings, watched: Callable[..., Watched]
 ) -> None:
@@ -727,6 +740,29 @@ def test_settings_are_what_was_asked_for_last_before_it_is_done(
     go_on.set()
     session.settle()
     assert seen == [400.0] * 3
+
+
+def test_a_slider_moved_while_a_replayed_move_is_set_keeps_both(
+    tiny: Settings, watched: Callable[..., Watched], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = watched(tiny)
+    replayed = threading.Thread(target=session._take, args=(replace(tiny, tv_weight=0.5),))
+    changed = Settings.changed
+
+    def slow(self: Settings, **changes: Any) -> Settings:
+        if not replayed.ident:
+            replayed.start()
+            replayed.join(0.2)  # gets as far as it is let
+        return changed(self, **changes)
+
+    go_on = threading.Event()
+    session.between_steps(lambda: go_on.wait(PATIENCE) and None)
+    monkeypatch.setattr(Settings, "changed", slow)
+    session.change(style_weight=300.0)
+    replayed.join(PATIENCE)
+    go_on.set()
+    session.settle()
+    assert session.settings == replace(tiny, style_weight=300.0, tv_weight=0.5)
 
 
 def test_init_and_seed_wait_for_the_next_start(

@@ -17,6 +17,7 @@ from torch import Tensor
 from workbench import cli, commands, progress, weights
 from workbench.errors import WeightsError
 from workbench.images import load_image, luminance, save_image
+from workbench.notebook import papermill_command
 from workbench.optimize import Iterate
 from workbench.settings import Settings
 
@@ -63,7 +64,9 @@ def test_a_pasted_command_is_painted_and_explained(stylize: Stylize) -> None:
     assert "workbench stylize photo.png style.png -o new.png" in said.out
     assert "--style-weight 300" in said.out
     assert "--backbone tiny" in said.out
-    assert "papermill notebooks/stylize_image.ipynb" in said.out
+    command = papermill_command("stylize_image")
+    assert f"  {command} -p content photo.png" in said.out
+    assert Path(command.split()[1]).is_file()  # wherever one stands
     assert "- Left out: -gpu" in said.out
     made = {path.name for path in Path().glob("*.png")} - {"photo.png", "style.png"}
     assert made == {"new.png", "new_2.png", "new_4.png"}

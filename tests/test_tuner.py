@@ -6,6 +6,7 @@ import datetime
 import html
 import io
 import re
+import shlex
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -19,8 +20,9 @@ import yaml
 from PIL import Image
 from torch import Tensor
 
-from workbench import samples, session
+from workbench import session
 from workbench.images import from_array, load_image, resize, save_image
+from workbench.notebook import papermill_command
 from workbench.optimize import stylize
 from workbench.runs import read_result
 from workbench.session import Move, Painting
@@ -56,7 +58,8 @@ def make(
     def make(**changes: Any) -> Tuner:
         folder = changes.pop("output_dir", tmp_path / "out")
         content = changes.pop("content", pictures[0])
-        made.append(tuner(content, pictures[1], tiny.changed(**changes), folder))
+        style = changes.pop("style", pictures[1])
+        made.append(tuner(content, style, tiny.changed(**changes), folder))
         return made[-1]
 
     yield make
@@ -202,17 +205,63 @@ def test_a_panel_shows_in_jupyter(panel: Tuner) -> None:
     assert not panel.output_dir.exists()  # nothing is written before it is asked for
 
 
-def test_a_picture_that_is_missing_is_told_and_a_sample_taken(
-    make: Callable[..., Tuner], tmp_path: Path
+def test_pictures_that_are_missing_are_told_and_no_other_takes_their_place(
+    make: Callable[..., Tuner], tmp_path: Path, pictures: tuple[str, str]
 ) -> None:
-    path = tmp_path / "<b>gone</b>.png"
-    panel = make(content=str(path))
-    assert said(panel) == f"{path}: there is no such file."
-    assert panel.content.name == panel.content.path.value == "sample:astronaut"
-    assert torch.equal(panel.content.image, samples.photograph())
-    assert decoded(panel.picture.value).size == (512, 512)
+    content, style = tmp_path / "<b>gone</b>.png", tmp_path / "lost.png"
+    panel = make(content=str(content), style=str(style))
+    assert said(panel) == f"{content}: there is no such file. {style}: there is no such file."
+    assert (panel.content.name, panel.style.name) == (str(content), str(style))
+    assert panel.content.path.value == str(content)  # to be mended there
+    for press in (panel.start, panel.save_settings, panel.start):
+        press.click()
+        settle(panel)
+        assert said(panel) == "Choose a content picture and a style picture first."
+        assert panel.session.painting is None
+    assert not panel.output_dir.exists()
+    panel.content.path.value = pictures[0]
+    run(panel)
+    assert said(panel) == "Choose a content picture and a style picture first."
+    panel.style.path.value = pictures[1]
     run(panel)
     assert panel.session.state == "finished"
+    assert panel.session.painting.content is panel.content.image  # type: ignore[union-attr]
+
+
+def test_a_picture_that_was_missing_is_taken_when_it_is_there(
+    make: Callable[..., Tuner], tmp_path: Path
+) -> None:
+    path = tmp_path / "late.png"
+    panel = make(content=str(path))
+    path.write_bytes(png())
+    panel.content.choose(str(path))
+    run(panel)
+    assert panel.session.state == "finished"
+
+
+def test_an_empty_name_is_no_sample(make: Callable[..., Tuner]) -> None:
+    panel = make(content="")
+    assert said(panel).startswith("the path is empty; type one")
+    assert panel.content.image is None
+
+
+def hidden(widget: Any) -> bool:
+    return bool(widget.layout.display == "none")
+
+
+def test_images_without_a_picture_are_hidden(make: Callable[..., Tuner], tmp_path: Path) -> None:
+    panel = make(content=str(tmp_path / "gone.png"))
+    images = panel.picture, panel.curves, panel.strip, panel.content.thumbnail
+    assert [*map(hidden, images)] == [True] * 4
+    assert not hidden(panel.style.thumbnail)
+    panel.content.path.value = "sample:astronaut"
+    settle(panel)
+    assert [*map(hidden, images)] == [False, True, True, False]
+    run(panel)
+    assert [*map(hidden, images)] == [False] * 4
+    panel.content.upload.value = (upload(png()),)
+    settle(panel)
+    assert [*map(hidden, images)] == [False, True, True, False]
 
 
 def test_the_photograph_shows_before_anything_is_painted(
@@ -613,6 +662,22 @@ def test_an_upload_with_a_very_long_name(panel: Tuner) -> None:
     assert panel.content.upload.value == ()
 
 
+def test_an_upload_that_jupyter_would_drop_is_told_before_it_comes(panel: Tuner) -> None:
+    # What a browser sends ahead of the file: a link's copy of the value, as JSON.
+    def ahead(size: int) -> None:
+        file = {"name": "<b>me</b>.jpg", "type": "image/jpeg", "size": size, "content": {}}
+        panel.content._ahead.value = [file]
+
+    ahead(3_000_000)
+    assert said(panel) == ""
+    ahead(12_400_000)
+    assert said(panel).startswith("<b>me</b>.jpg has 12.4 MB, and more than 10 MB do not get")
+    assert "drag the file into JupyterLab's file browser" in said(panel)
+    panel.content.upload.value = (upload(png()),)  # by another connection it may come
+    settle(panel)
+    assert said(panel) == "Start begins with the new picture."
+
+
 def test_an_upload_that_cannot_be_kept_is_told(
     make: Callable[..., Tuner], pictures: tuple[str, str], tmp_path: Path
 ) -> None:
@@ -628,11 +693,14 @@ def test_an_upload_that_cannot_be_kept_is_told(
     [
         ("nowhere/<b>photo</b>.jpg", "nowhere/<b>photo</b>.jpg: there is no such file."),
         ("sample:monalisa", "no sample picture 'sample:monalisa'"),
-        ("", "folder"),
+        ("", "the path is empty; type one, or choose a picture from the folder."),
+        ("https://x/a.jpg", "https://x/a.jpg is an address; save the picture there and give"),
+        ("~/gone.jpg", f"{Path.home() / 'gone.jpg'}: there is no such file."),
+        ("~nobody-of-that-name/a.jpg", "there is no such file."),
         ("/", "folder"),
         ("x" * 5000, ""),
     ],
-    ids=["missing", "sample", "empty", "root", "long"],
+    ids=["missing", "sample", "empty", "address", "home", "nobody", "root", "long"],
 )
 def test_a_path_that_is_no_picture_is_told(
     panel: Tuner, pictures: tuple[str, str], path: str, sentence: str
@@ -659,6 +727,17 @@ def test_a_path_typed_is_taken(
     assert said(panel) == "Start begins with the new picture."
     panel.content.path.value = "sample:astronaut"
     assert panel.content.image.shape == (1, 3, 512, 512)
+
+
+def test_a_path_may_begin_at_home(
+    panel: Tuner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "me.png").write_bytes(png())
+    panel.content.path.value = "~/me.png"
+    assert panel.content.name == panel.content.path.value == str(tmp_path / "home" / "me.png")
+    assert panel.content.image.shape == (1, 3, 50, 70)  # type: ignore[union-attr]
 
 
 @pytest.fixture
@@ -782,6 +861,28 @@ def test_a_hundred_megapixels(panel: Tuner, tmp_path: Path, pictures: tuple[str,
 # --- saving ------------------------------------------------------------------------------
 
 
+def saved_settings(notebook: str, *paths: Path) -> str:
+    """What is said of saved settings, with the command that paints with them."""
+    names = ", ".join(map(str, paths))
+    command = papermill_command(notebook, "-f", str(paths[-1]))
+    return f"Saved {names}. In a terminal in {Path.cwd()}:\n{command}"
+
+
+def test_the_command_for_saved_settings_can_be_pasted(
+    make: Callable[..., Tuner], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "notebooks" / "stylize_image.ipynb").touch()
+    monkeypatch.chdir(tmp_path)
+    panel = make(output_dir=Path("it's $HOME/here"))
+    panel.save_settings.click()
+    settle(panel)
+    command = shlex.split(said(panel).split("\n")[1])
+    words = ["papermill", "notebooks/stylize_image.ipynb", "out.ipynb", "-f"]
+    assert command == [*words, "it's $HOME/here/settings.yaml"]
+    assert Path(command[-1]).is_file()
+
+
 def test_settings_can_be_saved_before_anything_is_painted(
     panel: Tuner, tiny: Settings, pictures: tuple[str, str]
 ) -> None:
@@ -789,7 +890,7 @@ def test_settings_can_be_saved_before_anything_is_painted(
     panel.save_settings.click()
     settle(panel)
     path = panel.output_dir / "settings.yaml"
-    assert said(panel) == f"Saved {path}"
+    assert said(panel) == saved_settings("stylize_image", path)
     saved = yaml.safe_load(path.read_text())
     assert (saved.pop("content"), saved.pop("style")) == pictures
     assert Settings(**saved) == tiny.changed(style_weight=355.0)
@@ -800,14 +901,15 @@ def test_what_the_save_buttons_write(panel: Tuner, tiny: Settings) -> None:
     folder = panel.output_dir
     panel.save_settings.click()
     settle(panel)
-    assert said(panel) == f"Saved {folder / 'settings.yaml'}"
+    assert said(panel) == saved_settings("stylize_image", folder / "settings.yaml")
     saved = yaml.safe_load((folder / "settings.yaml").read_text())
     assert saved["steps"] == [5]
     panel.sliders["style_weight"].value = 355.0
     run_until(panel, 8)
     panel.save_settings.click()
     settle(panel)
-    assert said(panel) == f"Saved {folder / 'settings.yaml'}, {folder / 'session.yaml'}"
+    paths = folder / "settings.yaml", folder / "session.yaml"
+    assert said(panel) == saved_settings("tune_weights", *paths)
     panel.save_gif.click()
     settle(panel)
     assert said(panel) == f"Saved {folder / 'progress.gif'}"
@@ -860,7 +962,7 @@ def test_what_is_said_of_a_save_stays_while_it_paints(make: Callable[..., Tuner]
     heard: list[str] = []
     at(panel, 9, lambda: heard.append(said(panel)))
     run(panel)
-    assert heard == [f"Saved {panel.output_dir / 'settings.yaml'}"]
+    assert heard == [saved_settings("stylize_image", panel.output_dir / "settings.yaml")]
 
 
 def test_the_log_shows_what_people_typed_as_text(make: Callable[..., Tuner]) -> None:

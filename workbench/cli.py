@@ -373,11 +373,12 @@ def stylize(
 def _say_conversion(like: str, **given: Any) -> Command:
     """Print another program's command line as ours, with what was given beside it."""
     from workbench import commands
+    from workbench.notebook import papermill_command
 
     changes = {name: value for name, value in given.items() if value is not None}
     command = dataclasses.replace(commands.read_command(like), **changes)
     print(f"{command.program}, as the workbench has it:\n\n  {commands.as_options(command)}\n")
-    print(f"  papermill notebooks/stylize_image.ipynb out.ipynb {commands.as_parameters(command)}")
+    print(f"  {papermill_command('stylize_image')} {commands.as_parameters(command)}")
     print("".join(f"\n- {note}" for note in command.notes) + "\n", flush=True)
     return command
 

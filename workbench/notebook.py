@@ -10,6 +10,7 @@ import itertools
 import json
 import logging
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -267,6 +268,21 @@ def find_notebook(name: str) -> Path:
         if path.is_file():
             return path
     raise InputError(f"there is no notebook called {name!r}.")
+
+
+def papermill_command(name: str, *words: str) -> str:
+    """Line for a terminal in the working folder that runs a notebook of the workbench.
+
+    Parameters
+    ----------
+    name
+        Such as "stylize_image"; the one in `notebooks/` here, if there is one.
+    words
+        What else papermill is told, such as "-f", "settings.yaml"; quoted for a shell here.
+    """
+    here = Path("notebooks", f"{name}.ipynb")
+    path = here if here.is_file() else find_notebook(name)
+    return shlex.join(["papermill", str(path), "out.ipynb", *words])
 
 
 def failed_notebook(output: Path) -> Path:

@@ -27,6 +27,7 @@ from workbench.weights import load_weights
 SNAPSHOT_EVERY = 10  # steps between two pictures that can be gone back to
 SAVED_SIDE = 640  # px; longest side of the small pictures of content and style
 SNAPSHOTS_KEPT = 24  # of those, the newest
+CHOOSE = "Choose a content picture and a style picture first."
 START_ONLY = ("init", "seed")  # settings that say where a painting begins
 
 State = Literal["ready", "running", "paused", "finished", "stopped", "failed"]
@@ -315,9 +316,9 @@ class Session:
     Parameters
     ----------
     content
-        Photograph, `(1, 3, H, W)`, sRGB in [0, 1].
+        Photograph, `(1, 3, H, W)`, sRGB in [0, 1]; None: `choose` is to bring one.
     styles
-        One or more style pictures, likewise.
+        One or more style pictures, likewise; none: `choose` is to bring them.
     settings
         To begin with.
     on_update
@@ -346,7 +347,7 @@ class Session:
 
     def __init__(
         self,
-        content: Tensor,
+        content: Tensor | None,
         styles: Sequence[Tensor],
         settings: Settings,
         *,
@@ -369,6 +370,9 @@ class Session:
         """Begin, or go on after a pause or a failure."""
 
         def start() -> None:
+            if self.content is None or not self.styles:
+                self._set(self.state, CHOOSE)
+                return
             if self.state in ("ready", "finished", "stopped") or self.painting is None:
                 self._begin(self.settings)
             self._set("running")
@@ -404,13 +408,15 @@ class Session:
             At once, if there is no such setting or a value makes no sense; nothing has changed
             then.
         """
-        self.settings = self.settings.changed(**changes)
+        with self._lock:
+            self.settings = self.settings.changed(**changes)
+            taken = self._taken
         now = {name: value for name, value in changes.items() if name not in START_ONLY}
-        taken = self._taken
 
         def change() -> None:
-            if taken != self._taken:  # a step back came in between, but this was asked for later
-                self.settings = self.settings.changed(**changes)
+            with self._lock:
+                if taken != self._taken:  # a step back came in between; this was asked for later
+                    self.settings = self.settings.changed(**changes)
             if self.painting is None or self.state in ("ready", "stopped"):
                 return
             if self.painting.change(**now):
@@ -510,6 +516,7 @@ class Session:
             self._on_update()
 
     def _begin(self, settings: Settings, moves: Sequence[Move] = ()) -> None:
+        assert self.content is not None
         self._take(settings)
         self.painting = Painting(
             self.content, self.styles, settings, moves=moves, targets=self._targets
@@ -517,10 +524,12 @@ class Session:
         self._pause_at = None
 
     def _take(self, settings: Settings) -> None:
-        if settings != self.settings:
+        with self._lock:
+            if settings == self.settings:
+                return
             self.settings = settings
             self._taken += 1
-            self._on_settings()
+        self._on_settings()
 
     def _set(self, state: State, message: str = "") -> None:
         if state == "running":

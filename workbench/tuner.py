@@ -16,14 +16,16 @@ from pathlib import Path
 from typing import Any
 
 import ipywidgets as widgets
+import traitlets
 from PIL import Image
+from torch import Tensor
 
 from workbench import progress, runs, samples
 from workbench.errors import InputError, WorkbenchError
 from workbench.files import pictures_in, write_bytes
 from workbench.images import Frame, load_image, resize_down, to_array
-from workbench.notebook import UPLOADS
-from workbench.session import Painting, Session, effective, save_run, save_settings
+from workbench.notebook import UPLOADS, papermill_command
+from workbench.session import CHOOSE, Painting, Session, effective, save_run, save_settings
 from workbench.settings import OPTIMIZERS, Settings
 from workbench.weights import BACKBONES
 
@@ -33,6 +35,7 @@ STRIP_PICTURES, STRIP_HEIGHT = 6, 120
 JPEG_QUALITY = 85
 FASTEST = 0.1  # seconds between two pictures to the browser
 PATIENCE, LONGEST_PATIENCE = 1.0, 10.0  # seconds to wait for a browser that does not answer
+UPLOAD_BYTES = 10 * 2**20  # longest message that Jupyter's server takes from a browser
 CURVES_SHARE = 0.08  # of the session's time that may go into drawing curves
 SCALES = (0.25, 0.35, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.12, 1.25, 1.4, 1.6, 1.8, 2.0, 2.5, 3.0)
 SIZES = (128, 192, 256, 320, 384, 448, 512, 640, 768, 1024)
@@ -67,8 +70,9 @@ def tuner(
     output_dir
         Folder that the Save buttons write to, and uploads are kept in.
     """
-    names = str(content or "sample:astronaut"), str(style or "sample:swirls")
-    return Tuner(*names, settings or Settings.from_preset("draft"), Path(output_dir))
+    content = "sample:astronaut" if content is None else str(content)
+    style = "sample:swirls" if style is None else str(style)
+    return Tuner(content, style, settings or Settings.from_preset("draft"), Path(output_dir))
 
 
 class Tuner:
@@ -81,7 +85,7 @@ class Tuner:
         self.style = PictureChooser(style, samples.STYLES, output_dir)
         self.session = Session(
             self.content.image,
-            [self.style.image],
+            self.style.images,
             settings,
             on_update=self._update,
             on_settings=self._show_settings,
@@ -96,9 +100,7 @@ class Tuner:
         self._enable_buttons()
         self._watch()
         self.box = widgets.VBox(self._lay_out())
-        for chooser in (self.content, self.style):
-            if chooser.problem:
-                self._say(chooser.problem, bad=True)
+        self._say(" ".join(filter(None, (self.content.problem, self.style.problem))), bad=True)
 
     def _repr_mimebundle_(self, **options: Any) -> Any:
         """What Jupyter shows."""
@@ -149,7 +151,8 @@ class Tuner:
         self.others = {
             "optimizer": widgets.Dropdown(options=OPTIMIZERS, description="optimizer"),
             "init": widgets.Dropdown(options=starts, description="init"),
-            "seed": widgets.BoundedIntText(min=0, max=2**63 - 1, description="seed"),
+            # Larger ones would be rounded in the browser.
+            "seed": widgets.BoundedIntText(min=0, max=2**53 - 1, description="seed"),
         }
         self.steps = widgets.BoundedIntText(min=1, max=10**9, description="steps")
 
@@ -243,7 +246,7 @@ class Tuner:
         return {"style_layers": layers, "style_layer_weights": () if alike else factors}
 
     def _choose(self) -> None:
-        self.session.choose(self.content.image, [self.style.image])
+        self.session.choose(self.content.image, self.style.images)
 
     # --- what the session shows ----------------------------------------------------------
 
@@ -261,15 +264,15 @@ class Tuner:
             return
         if painting.iterate is None or not (turned or still or self._line.free()):
             return
-        self.picture.value = _jpeg(to_array(resize_down(painting.iterate.image, PICTURE_SIDE)))
+        _show(self.picture, _small(painting.iterate.image, PICTURE_SIDE))
         self.caption.value = _caption(painting, session.state)
         if still or now >= self._next_strip:
             self._next_strip = now + 1.0
-            self.strip.value = _jpeg(_strip(painting))
+            _show(self.strip, _jpeg(_strip(painting)))
             self.moves.value = _log(painting)
         if still or now >= self._next_curves:
             began = time.monotonic()
-            self.curves.value = _curves(painting)
+            _show(self.curves, _curves(painting))
             self._next_curves = began + (time.monotonic() - began) / CURVES_SHARE
         self._line.sent()
 
@@ -285,9 +288,10 @@ class Tuner:
 
     def _show_choice(self) -> None:
         """The photograph, before there is anything else to see."""
-        self.picture.value = _jpeg(to_array(resize_down(self.content.image, PICTURE_SIDE)))
+        _show(self.picture, _small(self.content.image, PICTURE_SIDE))
         self.caption.value = "Press Start."
-        self.curves.value = self.strip.value = b""
+        _show(self.curves, b"")
+        _show(self.strip, b"")
         self.moves.value = ""
 
     def _show_settings(self) -> None:
@@ -318,41 +322,45 @@ class Tuner:
     def _say(self, sentence: str, *, bad: bool = False) -> None:
         colour = "var(--jp-error-color1, #c62828)" if bad else "inherit"
         self.message.value = (
-            f'<div role="status" style="color: {colour}; line-height: 1.4">{escape(sentence)}</div>'
+            f'<div role="status" style="color: {colour}; line-height: 1.4; white-space: pre-wrap">'
+            f"{escape(sentence)}</div>"
         )
 
     # --- what is saved -------------------------------------------------------------------
 
-    def _save(self, save: Callable[[], Sequence[Path]]) -> None:
+    def _save(self, save: Callable[[], str]) -> None:
         """Save in the session's thread, between two steps, and say where."""
 
         def saving() -> None:
             try:
-                paths = save()
+                self._say(save())
             except WorkbenchError as error:
                 self._say(str(error), bad=True)
-            else:
-                self._say("Saved " + ", ".join(map(str, paths)))
 
         self.session.between_steps(saving)
 
-    def _save_settings(self) -> list[Path]:
+    def _save_settings(self) -> str:
         painting = self.session.painting
         if painting is None:
-            painting = Painting(self.content.image, [self.style.image], self.session.settings)
-        return save_settings(painting, self.content.name, self.style.name, self.output_dir)
+            if self.content.image is None or self.style.image is None:
+                raise InputError(CHOOSE)
+            painting = Painting(self.content.image, self.style.images, self.session.settings)
+        paths = save_settings(painting, self.content.name, self.style.name, self.output_dir)
+        name = "stylize_image" if len(paths) == 1 else "tune_weights"
+        command = papermill_command(name, "-f", str(paths[-1]))
+        return f"Saved {', '.join(map(str, paths))}. In a terminal in {Path.cwd()}:\n{command}"
 
-    def _save_gif(self) -> list[Path]:
+    def _save_gif(self) -> str:
         assert self.session.painting is not None
         path = self.output_dir / "progress.gif"
         frames = [snapshot.frame for snapshot in self.session.painting.recorder.snapshots()]
         progress.save_gif(frames, path)
-        return [path]
+        return f"Saved {path}"
 
-    def _save_run(self) -> list[Path]:
+    def _save_run(self) -> str:
         assert self.session.painting is not None
         save_run(self.session.painting, self.content.name, self.style.name, self.output_dir)
-        return [self.output_dir / runs.RESULT]
+        return f"Saved {self.output_dir / runs.RESULT}"
 
 
 class PictureChooser:
@@ -363,7 +371,7 @@ class PictureChooser:
     name
         Of the picture: its path, or a sample.
     image
-        `(1, 3, H, W)`, sRGB in [0, 1].
+        `(1, 3, H, W)`, sRGB in [0, 1]; None, as long as there is no such picture.
     box, thumbnail
         Widgets: to choose with, and to show what is chosen.
     problem
@@ -375,6 +383,7 @@ class PictureChooser:
     def __init__(self, name: str, sample_names: Sequence[str], output_dir: Path) -> None:
         self.samples = tuple(samples.PREFIX + sample for sample in sample_names)
         self.name, self.problem = name, ""
+        self.image: Tensor | None = None
         self.on_choice: Callable[[], None] = lambda: None
         self.on_problem: Callable[[str], None] = lambda problem: None
         self._uploads = output_dir / UPLOADS
@@ -392,35 +401,42 @@ class PictureChooser:
             description="Upload (up to 10 MB)",
             layout=widgets.Layout(width="auto"),
         )
+        # What is too large for Jupyter never arrives; its name and size do, ahead of it.
+        self._ahead = _FileList()
+        self._link = widgets.jsdlink((self.upload, "value"), (self._ahead, "value"))
         try:
-            self.image = samples.load_picture(name)
+            self.name, self.image = _load(name)
         except InputError as error:
             self.problem = str(error)
-            self.name = self.samples[0]
-            self.image = samples.load_picture(self.name)
         self._show()
         self.path.observe(lambda change: self.choose(change["new"]), "value")
         self.entries.observe(lambda change: self._enter(change["new"]), "value")
+        self._ahead.observe(lambda change: self._refuse_too_large(change["new"]), "value")
         self.upload.observe(lambda change: self._take_upload(change["new"]), "value")
         self.box = widgets.VBox([self.path, self.entries, self.upload])
 
+    @property
+    def images(self) -> list[Tensor]:
+        """The picture, if there is one."""
+        return [] if self.image is None else [self.image]
+
     def choose(self, name: str) -> None:
         """Take the picture of that name, or say why not and keep the one there is."""
-        if name == self.name:
+        if name == self.name and self.image is not None:
             return
         try:
-            self.image = samples.load_picture(name)
+            self.name, self.image = _load(name)
         except InputError as error:
             self.problem = str(error)
             self.on_problem(self.problem)
         else:
-            self.name, self.problem = name, ""
+            self.problem = ""
             self.on_choice()
         self._show()
 
     def _show(self) -> None:
         self.path.value = self.name
-        self.thumbnail.value = _jpeg(to_array(resize_down(self.image, THUMBNAIL_SIDE)))
+        _show(self.thumbnail, _small(self.image, THUMBNAIL_SIDE))
         self._listing = True  # new options choose their first by themselves
         self.entries.options = self._list_folder()
         self.entries.value = None
@@ -448,6 +464,17 @@ class PictureChooser:
         else:
             self.choose(entry)
 
+    def _refuse_too_large(self, files: Sequence[dict[str, Any]]) -> None:
+        for file in files:
+            if file["size"] >= UPLOAD_BYTES:
+                self.on_problem(
+                    f"{file['name']} has {file['size'] / 1e6:.1f} MB, and more than"
+                    f" {UPLOAD_BYTES / 1e6:.0f} MB do not get through Jupyter's connection: drag"
+                    " the file into JupyterLab's file browser and type its path here, or choose"
+                    " it from the folder."
+                )
+                self.upload.send_state("value")  # lets go of it in the browser as well
+
     def _take_upload(self, files: Sequence[dict[str, Any]]) -> None:
         """Keep an uploaded picture, so that saved settings can name it."""
         for file in files:
@@ -466,6 +493,12 @@ class PictureChooser:
             else:
                 self.choose(str(path))
         self.upload.value = ()  # the same file may come again
+
+
+class _FileList(widgets.TagsInput):  # type: ignore[misc]
+    """Names and sizes of files, without what is in them: the browser sends this as JSON."""
+
+    value = traitlets.List(traitlets.Dict()).tag(sync=True)
 
 
 class _Line:
@@ -504,6 +537,27 @@ def _jpeg(frame: Frame) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(frame).save(buffer, "JPEG", quality=JPEG_QUALITY)
     return buffer.getvalue()
+
+
+def _small(image: Tensor | None, side: int) -> bytes:
+    return b"" if image is None else _jpeg(to_array(resize_down(image, side)))
+
+
+def _show(widget: widgets.Image, data: bytes) -> None:
+    """Set a picture; without one, hide the widget, which a browser would call broken."""
+    widget.value = data
+    widget.layout.display = None if data else "none"
+
+
+def _load(name: str) -> tuple[str, Tensor]:
+    """A picture by its path or the name of a sample, and the name with `~` written out."""
+    if not name.strip():
+        raise InputError("the path is empty; type one, or choose a picture from the folder.")
+    if name.startswith(("https://", "http://")):
+        raise InputError(f"{name} is an address; save the picture there and give its path.")
+    if name.startswith("~"):
+        name = os.path.expanduser(name)  # noqa: PTH111 - leaves the `~` of nobody as it is
+    return name, samples.load_picture(name)
 
 
 def _caption(painting: Painting, state: str) -> str:
