@@ -3,6 +3,7 @@ from __future__ import annotations
 import gc
 import re
 import resource
+import struct
 import subprocess
 import sys
 import tracemalloc
@@ -25,7 +26,7 @@ from PIL import Image
 
 from workbench.errors import InputError, OutputError
 from workbench.images import Frame
-from workbench.video import clips
+from workbench.video import clips, hdr
 from workbench.video.clips import Clip, Sound, join_films, open_clip, read_frames, write_film
 
 NTSC = Fraction(24000, 1001)
@@ -270,6 +271,31 @@ def test_turning_is_what_ffmpeg_does(tmp_path: Path) -> None:
         assert np.abs(frame.astype(int) - np.asarray(expected.convert("RGB"))).mean() < 2
 
 
+@pytest.mark.parametrize("turn", [0, 90, 180, 270])
+def test_mirrored_clips_of_front_cameras_are_turned_right(turn: int, tmp_path: Path) -> None:
+    picture = np.zeros((48, 64, 3), np.uint8)
+    picture[:20, :20] = 255
+    picture[:8, 40:] = 120
+    path = make(tmp_path / "a.mov", 25, [picture] * 2, turn=90)
+    data = path.read_bytes()
+    one = 1 << 16
+    ninety = struct.pack(">4i", 0, -one, 0, one)
+    assert data.count(ninety) == 1
+    x, y = {0: (-one, 0), 90: (0, one), 180: (one, 0), 270: (0, -one)}[turn]
+    mirrored = struct.pack(">5i", x, y, 0, y, -x)
+    at = data.index(ninety)
+    path.write_bytes(data[:at] + mirrored + data[at + len(mirrored) :])
+    ffmpeg = imageio_ffmpeg.get_ffmpeg_exe()
+    subprocess.run([ffmpeg, "-v", "error", "-i", path, "-frames:v", "1", tmp_path / "a.png"])
+    clip = open_clip(path)
+    frame = next(read_frames(clip))
+    upright = np.rot90(picture[:, ::-1], turn // 90)
+    assert clip.shape == frame.shape[:2] == upright.shape[:2]
+    assert np.abs(frame.astype(int) - upright).mean() < 3
+    with Image.open(tmp_path / "a.png") as expected:
+        assert np.abs(frame.astype(int) - np.asarray(expected.convert("RGB"))).mean() < 2
+
+
 def test_wide_pixels_become_square(tmp_path: Path) -> None:
     clip = open_clip(make(tmp_path / "a.mp4", 25, 3, aspect=Fraction(3, 2)))
     assert clip.shape == (48, 96)
@@ -295,6 +321,75 @@ def test_transparent_parts_lie_over_white(tmp_path: Path) -> None:
     (frame,) = read_frames(open_clip(tmp_path / "a.gif"))
     assert frame[24, 16].tolist() == [255, 255, 255]
     assert frame[8, 16].tolist() == [200, 0, 0]
+
+
+@pytest.mark.parametrize("codec", ["libvpx", "libvpx-vp9"])
+def test_transparent_parts_of_webm_lie_over_white(codec: str, tmp_path: Path) -> None:
+    pictures = np.zeros((12, 48, 64, 4), np.uint8)
+    pictures[:, :24] = (200, 0, 0, 255)
+    with av.open(str(tmp_path / "a.webm"), "w") as film:
+        options = {"auto-alt-ref": "0", "deadline": "realtime", "cpu-used": "8", "g": "4"}
+        video = film.add_stream(codec, rate=25, options=options)
+        video.height, video.width, video.pix_fmt = 48, 64, "yuva420p"
+        video.bit_rate = 500_000
+        video.metadata["alpha_mode"] = "1"
+        for index, picture in enumerate(pictures):
+            frame = av.VideoFrame.from_ndarray(picture, format="rgba").reformat(format="yuva420p")
+            frame.pts, frame.time_base = index, Fraction(1, 25)
+            film.mux(video.encode(frame))
+        film.mux(video.encode())
+    clip = open_clip(tmp_path / "a.webm")
+    frames = list(read_frames(clip))
+    assert len(frames) == 12
+    for frame in (*frames, next(read_frames(clip, 7))):
+        assert np.abs(frame[28:].astype(int) - 255).max() <= 4
+        assert np.abs(frame[:20].astype(int) - (200, 0, 0)).max() <= 12
+
+
+def interlaced(path: Path, frames: int) -> Path:
+    """Write a bar that moves by four pixels from field to field."""
+
+    def field(time: int) -> Frame:
+        picture = np.full((48, 64, 3), 40, np.uint8)
+        picture[:, 4 * time % 40 :][:, :16] = 220
+        return picture
+
+    options = {"flags": "+ildct+ilme", "crf": "5", "g": "10"}
+    with av.open(str(path), "w") as film:
+        video = film.add_stream("libx264", rate=25, options=options)
+        video.height, video.width, video.pix_fmt = 48, 64, "yuv420p"
+        for index in range(frames):
+            woven = field(2 * index)  # the lower field comes first
+            woven[::2] = field(2 * index + 1)[::2]
+            frame = av.VideoFrame.from_ndarray(woven).reformat(format="yuv420p")
+            frame.pts, frame.time_base = index, Fraction(1, 25)
+            film.mux(video.encode(frame))
+        film.mux(video.encode())
+    return path
+
+
+def combs(frame: Frame) -> float:
+    """How much a row differs from its neighbours more than from those two rows away."""
+    grey = frame.astype(float).mean(2)
+    odd = np.abs(grey[1:-1] - (grey[:-2] + grey[2:]) / 2).mean()
+    return float(odd - np.abs(grey[2:] - grey[:-2]).mean() / 2)
+
+
+def test_interlaced_clips_are_deinterlaced(tmp_path: Path) -> None:
+    path = interlaced(tmp_path / "a.mkv", 45)
+    with av.open(str(path)) as source:
+        raw = [frame.to_ndarray(format="rgb24") for frame in source.decode(video=0)]
+    assert min(map(combs, raw[1:])) > 10
+    clip = open_clip(path)
+    frames = list(read_frames(clip))
+    assert (clip.fps, len(frames)) == (25, 45)
+    assert max(map(combs, frames)) < 2
+    for number, frame in enumerate(frames):  # each shows the moment of its first field
+        bar = frame[24, :, 1] > 130
+        assert abs(int(np.flatnonzero(bar)[0]) - 8 * number % 40) <= 2
+    for first in (1, 29, 30, 31, 40, 44):
+        later = list(read_frames(clip, first))
+        assert all(np.array_equal(a, b) for a, b in zip(later, frames[first:], strict=True))
 
 
 @pytest.mark.parametrize(
@@ -409,6 +504,101 @@ def test_the_colour_space_of_the_source_counts(
 ) -> None:
     pictures = [plain(colour, shape) for colour in COLOURS]
     assert_colours(make(tmp_path / "a.mp4", 25, pictures, **options))
+
+
+def to_sdr(codes: np.ndarray[Any, Any], transfer: str) -> np.ndarray[Any, Any]:
+    """R'G'B' in [0, 1] of BT.2100 -> R'G'B' of BT.709 in [0, 1], from the standards' formulas."""
+    m1, m2 = 2610 / 16384, 2523 / 4096 * 128
+    c1, c2, c3 = 3424 / 4096, 2413 / 4096 * 32, 2392 / 4096 * 32
+
+    def pq_to_nits(signal: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        root = signal ** (1 / m2)
+        return 10_000 * (np.maximum(root - c1, 0) / (c2 - c3 * root)) ** (1 / m1)
+
+    def nits_to_pq(nits: np.ndarray[Any, Any] | float) -> np.ndarray[Any, Any]:
+        power = (np.asarray(nits) / 10_000) ** m1
+        return ((c1 + c2 * power) / (1 + c3 * power)) ** m2
+
+    if transfer == "PQ":
+        nits = pq_to_nits(codes)
+    else:  # inverse OETF, then the OOTF of a screen of 1000 nits
+        a = 0.17883277
+        b = 1 - 4 * a
+        c = 0.5 - a * np.log(4 * a)
+        scene = np.where(codes <= 0.5, codes**2 / 3, (np.exp((codes - c) / a) + b) / 12)
+        luminance = scene @ [0.2627, 0.6780, 0.0593]
+        nits = 1000 * luminance[..., None] ** 0.2 * scene
+    to_xyz = {}
+    for name, (red, green, blue) in {
+        "2020": ((0.708, 0.292), (0.170, 0.797), (0.131, 0.046)),
+        "709": ((0.64, 0.33), (0.30, 0.60), (0.15, 0.06)),
+    }.items():
+        columns = np.array([(x / y, 1, (1 - x - y) / y) for x, y in (red, green, blue)]).T
+        white = np.array([0.3127 / 0.3290, 1, (1 - 0.3127 - 0.3290) / 0.3290])
+        to_xyz[name] = columns * np.linalg.solve(columns, white)
+    nits = np.maximum(nits @ (np.linalg.inv(to_xyz["709"]) @ to_xyz["2020"]).T, 0)
+    # BT.2390, from 1000 nits to 203 (white paper by BT.2408), on the largest component.
+    largest = np.clip(nits.max(-1, keepdims=True), 1e-9, 1000)
+    source, target = nits_to_pq(1000), nits_to_pq(203)
+    e1, ceiling = nits_to_pq(largest) / source, target / source
+    knee = 1.5 * ceiling - 0.5
+    t = (e1 - knee) / (1 - knee)
+    spline = (
+        (2 * t**3 - 3 * t**2 + 1) * knee
+        + (t**3 - 2 * t**2 + t) * (1 - knee)
+        + (-2 * t**3 + 3 * t**2) * ceiling
+    )
+    toned = pq_to_nits(np.where(e1 < knee, e1, spline) * source)
+    shown: np.ndarray[Any, Any] = np.clip(
+        nits * toned / np.maximum(largest, nits.max(-1)[..., None]) / 203, 0, 1
+    ) ** (1 / 2.4)
+    return shown
+
+
+@pytest.mark.parametrize("transfer", ["PQ", "HLG"])
+def test_hdr_becomes_what_a_common_screen_shows(transfer: str, tmp_path: Path) -> None:
+    ramp = np.repeat(np.linspace(0, 1, 64)[:, None], 3, 1)
+    colours = [(r, g, b) for r in (0.2, 0.6) for g in (0.3, 0.7) for b in (0.1, 0.5)]
+    codes = np.zeros((64, 64, 3))
+    codes[:32] = ramp
+    codes[32:] = np.repeat(np.array(colours), 8, 0)
+    wide = (codes * 65535).round().astype(np.uint16)
+    with av.open(str(tmp_path / "a.mkv"), "w") as film:
+        video = film.add_stream("libx265", rate=25, options={"x265-params": "crf=5:log-level=0"})
+        video.height, video.width, video.pix_fmt = 64, 64, "yuv420p10le"
+        video.codec_context.colorspace = 9
+        video.codec_context.color_primaries = 9
+        video.codec_context.color_trc = 16 if transfer == "PQ" else 18
+        video.codec_context.color_range = ColorRange.MPEG
+        for index in range(3):
+            frame = av.VideoFrame.from_ndarray(wide, format="rgb48le").reformat(
+                format="yuv420p10le",
+                dst_colorspace=Colorspace.BT2020,
+                src_color_range=ColorRange.JPEG,
+                dst_color_range=ColorRange.MPEG,
+            )
+            frame.pts, frame.time_base = index, Fraction(1, 25)
+            film.mux(video.encode(frame))
+        film.mux(video.encode())
+    *_, frame = read_frames(open_clip(tmp_path / "a.mkv"))
+    difference = np.abs(frame.astype(float) - 255 * to_sdr(codes, transfer))
+    assert difference[:32].mean() < 3
+    assert difference[32:].mean() < 6
+    assert np.unique(frame[16, :, 1]).size > 45  # ten bits are not read through eight
+    size = open_clip(tmp_path / "a.mkv", size=32)
+    assert next(read_frames(size)).shape == (32, 32, 3)
+
+
+def test_tone_mapping_is_the_standards() -> None:
+    axis = np.linspace(0, 1, 18)
+    codes = np.stack(np.meshgrid(axis, axis, axis), -1).reshape(18, -1, 3)
+    wide = (codes * 65535).round().astype(np.uint16)
+    for transfer, code in (("PQ", hdr.PQ), ("HLG", hdr.HLG)):
+        difference = np.abs(hdr.to_sdr(wide, code) - 255 * to_sdr(codes, transfer))
+        assert difference.mean() < 0.5
+        assert difference.max() < 6
+    grey = np.repeat(wide[:, :1, :1], 3, -1)
+    assert np.abs(hdr.to_sdr(grey, 1) - grey / 257).max() <= 1  # BT.2020 that is SDR already
 
 
 # --- folders -----------------------------------------------------------------------------

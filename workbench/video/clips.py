@@ -17,12 +17,19 @@ from typing import Any
 
 import av
 import numpy as np
-from av import AudioFrame, AudioStream, Packet, VideoFrame, VideoStream
+from av import AudioFrame, AudioStream, CodecContext, Packet, VideoFrame, VideoStream
 from av.container import InputContainer, OutputContainer
+from av.filter import Graph
 from av.stream import Disposition
 from av.subtitles.codeccontext import SubtitleCodecContext
 from av.subtitles.stream import SubtitleStream
-from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
+from av.video.reformatter import (
+    ColorPrimaries,
+    ColorRange,
+    Colorspace,
+    Interpolation,
+    VideoReformatter,
+)
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -30,6 +37,7 @@ from workbench.errors import InputError, OutputError
 from workbench.files import atomic
 from workbench.images import Frame, fit, from_array, load_image, load_mask, resize, to_array
 from workbench.settings import MAX_SIZE, MIN_SIZE
+from workbench.video import hdr
 
 FORMATS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska"}
 _EVERYWHERE = {"aac", "mp3", "ac3", "eac3", "alac"}
@@ -249,6 +257,7 @@ def _file(path: Path) -> Clip:
     """All of a clip file; its shape is upright and square, and may be odd yet."""
     with _open(path) as source:
         stream = _video_stream(source, path)
+        decoder = _decoder(stream)
         stamps: list[int] = []
         first: VideoFrame | None = None
         for packet in _packets(source, stream):
@@ -256,19 +265,19 @@ def _file(path: Path) -> Clip:
             if stamp is not None:
                 stamps.append(stamp)
             if first is None:
-                first = next(iter(_decoded(packet)), None)
+                first = next(iter(_decoded(decoder, packet)), None)
             elif len(stamps) >= _PEEK:
                 break
-        first = first or next(iter(_decoded(stream)), None)
+        first = first or next(iter(_decoded(decoder, None)), None)
         if first is None:
             raise InputError(f"{path}: no frame can be decoded; get the file again.")
         origin = (first.pts or 0) * _time_base(stream)
         rate = _frame_rate(stream, stamps)
         length = _end(source, stream, rate) - origin if len(stamps) != 1 else 1 / rate
-        height, width, turns = _square(first, stream)
+        height, width = _square(first, stream)
         return Clip(
             path,
-            (width, height) if turns % 2 else (height, width),
+            (width, height) if _turned(first)[0] else (height, width),
             rate,
             max(1, math.ceil(length * rate - Fraction(1, 2))),
             Fraction(0),
@@ -327,10 +336,19 @@ def _packets(
         return
 
 
-def _decoded(source: Packet[Any] | VideoStream | AudioStream) -> list[Any]:
-    """Frames of a packet, or the last ones of a stream; none where it is damaged."""
+def _decoder(stream: VideoStream) -> CodecContext:
+    """What decodes a stream; the usual decoder of WebM leaves out what is transparent."""
+    name = {"vp8": "libvpx", "vp9": "libvpx-vp9"}.get(stream.codec_context.name)
+    said = {key.lower(): value for key, value in stream.metadata.items()}
+    if name is None or said.get("alpha_mode") != "1":
+        return stream.codec_context
+    return CodecContext.create(name, "r")
+
+
+def _decoded(decoder: CodecContext, packet: Packet[Any] | None) -> list[Any]:
+    """Frames of a packet, or the last ones; none where the file is damaged."""
     try:
-        return source.decode()
+        return list(decoder.decode(packet))  # type: ignore[attr-defined]
     except av.FFmpegError:
         return []
 
@@ -339,20 +357,51 @@ def _decode(clip: Clip, since: Fraction | None) -> Iterator[VideoFrame]:
     """Frames from the start, or from a key frame that lies likely before `since` seconds."""
     with _open(clip.path) as source:
         stream = _video_stream(source, clip.path)
+        decoder = _decoder(stream)
         if since is not None:
-            if stream.codec_context.name in _CHAINED:
+            if decoder.name in _CHAINED:
                 return
             try:
                 source.seek(math.floor(since / _time_base(stream)), stream=stream)
             except av.FFmpegError:
                 return
         whole = since is None  # what comes before a key frame lacks what it builds on
+        before: VideoFrame | None = None
+        frame: VideoFrame | None = None
         for packet in chain(_packets(source, stream), (None,)):
-            for frame in _decoded(packet or stream):
-                frame.time_base = stream.time_base  # the last ones come without
-                whole = whole or frame.key_frame
-                if whole:
+            for after in chain(_decoded(decoder, packet), () if packet else (None,)):
+                if after is not None:
+                    after.time_base = stream.time_base  # the last ones come without
+                    whole = whole or after.key_frame
+                    if not whole:
+                        continue
+                if frame is not None and not frame.interlaced_frame:
                     yield frame
+                elif frame is not None and (before is not None or since is None):
+                    yield _deinterlaced(before, frame, after)
+                before, frame = frame, after
+
+
+def _deinterlaced(
+    before: VideoFrame | None, frame: VideoFrame, after: VideoFrame | None
+) -> VideoFrame:
+    """A frame of full height from two fields and their neighbours."""
+    graph = Graph()
+    source = graph.add_buffer(
+        width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base
+    )
+    graph.link_nodes(source, graph.add("bwdif", "send_frame"), graph.add("buffersink")).configure()
+    for index, each in enumerate((before, frame, after)):
+        if each is not None:
+            stamp, each.pts = each.pts, index
+            graph.push(each)
+            each.pts = stamp
+    graph.push(None)
+    if before is not None:
+        graph.vpull()
+    result = graph.vpull()
+    result.pts, result.time_base = frame.pts, frame.time_base
+    return result
 
 
 def _decode_to(clip: Clip, slot: int) -> Iterator[VideoFrame]:
@@ -434,22 +483,31 @@ def _end(source: InputContainer, stream: VideoStream, rate: Fraction) -> Fractio
     return end
 
 
-def _square(frame: VideoFrame, stream: VideoStream) -> tuple[int, int, int]:
-    """`(H, W)` with square pixels, before turning, and quarter turns counterclockwise."""
+def _square(frame: VideoFrame, stream: VideoStream) -> tuple[int, int]:
+    """`(H, W)` with square pixels, before turning."""
     height, width = frame.height, frame.width
     aspect = stream.sample_aspect_ratio or Fraction(1)
     if aspect > 1:
         width = round(width * aspect)
     else:
         height = round(height / aspect)
-    return height, width, round(frame.rotation / 90) % 4
+    return height, width
+
+
+def _turned(frame: VideoFrame) -> tuple[bool, bool, bool]:
+    """Whether rows become columns; then, whether up and down, left and right change places."""
+    if "DISPLAYMATRIX" not in frame.side_data:
+        return False, False, False
+    a, b, _, c, d = np.frombuffer(bytes(frame.side_data["DISPLAYMATRIX"]), np.int32)[:5]
+    return (True, b < 0, c < 0) if abs(b) > abs(a) else (False, d < 0, a < 0)
 
 
 def _picture(frame: VideoFrame, clip: Clip, reformatter: VideoReformatter, mask: bool) -> Frame:
     """Upright sRGB of the clip's shape; transparent parts are laid over white, or are a mask."""
-    turns = round(frame.rotation / 90) % 4
-    height, width = clip.shape[::-1] if turns % 2 else clip.shape
+    sideways, upside_down, mirrored = _turned(frame)
+    height, width = clip.shape[::-1] if sideways else clip.shape
     transparent = any(component.is_alpha for component in frame.format.components)
+    wide = frame.color_trc in (hdr.PQ, hdr.HLG) or frame.color_primaries == ColorPrimaries.BT2020
     by_size = Colorspace.ITU709 if frame.height >= 720 else Colorspace.ITU601
     full = frame.color_range == ColorRange.JPEG or frame.format.name.startswith("yuvj")
     scaled = reformatter.reformat(
@@ -457,19 +515,24 @@ def _picture(frame: VideoFrame, clip: Clip, reformatter: VideoReformatter, mask:
         # The odd row or column is cut off rather than squeezed in.
         width=frame.width if frame.width == width + 1 else width,
         height=frame.height if frame.height == height + 1 else height,
-        format="rgba" if transparent else "rgb24",
+        format=("rgba64le" if wide else "rgba") if transparent else "rgb48le" if wide else "rgb24",
         src_colorspace=_MATRICES.get(frame.colorspace, by_size),
         src_color_range=ColorRange.JPEG if full or frame.format.is_rgb else ColorRange.MPEG,
         dst_color_range=ColorRange.JPEG,
         interpolation=_SCALING | Interpolation.FULL_CHR_H_INT,
     )
-    pixels = scaled.to_ndarray()[:height, :width]
-    if transparent and mask and pixels[..., 3].min() < 255:
-        pixels = pixels[..., 3:].repeat(3, axis=2)
-    elif transparent:
-        alpha = pixels[..., 3:].astype(np.uint16)
-        pixels = (pixels[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255
-    return np.ascontiguousarray(np.rot90(pixels, turns), dtype=np.uint8)
+    pixels: NDArray[Any] = scaled.to_ndarray()[:height, :width]
+    colours = hdr.to_sdr(pixels[..., :3], frame.color_trc) if wide else pixels[..., :3]
+    if transparent:
+        alpha = pixels[..., 3:].astype(np.uint16) // (257 if wide else 1)
+        if mask and alpha.min() < 255:
+            colours = alpha.repeat(3, axis=2)
+        else:
+            colours = (colours * alpha + 255 * (255 - alpha) + 127) // 255
+    if sideways:
+        colours = colours.swapaxes(0, 1)
+    colours = colours[:: -1 if upside_down else 1, :: -1 if mirrored else 1]
+    return np.ascontiguousarray(colours, dtype=np.uint8)
 
 
 def _fitted(image: Tensor, shape: tuple[int, int]) -> Frame:
@@ -874,7 +937,7 @@ def _samples(
     resampler = av.AudioResampler(format="fltp", layout=track.layout, rate=rate)
     done = 0
     for packet in _packets(source, stream):
-        for decoded in _decoded(packet):
+        for decoded in _decoded(stream.codec_context, packet):
             for frame in resampler.resample(decoded):
                 samples = frame.to_ndarray().astype(np.float32)
                 stamp = (frame.pts or 0) * (frame.time_base or Fraction(1, rate))
