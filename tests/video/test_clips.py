@@ -454,8 +454,8 @@ def test_rounded_time_stamps_give_every_frame_once(
     clip = Clip(Path(), (2, 2), fps, 2000, Fraction(0), 1, False, Fraction(stamp(0), ticks))
     frame = av.VideoFrame(2, 2)
     frame.time_base = Fraction(1, ticks)
-    slots = [clips._slot(clip, stamp(index), frame) for index in range(2000)]
-    assert slots == list(range(2000))
+    some = [*range(100), *range(1900, 2000)]
+    assert [clips._slot(clip, stamp(index), frame) for index in some] == some
 
 
 @pytest.mark.parametrize(
@@ -813,7 +813,7 @@ def test_frames_are_not_held_on_to(tmp_path: Path) -> None:
 
     def frames() -> Iterator[Frame]:
         nonlocal alive, most
-        for index in range(2000):
+        for index in range(600):
             frame = numbered(index % 256, (64, 64))
             weakref.finalize(frame, gone)
             alive += 1
@@ -822,8 +822,8 @@ def test_frames_are_not_held_on_to(tmp_path: Path) -> None:
 
     gc.collect()
     tracemalloc.start()
-    assert write_film(frames(), tmp_path / "a.mp4", 100) == 2000
-    assert sum(1 for _ in read_frames(open_clip(tmp_path / "a.mp4"))) == 2000
+    assert write_film(frames(), tmp_path / "a.mp4", 100) == 600
+    assert sum(1 for _ in read_frames(open_clip(tmp_path / "a.mp4"))) == 600
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert most <= 3
@@ -1200,7 +1200,7 @@ def test_a_film_has_the_same_bytes_in_every_process(tmp_path: Path) -> None:
         "clip = clips.open_clip(samples.find_clip('sample:clip'), start=1.36, end=1.68)\n"
         "clips.write_film(clips.read_frames(clip), sys.argv[1], clip.fps)"
     )
-    films = [tmp_path / f"{number}.mp4" for number in range(6)]
-    for film in films:
-        subprocess.run([sys.executable, "-c", script, str(film)], check=True)
+    films = [tmp_path / f"{number}.mp4" for number in range(4)]
+    runs = [subprocess.Popen([sys.executable, "-c", script, str(film)]) for film in films]
+    assert [run.wait() for run in runs] == [0] * 4
     assert len({film.read_bytes() for film in films}) == 1

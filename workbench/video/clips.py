@@ -496,9 +496,10 @@ def _square(frame: VideoFrame, stream: VideoStream) -> tuple[int, int]:
 
 def _turned(frame: VideoFrame) -> tuple[bool, bool, bool]:
     """Whether rows become columns; then, whether up and down, left and right change places."""
-    if "DISPLAYMATRIX" not in frame.side_data:
+    matrix: Any = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
         return False, False, False
-    a, b, _, c, d = np.frombuffer(bytes(frame.side_data["DISPLAYMATRIX"]), np.int32)[:5]
+    a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5]
     return (True, b < 0, c < 0) if abs(b) > abs(a) else (False, d < 0, a < 0)
 
 
