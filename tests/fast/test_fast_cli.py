@@ -7,15 +7,22 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
+from collections.abc import Callable
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 from sample_clip import clip
 from test_cli import interrupt, workbench
+from torch import Tensor
 
+from workbench import cli
+from workbench.fast import training
 from workbench.fast.models import read_folder
-from workbench.images import load_image
+from workbench.images import load_image, save_image
 from workbench.runs import check_result
+from workbench.settings import Settings
 from workbench.video.clips import open_clip, read_frames, write_film
 
 OPTIONS = (
@@ -23,6 +30,25 @@ OPTIONS = (
 )
 SMALL = OPTIONS.split()
 STYLE = "sample:hatching"
+
+
+Call = Callable[..., CompletedProcess[str]]
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
+    """As `workbench`, in this process: seconds of imports are saved."""
+
+    def called(*arguments: object, cwd: Path) -> CompletedProcess[str]:
+        words = ["workbench", *map(str, arguments)]
+        monkeypatch.chdir(cwd)
+        monkeypatch.setattr(sys, "argv", words)
+        monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # `main` sets it
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        return CompletedProcess(words, int(end.value.code or 0), *capsys.readouterr())
+
+    return called
 
 
 @pytest.fixture(scope="module")
@@ -55,21 +81,21 @@ def test_train_makes_checkpoints_previews_figures_and_a_plot(trained: Path) -> N
 
 
 @pytest.mark.slow
-def test_labels_are_given_and_named(trained: Path) -> None:
+def test_labels_are_given_and_named(trained: Path, call: Call) -> None:
     labels = ["--label", "3=less good", "--label", "6=good"]
-    run = workbench("train", "-o", "ink", *labels, cwd=trained)
+    run = call("train", "-o", "ink", *labels, cwd=trained)
     assert run.returncode == 0, run.stderr
     assert "ink@less-good  (step 3)" in run.stdout
     assert read_folder(trained / "ink").labels == {"less good": 3, "good": 6}
-    run = workbench("train", "-o", "ink", "--label", "good", cwd=trained)
+    run = call("train", "-o", "ink", "--label", "good", cwd=trained)
     assert (run.returncode, "--label good: give a step and a name" in run.stderr) == (2, True)
-    run = workbench("train", "-o", "ink", "--label", "7=good", cwd=trained)
+    run = call("train", "-o", "ink", "--label", "7=good", cwd=trained)
     assert (run.returncode, "no checkpoint at step 7" in run.stderr) == (2, True)
 
 
 @pytest.mark.slow
-def test_apply_paints_a_clip_with_its_sound(trained: Path) -> None:
-    run = workbench("apply", "ink", "clip.mp4", "-o", "painted.mp4", cwd=trained)
+def test_apply_paints_a_clip_with_its_sound(trained: Path, call: Call) -> None:
+    run = call("apply", "ink", "clip.mp4", "-o", "painted.mp4", cwd=trained)
     assert run.returncode == 0, run.stderr
     film = open_clip(trained / "painted.mp4")
     assert (film.frames, film.shape, film.sound) == (8, (240, 320), True)
@@ -80,19 +106,45 @@ def test_apply_paints_a_clip_with_its_sound(trained: Path) -> None:
 
 
 @pytest.mark.slow
-def test_apply_paints_pictures_and_folders(trained: Path) -> None:
-    run = workbench("apply", "ink@3", "sample:coffee", "-o", "cup.png", cwd=trained)
+def test_apply_paints_pictures_and_folders(trained: Path, call: Call) -> None:
+    run = call("apply", "ink@3", "sample:coffee", "-o", "cup.png", cwd=trained)
     assert run.returncode == 0, run.stderr
     assert load_image(trained / "cup.png").shape == (1, 3, 400, 600)
     photos = trained / "photos"
     photos.mkdir()
     (photos / "a.png").write_bytes((trained / "cup.png").read_bytes())
     (photos / "b.png").write_bytes(b"broken")
-    run = workbench("apply", "ink", "photos", "-o", "painted", "--size", 64, cwd=trained)
+    run = call("apply", "ink", "photos", "-o", "painted", "--size", 64, cwd=trained)
     assert run.returncode == 1
     assert "b.png is not a picture" in run.stderr
     assert "1 of 2 pictures painted" in run.stdout
     assert max(load_image(trained / "painted" / "a.png").shape) == 64
+
+
+@pytest.mark.parametrize(
+    ("preset", "steps", "whole_after"),
+    [("", 4000, 500), ("--preset quick", 4000, 500), ("--preset full", 40_000, 40_000)],
+)
+def test_presets_are_those_of_training(
+    preset: str,
+    steps: int,
+    whole_after: int,
+    tiny: Settings,
+    photo: Tensor,
+    tmp_path: Path,
+    call: Call,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in "abc":
+        save_image(photo, tmp_path / "on" / f"{name}.png")
+    small = "--backbone tiny --size 64 --crop 64 --width 0.25 --batch 1 --precision float32"
+    monkeypatch.setattr(training._Learner, "is_done", lambda learner: learner.step == 1)
+    words = f"on/a.png --on on -o m {small} --checkpoint-every 1 {preset}"
+    run = call("train", *words.split(), cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    settings = read_folder(tmp_path / "m").settings
+    assert (settings["training_steps"], settings["whole_after"]) == (steps, whole_after)
+    assert settings["size"] == 64
 
 
 BAD_TRAINING = [
@@ -112,8 +164,10 @@ BAD_TRAINING = [
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("words", "sentence"), BAD_TRAINING)
-def test_bad_input_to_training_gets_one_sentence(words: str, sentence: str, tmp_path: Path) -> None:
-    run = workbench("train", *words.split(), cwd=tmp_path)
+def test_bad_input_to_training_gets_one_sentence(
+    words: str, sentence: str, tmp_path: Path, call: Call
+) -> None:
+    run = call("train", *words.split(), cwd=tmp_path)
     assert run.returncode == 2, run.stderr
     assert sentence in run.stderr.splitlines()[-1]
     assert "Traceback" not in run.stderr
@@ -135,8 +189,10 @@ def test_bad_input_to_training_gets_one_sentence(words: str, sentence: str, tmp_
         ("ink clip.mp4 -o out.mp4 --device cuda:99", "device = 'cuda:99'"),
     ],
 )
-def test_bad_input_to_apply_gets_one_sentence(words: str, sentence: str, trained: Path) -> None:
-    run = workbench("apply", *words.split(), cwd=trained)
+def test_bad_input_to_apply_gets_one_sentence(
+    words: str, sentence: str, trained: Path, call: Call
+) -> None:
+    run = call("apply", *words.split(), cwd=trained)
     assert run.returncode == 2, run.stderr
     assert sentence in run.stderr
     assert len(run.stderr.splitlines()) == 1
