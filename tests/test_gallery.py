@@ -187,6 +187,29 @@ def test_what_cannot_be_shown_is_left_out_with_a_sentence_each(tmp_path: Path) -
     assert len(list((tmp_path / "site/assets").glob("*.webp"))) == 1
 
 
+def test_a_result_that_is_nested_hundreds_deep_stops_nothing(tmp_path: Path) -> None:
+    make_run(tmp_path / "good", "picture.png")
+    for depth in (300, 900, 20_000, 200_000):
+        nested = json.loads((make_run(tmp_path / str(depth), "picture.png") / RESULT).read_text())
+        text = json.dumps({**nested, "settings": {"note": "HERE"}})
+        (tmp_path / str(depth) / RESULT).write_text(
+            text.replace('"HERE"', "[" * depth + "]" * depth)
+        )
+    gallery = build(tmp_path, site=tmp_path / "site")
+    assert "good" in [exhibit.title for exhibit in gallery.exhibits]
+    shown = len(gallery.exhibits) - 1
+    assert len(gallery.problems) == 4 - shown
+    reason = r"result\.json is (nested too deeply|damaged, .*)\.$"
+    for problem in gallery.problems:
+        assert re.search(f"left out, because .*{reason}", problem)
+
+
+def test_the_command_for_a_first_run_is_quoted(tmp_path: Path) -> None:
+    (tmp_path / "my runs").mkdir()
+    with pytest.raises(InputError, match=r"`workbench demo -o '.*/my runs/demo'` makes one"):
+        build(tmp_path / "my runs", site=tmp_path / "site")
+
+
 def test_folder_that_may_not_be_read_is_a_problem(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -257,6 +280,47 @@ def test_film_strip_is_no_still_for_a_film(tmp_path: Path) -> None:
     save(noise(300, 32), run / "strip.png")
     (exhibit,) = build(run, site=tmp_path / "site").exhibits
     assert (exhibit.still.width, exhibit.still.height) == (48, 32)
+
+
+def test_a_gif_that_begins_with_noise_is_shown_as_it_ends(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", "strip.png", "texture.gif")
+    save(noise(300, 32), run / "strip.png")  # of another shape
+    save_gif([noise(), np.full((32, 48, 3), (200, 30, 30), np.uint8)], run / "texture.gif")
+    (exhibit,) = build(run, site=tmp_path / "site").exhibits
+    with Image.open(tmp_path / "site" / exhibit.still.address) as still:
+        assert np.abs(np.asarray(still.convert("RGB")) - np.array([200.0, 30, 30])).max() < 12
+    save_gif([noise(), noise(seed=1), noise(seed=2)], run / "texture.gif")
+    whole = (run / "texture.gif").read_bytes()
+    (run / "texture.gif").write_bytes(whole[: -len(whole) // 6])  # its first frame is there
+    assert build(run, site=tmp_path / "site").exhibits
+
+
+@pytest.mark.parametrize(
+    ("file", "alt"),
+    [
+        ("picture.png", "photo.jpg painted in the style of sketch.png"),
+        ("film.mp4", "photo.jpg painted in the style of sketch.png"),
+        ("sheet.png", "12 pictures of photo.jpg, painted in the style of sketch.png"),
+        ("texture_relu1_1.png", "run"),
+    ],
+)
+def test_a_caption_claims_no_painting_that_there_is_not(
+    tmp_path: Path, file: str, alt: str
+) -> None:
+    run = make_run(tmp_path / "run", file, content="photo.jpg", style="sketch.png")
+    spoil(run, figures={"pictures": 12})
+    (exhibit,) = build(run, site=tmp_path / "site").exhibits
+    assert exhibit.still.alt == alt
+
+
+def test_inputs_are_no_stills(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", "inputs.png", "photograph.png", "sheet.png")
+    save(noise(20, 20), run / "sheet.png")
+    save(noise(30, 20), run / "photograph.png")
+    (exhibit,) = build(run, site=tmp_path / "site").exhibits
+    assert (exhibit.still.width, exhibit.still.height) == (20, 20)
+    assert exhibit.content is not None
+    assert (exhibit.content.width, exhibit.content.height) == (30, 20)
 
 
 def test_still_is_shrunk_and_says_its_size(tmp_path: Path) -> None:
@@ -422,6 +486,7 @@ def test_odd_names_are_text_everywhere(tmp_path: Path) -> None:
         f"{evil}.gif",
         content=str(photo),
         style=f"{evil}.jpg",
+        names={f"{evil}.png": "picture"},
         note=EVIL,
         **{EVIL: [EVIL, {EVIL: None}]},
     )

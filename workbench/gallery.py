@@ -8,15 +8,18 @@ import io
 import json
 import os
 import re
+import shlex
 import shutil
 import sys
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path, PurePath
 from typing import Any
 
+import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 from torch import Tensor
@@ -40,6 +43,9 @@ _QUALITY = 80  # of the WebP files
 _PICTURES = {*PICTURE_SUFFIXES} - {".gif"}
 _ANIMATIONS = {".gif": "GIF", ".mp4": "film"}  # in the order of preference
 _STYLE_OUTPUT = re.compile(r"style([ _-]?\d+)?")
+_CONTENT_OUTPUTS = ("content", "photograph")
+_WENT_IN = re.compile(rf"({'|'.join(_CONTENT_OUTPUTS)}|inputs|{_STYLE_OUTPUT.pattern})(\.\w+)?")
+_PAINTED = {"picture", "film", "sheet"}  # outputs of runs that paint a content picture
 _ALWAYS_SHOWN = {"size", "steps", "content_weight", "style_weight"}
 _SHOWN_AS_PICTURES = {"content", "clip", "style", "styles"}
 
@@ -146,7 +152,7 @@ def build_gallery(
     if not runs and not problems:
         raise InputError(
             f"{', '.join(map(str, places))}: there is no finished run in here (no {RESULT});"
-            f" `workbench demo -o {places[0] / 'demo'}` makes one."
+            f" `workbench demo -o {shlex.quote(str(places[0] / 'demo'))}` makes one."
         )
     _check_page(page)
     assets = _Assets(output_dir / _ASSETS)
@@ -159,6 +165,8 @@ def build_gallery(
             exhibits.append(_exhibit(folder, result, name, assets, thumbnail))
         except InputError as error:
             problems.append(f"{folder}: left out, because {error}")
+        except RecursionError:
+            problems.append(f"{folder}: left out, because {RESULT} is nested too deeply.")
     problems = [plain(problem) for problem in problems]
     if not exhibits:
         return Gallery(None, (), tuple(problems))
@@ -258,7 +266,7 @@ def _exhibit(
     asset = f"{_slug(folder.resolve().name)}-{assets.key(folder)}"
 
     moving = _animation(outputs)
-    opening = None if moving is None else _opening(moving)
+    opening = None if moving is None else _still_of(moving)
     still = _still(outputs, opening)
     if still is None:
         raise InputError("it has neither a picture nor a GIF or MP4.")
@@ -279,12 +287,12 @@ def _exhibit(
                 found.append(assets.add_thumbnail(image, _short(str(name))))
         return found
 
-    content_output = [outputs[name] for name in ("content",) if name in outputs]
+    content_output = [outputs[name] for name in _CONTENT_OUTPUTS if name in outputs]
     style_outputs = [outputs[name] for name in outputs if _STYLE_OUTPUT.fullmatch(name)]
     contents = small(content_output) or small(content, _crop(settings.get("crop")))
     return Exhibit(
         title,
-        assets.add_picture(still, asset + ".webp", _alt(title, content, styles)),
+        assets.add_picture(still, asset + ".webp", _alt(title, content, styles, result)),
         animation,
         contents[0] if contents else None,
         tuple(small(style_outputs) or small(styles)),
@@ -302,23 +310,29 @@ def _animation(outputs: Mapping[str, Path]) -> Path | None:
     return None
 
 
-def _opening(animation: Path) -> Tensor:
-    """First frame."""
-    if animation.suffix.lower() == ".gif":
-        return load_image(animation)
-    return from_array(next(read_frames(open_clip(animation))))
+def _still_of(animation: Path) -> Tensor:
+    """First frame of a film; the last of a GIF, which may begin with noise."""
+    if animation.suffix.lower() == ".mp4":
+        return from_array(next(read_frames(open_clip(animation))))
+    still = load_image(animation)
+    with (
+        suppress(OSError, EOFError, SyntaxError, ValueError),  # damaged after its first frame
+        Image.open(animation, formats=["GIF"]) as gif,
+    ):
+        gif.seek(getattr(gif, "n_frames", 1) - 1)
+        still = from_array(np.asarray(gif.convert("RGB")))
+    return still
 
 
 def _still(outputs: Mapping[str, Path], opening: Tensor | None) -> Tensor | None:
     """The picture that stands for a run.
 
-    A film strip is no stand-in for a film: where shapes differ much, it is the first frame.
+    A film strip is no stand-in for a film: where shapes differ much, a frame is shown.
     """
     if "picture" in outputs and outputs["picture"].suffix.lower() in _PICTURES:
         return load_image(outputs["picture"])
     for name, path in outputs.items():
-        went_in = name == "content" or _STYLE_OUTPUT.fullmatch(name)
-        if path.suffix.lower() in _PICTURES and not went_in:
+        if path.suffix.lower() in _PICTURES and not _WENT_IN.fullmatch(name):
             picture = load_image(path)
             suits = opening is None or 0.5 <= _ratio(picture) / _ratio(opening) <= 2
             return picture if suits else opening
@@ -359,8 +373,14 @@ def _short(name: str) -> str:
     return plain(PurePath(name.removeprefix(PREFIX)).name or name)
 
 
-def _alt(title: str, content: Sequence[str], styles: Sequence[str]) -> str:
+def _alt(title: str, content: Sequence[str], styles: Sequence[str], result: Result) -> str:
+    """What is to be seen; a run that paints no content picture has its title alone."""
+    films = any(output.endswith(".mp4") for output in result.outputs.values())
+    if not (films or _PAINTED & result.outputs.keys()):
+        return title
     what = _short(content[0]) if content else title
+    if "sheet" in result.outputs and "pictures" in result.figures:
+        what = f"{result.figures['pictures']:g} pictures of {what},"
     if styles:
         *others, last = map(_short, styles)
         names = f"{', '.join(others)} and {last}" if others else last

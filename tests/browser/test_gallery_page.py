@@ -170,12 +170,20 @@ def test_a_film_plays_where_there_is_no_gif(page: Page, address: str) -> None:
     page.goto(address)
     swap = page.get_by_role("button", name="Play the film")
     swap.click()
-    film = swap.locator("video")
+    film = page.locator(".stage video")
     expect(film).to_be_visible()
     page.wait_for_function("document.querySelector('video').currentTime > 0.1")
     expect(swap).not_to_have_attribute("aria-busy", "true")
     assert film.evaluate("film => film.videoWidth") == 320
-    swap.click()
+    assert film.evaluate("film => film.controls")  # it may have sound
+    expect(film).to_have_attribute("aria-label", "astronaut painted in the style of mosaic")
+    film.click()  # goes to the controls
+    expect(film).to_be_visible()
+    swap.locator(".badge").click()
+    expect(film).to_have_count(0)
+    swap.press("Enter")
+    expect(film).to_be_visible()
+    swap.press("Enter")
     expect(film).to_have_count(0)
     assert {url.rpartition(".")[2] for url in animations} == {"mp4"}
 
