@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import sys
 import time
 import warnings
@@ -606,7 +607,7 @@ def apply(
         typer.Argument(help="A clip, or pictures and folders of them; also sample:clip."),
     ],
     output: Annotated[
-        Path,
+        str,
         typer.Option(
             "--output",
             "-o",
@@ -624,6 +625,13 @@ def apply(
     fps: Annotated[
         float | None, typer.Option(help="Pictures a second, for a folder of pictures. [25]")
     ] = None,
+    original_colors: Annotated[
+        str,
+        typer.Option(
+            help="Keep the colours of the clip or picture: luma takes the painting's brightness"
+            " only. [off]"
+        ),
+    ] = "off",
     batch: Annotated[
         int | None, typer.Option(help="Frames painted at a time. [8 on a GPU, else 1]")
     ] = None,
@@ -644,18 +652,26 @@ def apply(
     from workbench.fast import applying
     from workbench.fast.models import StyleModel
     from workbench.files import refuse_overwriting
-    from workbench.images import check_picture_suffix, save_image
+    from workbench.images import PICTURE_SUFFIXES, check_picture_suffix, save_image
     from workbench.samples import find_clip, find_pictures
     from workbench.video import clips
 
-    parts = output.parent / f"{output.stem}.parts"
-    refuse_overwriting([output, parts], [model, model.rpartition("@")[0], *content])
+    target = Path(output)
+    refuse_overwriting(
+        [target, target.with_suffix(".parts")], [model, model.rpartition("@")[0], *content]
+    )
+    suffix = target.suffix.lower()
+    is_folder = output.endswith(("/", os.sep)) or target.is_dir() or not suffix
+    is_film = suffix in clips.FORMATS and not is_folder
+    if is_film and len(content) > 1:
+        raise InputError(f"{target} is a film; give one clip for it.")
+    pictures = [] if is_film else find_pictures(content)
+    if suffix not in PICTURE_SUFFIXES and (len(pictures) > 1 or any(map(os.path.isdir, content))):
+        is_folder = True  # with a dot in its name
     painter = StyleModel.load(model, device=device, precision=precision)
     began = time.monotonic()
     try:
-        if output.suffix.lower() in clips.FORMATS:
-            if len(content) > 1:
-                raise InputError(f"{output} is a film; give one clip for it.")
+        if is_film:
             clip = clips.open_clip(
                 find_clip(content[0]),
                 start=start,
@@ -665,31 +681,37 @@ def apply(
                 fps=fps,
             )
             frames = applying.paint_film(
-                clip, {model: painter}, output, batch=batch, quality=quality
+                clip,
+                {model: painter},
+                target,
+                original_colors=original_colors,
+                batch=batch,
+                quality=quality,
             )
             seconds = time.monotonic() - began
             print(
                 f"{frames} frames of {clip.shape[1]}x{clip.shape[0]} px in {seconds:.0f} s"
                 f" ({frames / seconds:.1f} a second), {'with' if clip.sound else 'no'} sound"
             )
-        elif output.suffix:
-            check_picture_suffix(output)
-            pictures = find_pictures(content)
-            if len(pictures) > 1:
-                raise InputError(f"{output} is one picture; for {len(pictures)}, name a folder.")
-            save_image(applying.paint_picture(painter, pictures[0], size), output)
-        else:
-            pictures = find_pictures(content)
-            faults = applying.paint_pictures(painter, pictures, output, size=size)
+        elif is_folder:
+            faults = applying.paint_pictures(
+                painter, pictures, target, size=size, original_colors=original_colors
+            )
             for fault in faults:
                 print(f"workbench: {fault}", file=sys.stderr)
-            print(f"{len(pictures) - len(faults)} of {len(pictures)} pictures painted: {output}")
+            print(f"{len(pictures) - len(faults)} of {len(pictures)} pictures painted: {target}")
             if faults:
                 raise typer.Exit(1)
             return
+        else:
+            check_picture_suffix(target)
+            if len(pictures) > 1:
+                raise InputError(f"{target} is one picture; for {len(pictures)}, name a folder.")
+            painted = applying.paint_picture(painter, pictures[0], size, original_colors)
+            save_image(painted, target)
     except KeyboardInterrupt:
         _interrupted("Interrupted; the same command goes on.")
-    print(f"  {output}")
+    print(f"  {target}")
 
 
 @app.command()

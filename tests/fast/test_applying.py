@@ -16,7 +16,7 @@ from workbench.fast import applying
 from workbench.fast.applying import paint_film, paint_picture, paint_pictures
 from workbench.fast.models import StyleModel
 from workbench.fast.network import TransformationNetwork
-from workbench.images import Frame, load_image, save_image
+from workbench.images import Frame, load_image, save_image, to_array, transfer_luma
 from workbench.video.clips import Clip, open_clip, read_frames, write_film
 
 
@@ -72,6 +72,22 @@ def test_the_batch_does_not_change_the_film(source: Clip, tmp_path: Path) -> Non
     assert len(films) == 1
 
 
+def test_luma_keeps_the_colours_of_the_clip(source: Clip, tmp_path: Path) -> None:
+    model = {"ink": painter(0)}
+    paint_film(source, model, tmp_path / "film.mp4", quality=1)
+    paint_film(source, model, tmp_path / "luma.mp4", quality=1, original_colors="luma")
+    weights = np.array([0.299, 0.587, 0.114])
+    films = (read_frames(source), frames(tmp_path / "film.mp4"), frames(tmp_path / "luma.mp4"))
+    for own, painted, kept in zip(*films, strict=True):
+        expected = np.clip(own + ((painted.astype(float) - own) @ weights)[..., None], 0, 255)
+        assert np.abs(kept - expected).mean() < 6  # of chroma
+        assert np.abs(kept.astype(float) - painted).mean() > 10
+    with pytest.raises(InputError, match=r"original_colors = 'pca': .* use luma or off"):
+        paint_film(source, model, tmp_path / "pca.mp4", original_colors="pca")
+    with pytest.raises(InputError, match=r"original_colors = 'hue': use one of"):
+        paint_film(source, model, tmp_path / "pca.mp4", original_colors="hue")
+
+
 class Stop(Exception):
     """In place of a kill."""
 
@@ -116,6 +132,41 @@ def test_another_film_is_not_mixed_in(
             paint_film(source, {"ink": painter(0)}, tmp_path / "film.mp4")
     with pytest.raises(InputError, match="belongs to another run: models is"):
         paint_film(source, {"ink": painter(1)}, tmp_path / "film.mp4")
+
+
+@pytest.mark.parametrize("ends", [(0.24, 0.4), (0.4, 0.24)])
+def test_a_stopped_film_goes_on_with_another_end(
+    source: Clip, tmp_path: Path, ends: tuple[float, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its first part is taken over, and also if the model is called by another name."""
+    first, then = (open_clip(source.path, end=end, size=96) for end in ends)
+    with monkeypatch.context() as patch:
+        patch.setattr(applying, "join_films", stop)
+        with pytest.raises(Stop):
+            paint_film(first, {"models/ink": painter(0)}, tmp_path / "film.mp4")
+    parts = {path: path.stat().st_mtime_ns for path in (tmp_path / "film.parts").glob("000000-*")}
+    assert len(parts) == 1
+    painted = []
+    with monkeypatch.context() as patch:
+        patch.setattr(applying, "to_array", lambda frame: painted.append(1) or to_array(frame))
+        assert paint_film(then, {"models/ink/": painter(0)}, tmp_path / "film.mp4") == then.frames
+    assert len(painted) == then.frames - 4
+    paint_film(then, {"ink": painter(0)}, tmp_path / "whole.mp4")
+    assert (tmp_path / "film.mp4").read_bytes() == (tmp_path / "whole.mp4").read_bytes()
+
+
+def test_parts_that_others_would_paint_are_not_taken_over(
+    source: Clip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = {"dark": painter(0, -9.0), "light": painter(1, 9.0)}
+    dark, light = (("dark", 1.0),), (("light", 1.0),)
+    with monkeypatch.context() as patch:
+        patch.setattr(applying, "join_films", stop)
+        with pytest.raises(Stop):
+            paint_film(source, models, tmp_path / "film.mp4", choices=[dark] * 10)
+    paint_film(source, models, tmp_path / "film.mp4", choices=[dark] * 5 + [light] * 5)
+    means = [frame.mean() for frame in frames(tmp_path / "film.mp4")]
+    assert [mean > 128 for mean in means] == [False] * 5 + [True] * 5
 
 
 def test_each_frame_is_painted_by_the_model_that_was_chosen(source: Clip, tmp_path: Path) -> None:
@@ -237,6 +288,19 @@ def test_painted_pictures_are_kept_unless_their_source_is_newer(
     assert (folder / "2.png").stat().st_mtime_ns != before[2]
     with pytest.raises(InputError, match="another run: model is"):
         paint_pictures(painter(1), album, folder)
+
+
+def test_luma_keeps_the_colours_of_pictures(album: list[str], tmp_path: Path) -> None:
+    paint_pictures(painter(0), album, tmp_path / "painted", original_colors="luma")
+    own, painted = load_image(album[0]), paint_picture(painter(0), album[0])
+    kept = load_image(tmp_path / "painted" / "0.png")
+    assert (kept - transfer_luma(painted, own)).abs().max() < 0.51 / 255
+    assert (kept - painted).abs().mean() > 0.05
+    with pytest.raises(InputError, match="another run: original_colors is"):
+        paint_pictures(painter(0), album, tmp_path / "painted")
+    with pytest.raises(InputError, match="use luma or off"):
+        paint_pictures(painter(0), album, tmp_path / "pca", original_colors="pca")
+    assert not (tmp_path / "pca").exists()
 
 
 def test_pictures_of_one_name_are_refused(album: list[str], tmp_path: Path) -> None:

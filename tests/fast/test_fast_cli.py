@@ -19,8 +19,9 @@ from torch import Tensor
 
 from workbench import cli
 from workbench.fast import training
-from workbench.fast.models import read_folder
-from workbench.images import load_image, save_image
+from workbench.fast.models import read_folder, save_network
+from workbench.fast.network import TransformationNetwork
+from workbench.images import load_image, save_image, transfer_luma
 from workbench.runs import check_result
 from workbench.settings import Settings
 from workbench.video.clips import open_clip, read_frames, write_film
@@ -145,6 +146,41 @@ def test_presets_are_those_of_training(
     settings = read_folder(tmp_path / "m").settings
     assert (settings["training_steps"], settings["whole_after"]) == (steps, whole_after)
     assert settings["size"] == 64
+
+
+@pytest.fixture
+def folder(tmp_path: Path, photo: Tensor) -> Path:
+    """A folder with a model that nobody trained, and two photographs in another one."""
+    save_network(TransformationNetwork(0.25), tmp_path / "ink.safetensors")
+    for name in "ab":
+        save_image(photo, tmp_path / "photos" / f"{name}.png")
+    return tmp_path
+
+
+PLAIN = ("--device", "cpu", "--precision", "float32")
+
+
+@pytest.mark.parametrize("output", ["painted.v2", "painted.v2/", "there.png"])
+@pytest.mark.parametrize("content", ["photos", "photos/a.png photos/b.png", "photos/a.png"])
+def test_a_folder_may_have_a_dot(output: str, content: str, folder: Path, call: Call) -> None:
+    (folder / "there.png").mkdir()
+    run = call("apply", "ink.safetensors", *content.split(), "-o", output, *PLAIN, cwd=folder)
+    if (output, content) == ("painted.v2", "photos/a.png"):
+        assert (run.returncode, "cannot write a picture as .v2" in run.stderr) == (2, True)
+        return
+    assert run.returncode == 0, run.stderr
+    assert load_image(folder / output / "a.png").shape == (1, 3, 60, 80)
+
+
+def test_apply_keeps_colours(folder: Path, photo: Tensor, call: Call) -> None:
+    words = ["apply", "ink.safetensors", "photos/a.png", *PLAIN]
+    assert call(*words, "-o", "plain.png", cwd=folder).returncode == 0
+    run = call(*words, "-o", "luma.png", "--original-colors", "luma", cwd=folder)
+    assert run.returncode == 0, run.stderr
+    expected = transfer_luma(load_image(folder / "plain.png"), photo)
+    assert (load_image(folder / "luma.png") - expected).abs().max() < 0.02
+    run = call(*words, "-o", "pca.png", "--original-colors", "pca", cwd=folder)
+    assert (run.returncode, "use luma or off" in run.stderr) == (2, True)
 
 
 BAD_TRAINING = [

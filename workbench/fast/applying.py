@@ -18,7 +18,15 @@ from workbench.errors import InputError
 from workbench.fast.mixing import Choice
 from workbench.fast.models import StyleModel
 from workbench.files import claimed
-from workbench.images import Frame, from_array, resize_down, save_image, to_array
+from workbench.images import (
+    Frame,
+    check_original_colors,
+    from_array,
+    resize_down,
+    save_image,
+    to_array,
+    transfer_luma,
+)
 from workbench.progress import show_frames
 from workbench.samples import load_picture
 from workbench.video.clips import (
@@ -43,6 +51,7 @@ def paint_film(
     output: str | os.PathLike[str],
     *,
     choices: Sequence[Choice] | None = None,
+    original_colors: str = "off",
     batch: int | None = None,
     quality: int = 18,
 ) -> int:
@@ -50,7 +59,8 @@ def paint_film(
 
     Frames are read, painted and written one after the other, so that memory does not grow with
     the clip. Every hundred frames lie as a film of their own in a folder beside `output` until
-    all are done: stopped anywhere, the same call goes on there, with the same film.
+    all are done: stopped anywhere, the same call goes on there, with the same film. One with
+    another end or other choices takes over the parts in which these make no difference.
 
     Parameters
     ----------
@@ -62,6 +72,8 @@ def paint_film(
         Ends in .mp4, .mov or .mkv.
     choices
         Which models paint each frame, from `mixing.choose_models`; None: the first, all.
+    original_colors
+        "luma": the brightness of the painting in the colours of the clip; else "off".
     batch
         Frames that are painted at a time; what comes out is the same. None: 8 on a GPU, else 1.
     quality
@@ -75,7 +87,7 @@ def paint_film(
     Raises
     ------
     InputError
-        If the clip cannot be read, or the folder belongs to another film.
+        If the clip cannot be read, or the folder belongs to another clip or other models.
     OutputError
         If the film cannot be written.
     """
@@ -83,19 +95,33 @@ def paint_film(
     check_film(output, quality=quality)
     if batch is not None and batch < 1:
         raise InputError(f"batch = {batch}: give a number of frames from 1 on.")
+    _check_colors(original_colors)
     first = next(iter(models))
     choices = choices or [((first, 1.0),)] * clip.frames
     batch = batch or (_GPU_BATCH if models[first].device.type == "cuda" else 1)
+    digests = {name: digest(model.network.state_dict()) for name, model in models.items()}
+    told = [[(digests[name], share) for name, share in choice] for choice in choices]
     folder = output.with_suffix(".parts")
     with claimed(folder):
-        check_same_run(folder, _identity(clip, models, choices, quality))
-        parts = _finished_parts(folder)
+        model = models[first]
+        identity = {
+            **clip_identity(clip),
+            "models": sorted(digests.values()),
+            "original_colors": original_colors,
+            "quality": quality,
+            "precision": str(model.dtype).removeprefix("torch."),
+            "device": model.device.type,
+            "workbench": workbench.__version__,
+        }
+        check_same_run(folder, identity)
+        parts = _finished_parts(folder, told)
         done = sum(parts.values())
         if done % PART == 0:  # else the clip has ended
-            painted = _paint_frames(read_frames(clip, done), models, choices[done:], batch)
+            frames = read_frames(clip, done)
+            painted = _paint_frames(frames, models, choices[done:], batch, original_colors)
             shown = show_frames(painted, clip.frames, "painting", done=done)
             for frame in shown:
-                part = folder / f"{done:06d}.mp4"
+                part = _part(folder, done, told)
                 some = chain([frame], islice(shown, PART - 1))
                 parts[part] = write_film(some, part, clip.fps, quality=quality)
                 done += parts[part]
@@ -106,10 +132,16 @@ def paint_film(
     return done
 
 
-def _finished_parts(folder: Path) -> dict[Path, int]:
-    """Films of up to `PART` frames from the first on -> how many they have."""
+def _part(folder: Path, first: int, told: Sequence[object]) -> Path:
+    """Film of up to `PART` frames from `first` on; its name says what paints them."""
+    choices = json.dumps(told[first : first + PART]).encode()
+    return folder / f"{first:06d}-{hashlib.sha256(choices).hexdigest()[:12]}.mp4"
+
+
+def _finished_parts(folder: Path, told: Sequence[object]) -> dict[Path, int]:
+    """Parts that are there, from the first on -> how many frames they have."""
     parts: dict[Path, int] = {}
-    while (part := folder / f"{sum(parts.values()):06d}.mp4").is_file():
+    while (part := _part(folder, sum(parts.values()), told)).is_file():
         parts[part] = open_clip(part).frames
     return parts
 
@@ -119,6 +151,7 @@ def _paint_frames(
     models: Mapping[str, StyleModel],
     choices: Sequence[Choice],
     batch: int,
+    original_colors: str,
 ) -> Iterator[Frame]:
     """Frames painted as chosen, one after the other."""
     pairs = zip(frames, choices, strict=False)
@@ -130,23 +163,19 @@ def _paint_frames(
             if numbers := [i for i, share in enumerate(shares) if share.get(name, 0) > 0]:
                 share = torch.tensor([shares[i][name] for i in numbers]).view(-1, 1, 1, 1)
                 painted[numbers] += share * model(pictures[numbers])
+        if original_colors == "luma":
+            painted = transfer_luma(painted, pictures)
         yield from map(to_array, painted.split(1))
 
 
-def _identity(
-    clip: Clip, models: Mapping[str, StyleModel], choices: Sequence[Choice], quality: int
-) -> dict[str, object]:
-    """Everything that the film depends on."""
-    model = next(iter(models.values()))
-    return {
-        **clip_identity(clip),
-        "models": {name: digest(each.network.state_dict()) for name, each in models.items()},
-        "choices": hashlib.sha256(json.dumps(choices).encode()).hexdigest(),
-        "quality": quality,
-        "precision": str(model.dtype).removeprefix("torch."),
-        "device": model.device.type,
-        "workbench": workbench.__version__,
-    }
+def _check_colors(original_colors: str) -> None:
+    """Refuse what would have to be known before a model learns its style."""
+    check_original_colors(original_colors)
+    if original_colors not in ("off", "luma"):
+        raise InputError(
+            f"original_colors = {original_colors!r}: that recolours the style picture, which a"
+            " model has learned already; use luma or off."
+        )
 
 
 def paint_pictures(
@@ -155,6 +184,7 @@ def paint_pictures(
     folder: str | os.PathLike[str],
     *,
     size: int | None = None,
+    original_colors: str = "off",
 ) -> list[str]:
     """Paint pictures into a folder, `photo.jpg` into `photo.png`.
 
@@ -169,6 +199,8 @@ def paint_pictures(
         For the pictures of one model and size.
     size
         Longest side in pixels, at most; None: as they are.
+    original_colors
+        As for `paint_film`.
 
     Returns
     -------
@@ -183,6 +215,7 @@ def paint_pictures(
         If a picture cannot be written.
     """
     folder = Path(folder)
+    _check_colors(original_colors)
     targets: dict[Path, str] = {}
     for name in pictures:
         target = folder / f"{Path(name.rpartition(':')[2]).stem}.png"
@@ -193,7 +226,11 @@ def paint_pictures(
         targets[target] = name
     faults = []
     with claimed(folder):
-        identity = {"model": digest(model.network.state_dict()), "size": size}
+        identity = {
+            "model": digest(model.network.state_dict()),
+            "size": size,
+            "original_colors": original_colors,
+        }
         check_same_run(folder, identity)
         for target, name in show_frames(targets.items(), len(targets), "painting", unit="picture"):
             source = Path(name)
@@ -202,19 +239,27 @@ def paint_pictures(
             ):
                 continue
             try:
-                save_image(paint_picture(model, name, size), target)
+                save_image(paint_picture(model, name, size, original_colors), target)
             except InputError as error:
                 faults.append(str(error))
     return faults
 
 
-def paint_picture(model: StyleModel, name: str, size: int | None = None) -> Tensor:
+def paint_picture(
+    model: StyleModel, name: str, size: int | None = None, original_colors: str = "off"
+) -> Tensor:
     """Load a picture by its name and paint it; `(1, 3, H, W)`, float32, sRGB in [0, 1].
 
     Parameters
     ----------
     size
         Longest side in pixels, at most; None: as it is.
+    original_colors
+        As for `paint_film`.
     """
+    _check_colors(original_colors)
     picture = load_picture(name)
-    return model(picture if size is None else resize_down(picture, size))
+    if size is not None:
+        picture = resize_down(picture, size)
+    painted = model(picture)
+    return transfer_luma(painted, picture) if original_colors == "luma" else painted
