@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_backbone import tiny_tensors
+from tiny_backbone import tiny_backbone
 from torch import Tensor
 
 from workbench import weights
@@ -21,9 +21,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Settings:
     """Settings for a run of a few milliseconds on a tiny backbone with its own cache."""
     monkeypatch.setenv("WORKBENCH_WEIGHTS", str(tmp_path / "weights"))
-    source = weights.Source("random numbers", tiny_tensors)
-    backbone = weights.Backbone(weights.BACKBONES["vgg16"].convolutions, (source,))
-    monkeypatch.setitem(weights.BACKBONES, "tiny", backbone)
+    monkeypatch.setitem(weights.BACKBONES, "tiny", tiny_backbone())
     return Settings(backbone="tiny", size=64, steps=(12,), precision="float32", device="cpu")
 
 

@@ -1,4 +1,4 @@
-"""A network that is small enough for unit tests."""
+"""A network that is small enough for unit tests; run as a program, `workbench` that has it."""
 
 from __future__ import annotations
 
@@ -24,3 +24,15 @@ def tiny_tensors() -> dict[str, Tensor]:
         tensors[f"{name}.bias"] = torch.rand(channels, generator=generator)
         inputs = channels
     return tensors
+
+
+def tiny_backbone() -> weights.Backbone:
+    source = weights.Source("random numbers", tiny_tensors)
+    return weights.Backbone(weights.BACKBONES["vgg16"].convolutions, (source,))
+
+
+if __name__ == "__main__":
+    from workbench import cli
+
+    weights.BACKBONES["tiny"] = tiny_backbone()  # type: ignore[index]
+    cli.main()
