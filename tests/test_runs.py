@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 import workbench
 from workbench.errors import InputError, OutputError
+from workbench.files import claimed
 from workbench.runs import RESULT, Result, check_result, finish_run, read_result, start_run
 from workbench.settings import Settings
 
@@ -28,7 +29,7 @@ numbers = st.floats(allow_nan=False, allow_infinity=False) | st.integers(-(2**63
 
 def finished(folder: Path) -> Result:
     """A run with two outputs, one of them in a folder of its own."""
-    start_run(folder)
+    folder = start_run(folder)
     (folder / "frames").mkdir(exist_ok=True)
     picture, frame = folder / "painted.png", folder / "frames" / "0001.png"
     picture.write_bytes(b"picture")
@@ -38,16 +39,115 @@ def finished(folder: Path) -> Result:
 
 def test_run_starts_in_a_new_folder(tmp_path: Path) -> None:
     folder = start_run(tmp_path / "new" / "run")
-    assert folder == tmp_path / "new" / "run"
+    assert folder == tmp_path / "new" / "run" / "unfinished"
     assert list(folder.iterdir()) == []
+    assert start_run(folder) == folder
 
 
-def test_starting_again_voids_the_earlier_result(tmp_path: Path) -> None:
-    finished(tmp_path)
-    start_run(str(tmp_path))
-    assert not (tmp_path / RESULT).exists()
+def files(folder: Path) -> dict[str, bytes]:
+    paths = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+
+
+def make(folder: Path, *names: str, text: str) -> Result:
+    """Write outputs of those names into a folder from `start_run`, and finish."""
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    outputs = {name: folder / name for name in names}
+    return finish_run(folder, outputs=outputs, **DETAILS)
+
+
+def test_a_finished_run_stays_whole_until_the_next_one_is(tmp_path: Path) -> None:
+    first = make(start_run(tmp_path), "a.png", "b.png", "cells/1.png", text="old")
+    before = files(tmp_path)
+    assert {"a.png", "b.png", "cells/1.png", RESULT} == set(before)
+
+    folder = start_run(str(tmp_path))
+    (folder / "a.png").write_text("new")
+    kept = {name: data for name, data in files(tmp_path).items() if "unfinished" not in name}
+    assert kept == before
+    assert read_result(tmp_path) == first
+
+    second = make(folder, "a.png", "cells/2.png", text="new")
+    now = files(tmp_path)
+    # What the second run has not is gone, but cells may be wanted again.
+    assert set(now) == {"a.png", "cells/1.png", "cells/2.png", RESULT}
+    assert (now["a.png"], now["cells/1.png"]) == (b"new", b"old")
+    assert read_result(tmp_path) == second
+    assert second.outputs == {"a.png": "a.png", "cells/2.png": "cells/2.png"}
+
+
+def test_what_a_broken_off_run_wrote_is_not_taken_for_the_next_ones(tmp_path: Path) -> None:
+    folder = start_run(tmp_path)
+    (folder / "style 2.jpg").write_text("of another run")
+    (folder / "cells").mkdir()
+    (folder / "cells" / "1.png").write_text("kept")
+    assert start_run(tmp_path) == folder
+    assert list(files(folder)) == ["cells/1.png"]
+
+
+def test_the_last_cells_may_run_once_more(tmp_path: Path) -> None:
+    folder = start_run(tmp_path)
+    make(folder, "inputs.png", "a.png", text="once")
+    folder.mkdir()
+    (folder / "a.png").write_text("twice")
+    outputs = {"inputs": folder / "inputs.png", "a": folder / "a.png"}
+    result = finish_run(folder, outputs=outputs, **DETAILS)
+    assert result.outputs == {"inputs": "inputs.png", "a": "a.png"}
+    assert (tmp_path / "a.png").read_text() == "twice"
+    assert not folder.exists()
+
+
+def test_killed_while_files_are_moved_the_rest_is_moved_next_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(start_run(tmp_path), "a.png", "b.png", text="old")
+    move = Path.replace
+
+    def killed(self: Path, target: Path) -> Path:
+        if self.name == "b.png":
+            raise KeyboardInterrupt
+        return move(self, target)
+
+    folder = start_run(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            make(folder, "a.png", "b.png", text="new")
     assert read_result(tmp_path) is None
-    assert (tmp_path / "painted.png").exists()
+    start_run(tmp_path)
+    result = read_result(tmp_path)
+    assert result is not None
+    assert {(tmp_path / path).read_text() for path in result.outputs.values()} == {"new"}
+
+
+def test_numbered_runs_get_a_folder_each_and_an_unfinished_one_goes_on(tmp_path: Path) -> None:
+    pattern = str(tmp_path / "{n}" / "run")
+    first = start_run(pattern)
+    assert first == tmp_path / "001" / "run" / "unfinished"
+    assert start_run(pattern) == first
+    make(first, "a.png", text="first")
+    second = start_run(pattern)
+    assert second == tmp_path / "002" / "run" / "unfinished"
+    make(second, "a.png", text="second")
+    assert set(files(tmp_path / "001" / "run")) == {"a.png", RESULT}
+    (tmp_path / "003" / "run").mkdir(parents=True)  # somebody else's
+    assert start_run(pattern) == tmp_path / "004" / "run" / "unfinished"
+
+
+def test_a_number_in_use_by_another_process_is_left_to_it(tmp_path: Path) -> None:
+    (tmp_path / "001" / "unfinished").mkdir(parents=True)
+    with claimed(tmp_path / "001"):
+        assert start_run(tmp_path / "{n}") == tmp_path / "002" / "unfinished"
+
+
+def test_a_run_knows_how_long_it_took(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.monotonic", lambda: 100.0)
+    folder = start_run(tmp_path)
+    monkeypatch.setattr("time.monotonic", lambda: 107.5)
+    details = {**DETAILS, "seconds": None}
+    assert finish_run(folder, outputs={}, **details).seconds == 7.5
 
 
 def test_file_is_no_folder_for_a_run(tmp_path: Path) -> None:

@@ -272,7 +272,11 @@ def _file_name(text: str) -> str:
 
 
 def paint_variations(
-    variations: Sequence[Variation], folder: str | os.PathLike[str], ruler: Settings
+    variations: Sequence[Variation],
+    folder: str | os.PathLike[str],
+    ruler: Settings,
+    *,
+    kept: str | os.PathLike[str] | None = None,
 ) -> Iterator[Painted]:
     """Paint a series of variations into a folder, with a progress bar.
 
@@ -290,6 +294,9 @@ def paint_variations(
         What numbers are compared by. However a picture was painted, its content, style and
         tv loss are measured in float32 with weight 1 and no layer factors, at the layers,
         the size, the style scale, the backbone and the pooling of these settings.
+    kept
+        Another folder whose pictures are taken as well, and never touched: those of an earlier
+        run.
 
     Yields
     ------
@@ -325,6 +332,10 @@ def paint_variations(
             try:
                 key = _key(variation, ruler, weights)
                 figures = _find(path, key)
+                if figures is None and kept is not None:
+                    earlier = Path(kept) / path.name
+                    figures = _find(earlier, key)
+                    path = path if figures is None else earlier
                 found = figures is not None
                 if figures is None:
                     if variation.styles not in styles:
@@ -344,6 +355,12 @@ def paint_variations(
             yield painted
     if problems and len(problems) == len(variations):
         raise InputError(f"not one of the pictures could be painted: {problems[0]}")
+
+
+def with_rest(painted: Sequence[Painted], variations: Sequence[Variation]) -> list[Painted]:
+    """A series that was broken off, with a sentence for each variation that is missing."""
+    rest = variations[len(painted) :]
+    return [*painted, *(Painted(each, Path(), {}, "It is not painted yet.") for each in rest)]
 
 
 def _with_unit_weights(settings: Settings) -> Settings:

@@ -35,7 +35,7 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
         If the folder cannot be made or written to, or the disk is full.
     """
     path = Path(path)
-    with _output_errors(path):
+    with output_errors(path):
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, "it is a folder; name a file")
         beside = _beside(path)
@@ -87,7 +87,7 @@ def check_writable(path: str | os.PathLike[str]) -> None:
         If the folder cannot be made or written to, or `path` is a folder.
     """
     path = Path(path)
-    with _output_errors(path):
+    with output_errors(path):
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, "it is a folder; name a file")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -203,7 +203,8 @@ def _beside(path: Path) -> Path:
 
 
 @contextmanager
-def _output_errors(path: Path) -> Iterator[None]:
+def output_errors(path: Path) -> Iterator[None]:
+    """Turn errors of the operating system into an `OutputError` about `path`."""
     try:
         yield
     except OSError as error:

@@ -48,6 +48,7 @@ _WENT_IN = re.compile(rf"({'|'.join(_CONTENT_OUTPUTS)}|inputs|{_STYLE_OUTPUT.pat
 _PAINTED = {"picture", "film", "sheet"}  # outputs of runs that paint a content picture
 _ALWAYS_SHOWN = {"size", "steps", "content_weight", "style_weight"}
 _SHOWN_AS_PICTURES = {"content", "clip", "style", "styles"}
+_OF_FILES = re.compile(r"output_dir|quality|save_every|(gif|sheet)_\w+")  # not of what they show
 
 Rows = tuple[tuple[str, str], ...]
 
@@ -403,6 +404,7 @@ def _settings(settings: Mapping[str, Any]) -> Rows:
         (plain(name.replace("_", " ")), _shown(value))
         for name, value in settings.items()
         if name not in _SHOWN_AS_PICTURES
+        and not _OF_FILES.fullmatch(name)
         and value not in (None, "", [], {})
         and (name in _ALWAYS_SHOWN or name not in defaults or value != defaults[name])
     )

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ast
+import base64
 import dataclasses
 import difflib
 import io
 import itertools
 import json
 import logging
+import mimetypes
 import os
 import shlex
 import shutil
@@ -16,42 +18,97 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from html import escape
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from PIL import Image
 
 from workbench import errors
 from workbench.errors import InputError, WorkbenchError
 from workbench.files import check_writable, refuse_overwriting, replace
 from workbench.settings import ClipSettings, Settings, TrainingSettings
 
+if TYPE_CHECKING:
+    from workbench.optimize import Iterate
+    from workbench.runs import Result
+
+HEADLESS = "WORKBENCH_HEADLESS"  # is set in the kernels of `run_notebook`
 UPLOADS = "uploads"  # folder in `output_dir` of what the panel was handed
 _INJECTED = "# Parameters"  # papermill's first line in the cell that it adds
+_ALIKE: tuple[Any, ...] = ((int, float), (list, tuple), str)  # values that may stand in for another
+_WIDTH = 960  # px that pictures are shown with, at most
+_EMBEDDED = 20e6  # bytes of a film that is shown in the notebook itself, at most
+
+T = TypeVar("T")
 
 
-def check_parameters(cells: Sequence[str]) -> None:
-    """Refuse parameters that a notebook does not have; papermill alone would only warn.
+def at_root() -> Path:
+    """Make the project's root the working folder, and say so if that changed anything.
 
-    To be called in the cell right behind the parameters cell, as
-    `check_parameters(In)`, where IPython's `In` lists the sources of the cells run so far.
+    The root is the nearest folder, from the working folder upwards, that has a folder
+    `notebooks` in it; without one, the working folder stays. Front ends start a notebook in its
+    own folder, papermill where one stands: with this, the same relative path means the same file.
+    """
+    here = Path.cwd()
+    if HEADLESS in os.environ:  # set by `run_notebook`, which starts it where it belongs
+        return here
+    places = (Path.home(), Path(here.anchor))  # of everything one has, if not of the notebook
+    for folder in (here, *here.parents):
+        notebooks = folder / "notebooks"
+        if not notebooks.is_dir() or (folder in places and not here.is_relative_to(notebooks)):
+            continue
+        if folder != here:
+            os.chdir(folder)
+            print(f"Working folder, which paths are relative to: {folder}")
+        return folder
+    return here
+
+
+def parameters(cells: Sequence[str], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Go to the project's root, and take the values of all parameters out of a notebook.
+
+    To be called in the cell right behind the parameters cell, as `parameters(In, globals())`,
+    where IPython's `In` lists the sources of the cells run so far. The parameters cell is the
+    last one that assigns `output_dir` with a type (or, if none has types, without).
 
     Raises
     ------
     InputError
-        If papermill handed in a name that the parameters cell does not assign, or a parameter
-        names a file in `output_dir`.
+        If papermill handed in a name that the parameters cell does not assign, or a name there
+        is a setting's with a slip in it, or one names a file in `output_dir`.
     """
-    names = _assigned(cells[-2]) if len(cells) > 1 else []
-    if len(cells) > 2 and cells[-2].startswith(_INJECTED):  # else run by hand, or without
-        known = _assigned(cells[-3])
-        for name in names:
-            if name not in known:
-                raise InputError(unknown_parameter(name, known))
-        names = known
-    from IPython.core.getipython import get_ipython
+    at_root()
+    read = [_read(cell) for cell in cells]
+    injected = [cell.startswith(_INJECTED) for cell in cells]
+    found = [i for i, names in enumerate(read) if "output_dir" in names and not injected[i]]
+    if not found:
+        raise InputError("no cell above assigns output_dir, as a notebook's parameters cell does.")
+    at = ([i for i in found if read[i]["output_dir"].annotation] or found)[-1]
+    known = read[at]
+    for name in (name for i in range(at, len(cells)) if injected[i] for name in read[i]):
+        if name not in known:
+            raise InputError(unknown_parameter(name, list(known)))
+    kinds = (Settings, ClipSettings, TrainingSettings)
+    knobs = {field.name: field.default for kind in kinds for field in dataclasses.fields(kind)}
+    for name in known.keys() - knobs.keys():
+        for near in difflib.get_close_matches(name, knobs, n=1, cutoff=0.9):
+            pair = (values[name], knobs[near])
+            if any(all(isinstance(each, kind) for each in pair) for kind in _ALIKE):
+                raise InputError(unknown_parameter(name, [near]))
+    taken = {name: values[name] for name in known}
+    check_inputs(taken)
+    return taken
 
-    if shell := get_ipython():
-        check_inputs({name: shell.user_ns.get(name) for name in names})
+
+def _read(cell: str) -> dict[str, Parameter]:
+    """What a cell assigns; nothing, if it is not plain Python."""
+    try:
+        return read_parameters(cell)
+    except InputError:
+        return {}
 
 
 def check_inputs(parameters: Mapping[str, Any]) -> None:
@@ -86,21 +143,6 @@ def unknown_parameter(name: str, known: Sequence[str]) -> str:
     nearest = difflib.get_close_matches(name, known, n=1)
     hint = f" did you mean {nearest[0]!r}?" if nearest else ""
     return f"unknown parameter {name!r};{hint or ' see the parameters cell of the notebook.'}"
-
-
-def _assigned(source: str) -> list[str]:
-    """Names that a cell of plain assignments gives a value; none if it is not plain Python."""
-    names: list[str] = []
-    try:
-        statements = ast.parse(source).body
-    except SyntaxError:  # %magic
-        return names
-    for statement in statements:
-        if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
-            names.append(statement.target.id)
-        elif isinstance(statement, ast.Assign):
-            names += [target.id for target in statement.targets if isinstance(target, ast.Name)]
-    return names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -249,15 +291,152 @@ def _fields(kind: type, parameters: Mapping[str, Any]) -> dict[str, Any]:
 def is_headless() -> bool:
     """Whether nobody is looking: papermill or nbconvert runs the notebook, not a front end.
 
-    A front end says with every request which of its cells it is for.
+    Those say with every request that nobody could answer a question, which front ends never
+    do, or say which of their cells it is for. Voila runs a notebook as they do, for a visitor.
     """
     from IPython.core.getipython import get_ipython
 
-    shell = get_ipython()
-    kernel = getattr(shell, "kernel", None)
-    if kernel is None:
+    kernel = getattr(get_ipython(), "kernel", None)
+    if kernel is None or HEADLESS in os.environ:
         return True
-    return "cellId" not in kernel.get_parent().get("metadata", {})
+    if os.environ.get("SERVER_SOFTWARE", "").startswith("voila"):
+        return False
+    request = kernel.get_parent()
+    asks = request.get("content", {}).get("allow_stdin", True)
+    return not asks and "cellId" not in request.get("metadata", {})
+
+
+def until_interrupted(
+    stream: Iterable[T], each: Callable[[T], object], stopped: Callable[[T], str]
+) -> tuple[T, bool]:
+    """Hand every item of a stream to `each`, until somebody interrupts the kernel.
+
+    That is a way to stop early: the cell ends well, and those below go on with what there is.
+    Headless, it ends the run, as it always does.
+
+    Parameters
+    ----------
+    stream
+        Such as iterates; it is closed when it is interrupted.
+    stopped
+        Says, of the last item that `each` has had, how far it came: "step 3 of 40".
+
+    Returns
+    -------
+    T, bool
+        The last item that `each` has had, and whether the stream came to its end.
+
+    Raises
+    ------
+    WorkbenchError
+        If it is interrupted before `each` has had an item.
+    """
+    last: list[T] = []
+    try:
+        for item in stream:
+            each(item)
+            last = [item]
+    except KeyboardInterrupt:
+        if is_headless():
+            raise
+        if isinstance(stream, Generator):
+            stream.close()
+        if not last:
+            raise WorkbenchError("stopped; to go on, run this cell again.") from None
+        print(
+            f"Stopped at {stopped(last[0])}. The cells below take what there is so far;"
+            " this cell again goes on."
+        )
+        return last[0], False
+    return last[0], True
+
+
+def watch(iterates: Iterable[Iterate], seconds: float = 2.0) -> Iterator[Iterate]:
+    """Pass iterates on and show the newest picture every so many seconds, if somebody looks."""
+    if is_headless():
+        yield from iterates
+        return
+    from IPython.display import HTML, display
+
+    from workbench.images import to_array
+
+    canvas = display(HTML(""), display_id=True)
+    shown = 0.0
+    try:
+        for iterate in iterates:
+            if time.monotonic() - shown >= seconds:
+                picture = Image.fromarray(to_array(iterate.image))
+                alt = f"The painting after step {iterate.step}"
+                canvas.update(HTML(_tag(_encode(picture, "JPEG"), "image/jpeg", alt)))
+                shown = time.monotonic()
+            yield iterate
+    finally:
+        canvas.update(HTML(""))  # the cells below show it
+
+
+def show(path: str | os.PathLike[str], alt: str, *, on: Any = None) -> None:
+    """Show a picture, a GIF or a film in the notebook, wherever it will be read.
+
+    Stills are shown as a small copy, GIFs as they are, and films with controls, unless they are
+    so large that only their place is named.
+
+    Parameters
+    ----------
+    path
+        Of the file. The notebook keeps what it shows, and needs the file no longer.
+    alt
+        What is to be seen, for those who cannot see it.
+    on
+        Handle of an output that it is to take the place of; None: a new one.
+    """
+    from IPython.display import HTML, display
+
+    from workbench.images import load_image, to_array
+    from workbench.runs import UNFINISHED
+
+    path = Path(path)
+    kind = mimetypes.guess_type(path)[0] or ""
+    if kind.startswith("video/"):
+        size = path.stat().st_size
+        if size >= _EMBEDDED:
+            place = Path(*(part for part in path.parts if part != UNFINISHED))  # before long
+            print(f"{alt}: {place} ({size / 1e6:.0f} MB)")
+            return
+        data = base64.b64encode(path.read_bytes()).decode()
+        html = (
+            f'<video controls loop aria-label="{escape(alt)}" style="max-width: 100%"'
+            f' src="data:{kind};base64,{data}"></video>'
+        )
+    elif kind == "image/gif":
+        html = _tag(path.read_bytes(), kind, alt)
+    else:
+        picture = Image.fromarray(to_array(load_image(path)))
+        picture.thumbnail((2 * _WIDTH, 2 * _WIDTH))
+        ways = (_encode(picture, "WEBP", quality=80), _encode(picture, "WEBP", lossless=True))
+        html = _tag(min(ways, key=len), "image/webp", alt)  # a plot is smaller without losses
+    (on.update if on else display)(HTML(html))
+
+
+def show_result(result: Result, folder: Path) -> None:
+    """Show the figures of a run as a table, and say where it lies."""
+    from IPython.display import Markdown, display
+
+    rows = "".join(f"| {name} | {value:,.4g} |\n" for name, value in result.figures.items())
+    head = "| figure | value |\n| --- | ---: |\n"
+    display(Markdown(f"{head}{rows}\n{result.seconds:.0f} s, in `{folder}`"))
+
+
+def _encode(picture: Image.Image, kind: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def _tag(data: bytes, kind: str, alt: str) -> str:
+    return (
+        f'<img alt="{escape(alt)}" style="max-width: min(100%, {_WIDTH}px)"'
+        f' src="data:{kind};base64,{base64.b64encode(data).decode()}">'
+    )
 
 
 def find_notebook(name: str) -> Path:
@@ -417,6 +596,7 @@ def _quiet_kernel_manager(sockets: str, kernels: list[Any]) -> type:
             if self.transport == "ipc":
                 self.ip = f"{sockets}/kernel"
             # An interrupted kernel would print a stack trace over the one clear sentence.
+            options["env"] = {**(options.get("env") or os.environ), HEADLESS: "1"}
             await super().start_kernel(**{**options, "stderr": subprocess.DEVNULL})
             kernels.append(self.provisioner.process)  # type: ignore[union-attr]
 

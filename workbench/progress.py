@@ -36,6 +36,7 @@ from workbench.images import (
     transfer_luma,
 )
 from workbench.losses import Losses
+from workbench.notebook import HEADLESS
 from workbench.optimize import Iterate
 
 T = TypeVar("T")
@@ -44,6 +45,32 @@ _THUMBNAIL = 96  # px; change that cannot be seen at this size does not count as
 _GIF_COLOURS = (256, 128, 64, 32)
 _GIF_SCALES = (1.0, 0.8, 0.65, 0.5, 0.4, 0.3, 0.2)
 _ROW_LABEL_WIDTH = 150  # px, at most
+
+
+class _Cell(io.TextIOBase):
+    """What a bar is drawn on in a notebook: one output that changes, so one line stays of it."""
+
+    encoding = "utf-8"
+    _handle: Any = None
+
+    def write(self, text: str) -> int:
+        """Show the newest line in the place of the one before."""
+        if line := text.strip():
+            from IPython.display import display
+
+            data = {"text/plain": line}
+            if self._handle is None:
+                self._handle = display(data, raw=True, display_id=True)
+            else:
+                self._handle.update(data, raw=True)
+        return len(text)
+
+
+def canvas() -> Any:
+    """Where a progress bar is to be drawn, for `tqdm(file=...)`."""
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    in_kernel = hasattr(shell, "kernel") and HEADLESS not in os.environ
+    return _Cell() if in_kernel else sys.stdout
 
 
 # --- streams of iterates -----------------------------------------------------------------

@@ -1,6 +1,7 @@
 """A run is a folder: everything it made, and a `result.json` that says what.
 
-`result.json` is written last and in one step. A folder without a valid one is unfinished.
+`result.json` is written last and in one step. A folder without a valid one is unfinished. Until
+a new run is whole, it writes into the folder `unfinished`, beside what the last one made.
 """
 
 from __future__ import annotations
@@ -9,7 +10,10 @@ import json
 import math
 import os
 import platform
+import shutil
+import time
 from collections.abc import Mapping
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -17,9 +21,15 @@ from typing import Any
 
 import workbench
 from workbench.errors import InputError
-from workbench.files import check_writable, write_bytes
+from workbench.files import check_writable, claimed, output_errors, write_bytes
 
 RESULT = "result.json"
+UNFINISHED = "unfinished"
+NUMBER = "{n}"
+_WHOLE = ".finished"  # what `UNFINISHED` is called while its files are moved out of it
+
+_began: dict[Path, float] = {}  # when the runs of this process were started, by their folder
+_claims: dict[Path, ExitStack] = {}  # numbered folders that this process works in
 
 
 @dataclass(frozen=True)
@@ -50,18 +60,55 @@ class Result:
     seconds: float
 
 
-def start_run(folder: str | os.PathLike[str]) -> Path:
-    """Open a folder for a run; whatever it says of an earlier one no longer counts.
+def start_run(output_dir: str | os.PathLike[str]) -> Path:
+    """Open a folder for what a new run writes; an earlier one stays whole beside it.
+
+    Parameters
+    ----------
+    output_dir
+        Folder of the run. `{n}` in it stands for a number: the run gets the first folder that
+        there is not yet, from 001 on, or goes on in one that was left unfinished. What this
+        function returned is taken as it is.
+
+    Returns
+    -------
+    Path
+        `output_dir/unfinished`; `finish_run` moves what lies in it to `output_dir`. What a
+        later run is to go on with, such as frames or a checkpoint, belongs into its parent.
 
     Raises
     ------
     OutputError
         If the folder cannot be made or written to.
     """
-    folder = Path(folder)
+    if Path(output_dir).name == UNFINISHED:
+        return Path(output_dir)
+    numbered = NUMBER in str(output_dir)
+    home = _next_folder(str(output_dir)) if numbered else Path(output_dir)
+    folder = home / UNFINISHED
+    _put_in_place(home)
     check_writable(folder / RESULT)
-    (folder / RESULT).unlink(missing_ok=True)
+    for file in folder.iterdir():
+        if file.is_file():  # of a run that was broken off, with other parameters perhaps
+            file.unlink()
+    _began[folder.resolve()] = time.monotonic()
     return folder
+
+
+def _next_folder(pattern: str) -> Path:
+    """The first numbered folder in which no run has finished and nobody else is at work."""
+    number = 0
+    while True:
+        number += 1
+        home = Path(pattern.replace(NUMBER, f"{number:03}"))
+        if home.exists() and ((home / RESULT).exists() or not (home / UNFINISHED).is_dir()):
+            continue
+        if home.resolve() in _claims:
+            return home
+        with ExitStack() as stack, suppress(InputError):
+            stack.enter_context(claimed(home))
+            _claims[home.resolve()] = stack.pop_all()
+            return home
 
 
 def finish_run(
@@ -71,34 +118,85 @@ def finish_run(
     figures: Mapping[str, float],
     settings: Mapping[str, Any],
     weights: Mapping[str, str],
-    seconds: float,
+    seconds: float | None = None,
 ) -> Result:
-    """Write `result.json`, after everything else.
+    """Write `result.json`, and put everything in the place of what an earlier run made.
+
+    Outputs of the earlier run that this one lacks are removed, but for those in subfolders,
+    such as the pictures of a grid, which a later run may want again.
 
     Parameters
     ----------
+    folder
+        From `start_run`; any other folder is taken as it is.
     outputs
-        Name -> path of a finished file inside `folder`.
+        Name -> path of a finished file inside `folder`, or kept beside it by an earlier run.
+    figures
+        Name -> number.
+    settings
+        Everything that the run was told.
+    weights
+        `name` and `sha256` of the pretrained weights.
+    seconds
+        How long the run took; None: since `start_run`.
 
     Raises
     ------
     InputError
         If an output is missing or lies outside of `folder`, or a figure is not finite.
+    OutputError
+        If something cannot be written or moved.
     """
     folder = Path(folder)
+    home = folder.parent if folder.name == UNFINISHED else folder
     relative = {}
     for name, path in outputs.items():
-        if not Path(path).is_file():
+        path = Path(path)
+        if not path.is_file() and path.is_relative_to(folder):
+            path = home / path.relative_to(folder)
+        if not path.is_file():
             raise InputError(f"output {name!r}: there is no file {path}.")
-        if not Path(path).resolve().is_relative_to(folder.resolve()):
-            raise InputError(f"output {name!r}: {path} lies outside of {folder}.")
-        relative[name] = Path(path).resolve().relative_to(folder.resolve()).as_posix()
+        inside = [each for each in (folder, home) if path.resolve().is_relative_to(each.resolve())]
+        if not inside:
+            raise InputError(f"output {name!r}: {path} lies outside of {home}.")
+        relative[name] = path.resolve().relative_to(inside[0].resolve()).as_posix()
     for name, value in figures.items():
         if not math.isfinite(value):
             raise InputError(f"figure {name!r} is {value}, which is not a finite number.")
+    if seconds is None:
+        seconds = time.monotonic() - _began.get(folder.resolve(), time.monotonic())
     result = Result(relative, figures, settings, weights, _versions(), round(seconds, 3))
     write_bytes(folder / RESULT, json.dumps(asdict(result), indent=2).encode())
+    if folder != home:
+        _put_in_place(home)  # another one that is whole, if its process was killed just then
+        with output_errors(home):
+            folder.rename(home / _WHOLE)
+        _put_in_place(home)
+    if claim := _claims.pop(home.resolve(), None):
+        claim.close()
+        (home / ".lock").unlink(missing_ok=True)
     return result
+
+
+def _put_in_place(home: Path) -> None:
+    """Move a run that is whole, if there is one, to where its predecessor lies."""
+    whole = home / _WHOLE
+    if not whole.is_dir():
+        return
+    with output_errors(home):
+        new = json.loads((whole / RESULT).read_text("utf-8"))["outputs"].values()
+        before = read_result(home)
+        (home / RESULT).unlink(missing_ok=True)
+        for path in before.outputs.values() if before else ():
+            if path not in new and "/" not in path:
+                (home / path).unlink(missing_ok=True)
+        for file in whole.rglob("*"):
+            if file.is_file() and file != whole / RESULT:
+                target = home / file.relative_to(whole)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                file.replace(target)
+        (whole / RESULT).replace(home / RESULT)
+        shutil.rmtree(whole)
 
 
 def read_result(folder: str | os.PathLike[str]) -> Result | None:

@@ -630,7 +630,7 @@ def save_run(
             **painting.settings_so_far().as_dict(),
             "moves": [move.as_dict() for move in moves],
         },
-        weights={"name": weights.name, "sha256": weights.sha256},
+        weights=weights.as_dict(),
         seconds=painting.seconds,
     )
 

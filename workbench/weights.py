@@ -90,6 +90,10 @@ class Weights:
     sha256: str
     source: str
 
+    def as_dict(self) -> dict[str, str]:
+        """What `result.json` says of them: `name` and `sha256`."""
+        return {"name": self.name, "sha256": self.sha256}
+
 
 def load_weights(name: str = "vgg16") -> Weights:
     """Load weights from the cache, fetching them first if they are not there.

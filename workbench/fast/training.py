@@ -628,11 +628,18 @@ def show_training(iterates: Iterable[TrainingIterate]) -> Iterator[TrainingItera
             yield iterate
 
 
-def finish_training(folder: str | os.PathLike[str]) -> Result:
+def finish_training(
+    folder: str | os.PathLike[str], told: Mapping[str, Any] | None = None
+) -> Result:
     """Draw what a training was like and write its `result.json`.
 
     Makes `losses.png`, `previews.png` (six checkpoints side by side) and `learning.gif` (all
     of them) from what lies in the folder.
+
+    Parameters
+    ----------
+    told
+        What else `result.json` is to have among its settings.
 
     Raises
     ------
@@ -665,7 +672,12 @@ def finish_training(folder: str | os.PathLike[str]) -> Result:
             "best_step": best.step,
             **{f"held_out_{name}": value for name, value in best.held_out.items()},
         },
-        settings={"style": list(model.styles), "on": list(model.on), **model.settings},
+        settings={
+            **(told or {}),
+            "style": list(model.styles),
+            "on": list(model.on),
+            **model.settings,
+        },
         weights=model.weights,
         seconds=model.checkpoints[-1].seconds,
     )

@@ -18,7 +18,6 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property, partial
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -382,33 +381,81 @@ def stylize_clip(
     InputError, OptimizationError, OutputError
         As `paint_clip` and `clips.write_film`. Finished frames stay.
     """
-    started = time.monotonic()
-    output = Path(output_dir)
-    check_film(output / "film.mp4", quality=quality)
+    check_film("film.mp4", quality=quality)
     if not isinstance(clip, Clip):
         clip = open_clip(clip, size=settings.size)
     if mode is not None:
         clip_settings = replace(clip_settings, mode=mode)
-    iterates = paint_clip(clip, styles, output / "frames", settings, clip_settings)
+    folder = start_run(output_dir)
+    film = folder / "film.mp4"
+    frames = folder.parent / "frames"
+    figures = paint_film(clip, styles, frames, film, settings, clip_settings, quality=quality)
+    return finish_run(
+        folder,
+        outputs={"film": film},
+        figures=figures,
+        settings={"clip": str(clip.path), **settings.as_dict(), **clip_settings.as_dict()},
+        weights=load_weights(settings.backbone).as_dict(),
+    )
+
+
+def paint_film(
+    clip: Clip,
+    styles: Sequence[Tensor],
+    frames: str | os.PathLike[str],
+    film: str | os.PathLike[str],
+    settings: Settings,
+    clip_settings: ClipSettings,
+    *,
+    quality: int = 18,
+) -> dict[str, float]:
+    """Paint a clip into a film with its sound, with progress bars; see `stylize_clip`.
+
+    Parameters
+    ----------
+    frames
+        Folder for its frames, as for `paint_clip`.
+    film
+        Ends in .mp4, .mov or .mkv.
+
+    Returns
+    -------
+    dict
+        `frames.film_figures` of its frames.
+    """
+    iterates = paint_clip(clip, styles, frames, settings, clip_settings)
     with contextlib.closing(iterates):  # or a traceback in Jupyter would keep it, and its lock
-        first = next(iterates)  # a folder of another run is refused before anything is touched
-        start_run(output)
-        shown = show_progress(chain([first], iterates), clip_settings.mode)
+        shown = show_progress(iterates, clip_settings.mode)
         finished = [now.figures for now in shown if now.figures is not None]
     if sentence := shortfall(clip, len(finished)):
-        warnings.warn(sentence, stacklevel=2)
-    frames = PaintedFrames(output / "frames", len(finished))
-    pictures = show_frames(frames.pictures(), len(frames), "writing")
-    write_film(pictures, output / "film.mp4", clip.fps, sound=clip, quality=quality)
-    weights = load_weights(settings.backbone)
-    return finish_run(
-        output,
-        outputs={"film": output / "film.mp4"},
-        figures=film_figures(finished),
-        settings={"clip": str(clip.path), **settings.as_dict(), **clip_settings.as_dict()},
-        weights={"name": weights.name, "sha256": weights.sha256},
-        seconds=time.monotonic() - started,
-    )
+        warnings.warn(sentence, stacklevel=3)
+    write_painted(clip, frames, len(finished), film, quality=quality)
+    return film_figures(finished)
+
+
+def write_painted(
+    clip: Clip,
+    folder: str | os.PathLike[str],
+    count: int,
+    film: str | os.PathLike[str],
+    *,
+    quality: int = 18,
+) -> PaintedFrames:
+    """Write the first `count` frames in a folder of `paint_clip` as a film with the clip's sound.
+
+    Raises
+    ------
+    InputError
+        If there are none.
+    OutputError
+        If the film cannot be written.
+    """
+    if not count:
+        raise InputError(f"{folder} has no finished frame yet; go on painting.")
+    frames = PaintedFrames(Path(folder), count)
+    pictures = show_frames(frames.pictures(), count, "writing")
+    write_film(pictures, film, clip.fps, sound=clip, quality=quality)
+    return frames
 
 
 def shortfall(clip: Clip, frames: int) -> str | None:
