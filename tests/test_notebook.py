@@ -1,15 +1,25 @@
 from __future__ import annotations
 
+import base64
+import io
 import os
+import re
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import pytest
+import torch
+from PIL import Image
+from tools import shown
 
+from workbench import notebook
 from workbench.errors import InputError, WorkbenchError
+from workbench.images import save_image
 from workbench.notebook import check_inputs, failed_notebook, run_notebook
 
 
@@ -26,8 +36,6 @@ def write_notebook(path: Path, *cells: str, parameters: str = "answer: int = 42"
 
 
 def test_cells_are_announced_and_what_is_printed_can_be_read(tmp_path: Path) -> None:
-    import io
-
     notebook = write_notebook(tmp_path / "a.ipynb", "print(answer + 1)", "", "print('end')")
     prints = io.StringIO()
     cells: list[tuple[int, int]] = []
@@ -64,6 +72,231 @@ def test_how_a_notebook_ended_is_one_sentence(cell: str, sentence: str, tmp_path
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.ipynb", "out.failed.ipynb"]
 
 
+CELL = "output_dir: str = 'runs/x'\nstyle_weight: float = 1.0\nsize: int = 4"
+CHECK = "parameters = notebook.parameters(In, globals())"
+VALUES = {"output_dir": "runs/x", "style_weight": 1.0, "size": 4, "of the kernel": 3}
+
+
+@pytest.fixture
+def headless(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test is to leave the folder that it runs in."""
+    monkeypatch.setenv(notebook.HEADLESS, "1")
+
+
+@pytest.mark.usefixtures("headless")
+@pytest.mark.parametrize(
+    "cells",
+    [
+        [CELL],
+        [CELL, "# Parameters\nsize = 3\n"],
+        [CELL, "# Parameters\nsize = 3\n", CHECK, "output_dir = 'scratch'", "%matplotlib inline"],
+        [CELL, "# Parameters\nsize = 3\n", CHECK, "paint()", "# Parameters\nsize = 5\n"],
+        [f"{CELL}\nstile_weight: float = 3.0", CHECK, CELL],  # mended, and run again
+    ],
+    ids=["by hand", "papermill", "all run, and one cell again", "injected cell again", "mended"],
+)
+def test_all_parameters_are_taken_from_their_cell(cells: list[str]) -> None:
+    values = notebook.parameters(["", *cells, CHECK], VALUES)
+    assert values == {"output_dir": "runs/x", "style_weight": 1.0, "size": 4}
+
+
+@pytest.mark.usefixtures("headless")
+@pytest.mark.parametrize(
+    ("cells", "sentence"),
+    [
+        ([CELL, "# Parameters\nstlye_weight = 3\n"], "'stlye_weight'; did you mean 'style_weight'"),
+        (
+            [CELL, "# Parameters\nsize = 3\n", CHECK, "# Parameters\nsizes = 3\n"],
+            "'sizes'; did you mean 'size'",
+        ),
+        ([f"{CELL}\nstile_weight: float = 3.0"], "'stile_weight'; did you mean 'style_weight'"),
+        (["x = 3"], "no cell above assigns output_dir"),
+    ],
+)
+def test_unknown_parameters_are_refused_with_the_nearest(cells: list[str], sentence: str) -> None:
+    values = {**VALUES, "stile_weight": 3, "sizes": [3]}
+    with pytest.raises(InputError, match=sentence):
+        notebook.parameters(["", *cells, CHECK], values)
+
+
+@pytest.mark.usefixtures("headless")
+def test_names_of_ones_own_are_no_slips() -> None:
+    own = "output_dir: str = 'x'\nstyle_weights: list = [1.0]\ncolour: str = 'red'\nsizes: int = 3"
+    values = {"output_dir": "x", "style_weights": [1.0], "colour": "red", "sizes": 3}
+    assert notebook.parameters(["", own, CHECK], values) == values
+
+
+@pytest.mark.parametrize(
+    ("start", "root"),
+    [
+        ("project", "project"),
+        ("project/notebooks", "project"),
+        ("project/notebooks/mine/deep", "project"),
+        ("project/sketches/2026", "project"),
+        ("elsewhere", "elsewhere"),
+        ("home", "home"),
+        ("home/films", "home/films"),  # somebody's folder of notebooks is not their project
+        ("home/notebooks", "home"),
+    ],
+)
+def test_the_working_folder_becomes_the_projects_root(
+    start: str,
+    root: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for folder in ("project/notebooks", "home/notebooks", start):
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path / start)
+    for _ in range(2):
+        assert notebook.at_root() == Path.cwd() == tmp_path / root
+    printed = capsys.readouterr().out.splitlines()
+    assert [str(tmp_path / root) in line for line in printed] == [True] * (start != root)
+
+
+class Kernel:
+    """As much of a kernel as tells who asks."""
+
+    def __init__(self, request: dict[str, object]) -> None:
+        self.kernel, self.request = self, request
+
+    def get_parent(self) -> dict[str, object]:
+        return self.request
+
+
+@pytest.mark.parametrize(
+    ("stdin", "metadata", "environment", "headless"),
+    [
+        (True, {"cellId": "a"}, {}, False),  # JupyterLab, Notebook 7
+        (True, {}, {}, False),  # nbclassic, VS Code, a console
+        (False, {}, {}, True),  # papermill, nbconvert, jupyter execute
+        (False, {"cellId": "a"}, {}, False),
+        (False, {}, {"SERVER_SOFTWARE": "voila/0.5.8"}, False),
+        (True, {}, {"WORKBENCH_HEADLESS": "1"}, True),
+    ],
+)
+def test_a_front_end_is_told_from_a_machine(
+    stdin: bool,
+    metadata: dict[str, str],
+    environment: dict[str, str],
+    headless: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv(notebook.HEADLESS, raising=False)
+    monkeypatch.delenv("SERVER_SOFTWARE", raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    kernel = Kernel({"content": {"allow_stdin": stdin}, "metadata": metadata})
+    monkeypatch.setattr("IPython.core.getipython.get_ipython", lambda: kernel)
+    assert notebook.is_headless() is headless
+
+
+def numbers(closed: list[bool], interrupt_at: int) -> Iterator[int]:
+    try:
+        for number in range(5):
+            if number == interrupt_at:
+                raise KeyboardInterrupt
+            yield number
+    finally:
+        closed.append(True)
+
+
+def test_interrupting_a_stream_is_a_way_to_stop_early(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(notebook, "is_headless", lambda: False)
+    taken: list[int] = []
+    closed: list[bool] = []
+
+    def stop_at_three(number: int) -> None:
+        if number == 3:
+            raise KeyboardInterrupt
+        taken.append(number)
+
+    def step(number: int) -> str:
+        return f"step {number} of 4"
+
+    assert notebook.until_interrupted(numbers(closed, 9), taken.append, step) == (4, True)
+    assert capsys.readouterr().out == ""
+    for stream, each in ((numbers(closed, 3), taken.append), (numbers(closed, 9), stop_at_three)):
+        taken.clear()
+        assert notebook.until_interrupted(stream, each, step) == (2, False)
+        assert taken == [0, 1, 2]
+        printed = capsys.readouterr().out
+        assert printed.startswith("Stopped at step 2 of 4. The cells below take")
+        assert printed.count("\n") == 1
+    assert closed == [True] * 3
+    with pytest.raises(WorkbenchError, match="stopped; to go on"):
+        notebook.until_interrupted(numbers(closed, 0), taken.append, step)
+
+
+def test_headless_an_interrupt_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(notebook, "is_headless", lambda: True)
+    with pytest.raises(KeyboardInterrupt):
+        notebook.until_interrupted(numbers([], 3), print, str)
+
+
+SHOW = """
+import numpy as np
+from PIL import Image
+from workbench import notebook, progress
+from workbench.video import clips
+Image.effect_noise((900, 600), 90).convert("RGB").save("noise.png")
+frames = [np.full((40, 60, 3), 60 * i, np.uint8) for i in range(4)]
+progress.save_gif(frames, "a.gif")
+clips.save_mp4(frames, "a.mp4", fps=5.0)
+notebook.show("noise.png", 'Grey "noise" <seen>')
+notebook.show("a.gif", "It gets lighter")
+notebook.show("a.mp4", "The same as a film")
+notebook._EMBEDDED = 10
+notebook.show("a.mp4", "A large film")
+for _ in progress.show_frames(range(400), 400, "counting"):
+    pass
+"""
+
+
+@pytest.mark.slow
+def test_an_executed_notebook_shows_everything_in_html(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_notebook(tmp_path / "a.ipynb", SHOW)
+    executed = tmp_path / "out.ipynb"
+    papermill = [sys.executable, "-m", "papermill", "a.ipynb", executed.name]
+    subprocess.run(papermill, check=True, capture_output=True)
+    assert [kind for kind in shown(executed) if "/" in kind] == [
+        "image/webp",
+        "image/gif",
+        "video/mp4",
+        "text/plain",  # the bar
+    ]
+    convert = [sys.executable, "-m", "jupyter", "nbconvert", "--to", "html", executed.name]
+    done = subprocess.run(convert, check=True, capture_output=True, text=True)
+    assert "lternative text" not in done.stderr
+    html = executed.with_suffix(".html").read_text("utf-8")
+    assert html.count("data:image/gif;base64,") == 1
+    assert 'alt="Grey &quot;noise&quot; &lt;seen&gt;"' in html
+    assert html.count("counting:") == 1  # of a bar, its last line
+    assert "400/400" in html
+    assert "A large film: a.mp4 (0 MB)" in html
+
+
+def test_what_is_shown_is_smaller_than_the_file(tmp_path: Path) -> None:
+    save_image(torch.rand(1, 3, 600, 900), tmp_path / "noise.png")
+    html: list[str] = []
+    handle = SimpleNamespace(update=lambda data: html.append(data.data))
+    notebook.show(tmp_path / "noise.png", "Noise", on=handle)
+    data = re.fullmatch(r'<img alt="Noise" .*src="data:image/webp;base64,([^"]+)">', html[0])
+    assert data is not None
+    shown = base64.b64decode(data[1])
+    assert len(shown) < (tmp_path / "noise.png").stat().st_size / 2
+    with Image.open(io.BytesIO(shown)) as picture:
+        assert picture.size == (900, 600)
+
+
 def test_kernels_started_at_once_in_one_folder_do_not_meet(tmp_path: Path) -> None:
     notebook = write_notebook(tmp_path / "a.ipynb", "print(answer)")
     script = (
@@ -93,7 +326,7 @@ def test_a_run_does_not_write_where_its_inputs_lie(tmp_path: Path) -> None:
     own.write_bytes(b"finished")
     notebook = write_notebook(
         tmp_path / "a.ipynb",
-        "from workbench import notebook\nnotebook.check_parameters(In)",
+        "from workbench import notebook\nnotebook.parameters(In, globals())",
         parameters=f"content: str = {str(own)!r}\noutput_dir: str = 'nowhere'",
     )
     for parameters in ({"output_dir": str(own.parent)}, {"output_dir": f"{own.parent}/../x"}):

@@ -406,9 +406,8 @@ def test_only_so_many_pictures_are_kept_to_go_back_to(
 
 
 def test_a_move_after_the_end_is_refused(tiny: Settings, photo: Tensor, painting: Tensor) -> None:
-    work = Painting(photo, [painting], tiny, moves=[Move(30, {"style_weight": 300.0})])
     with pytest.raises(InputError, match=r"made at step 30, but the painting ends at step 12\.$"):
-        list(work)
+        Painting(photo, [painting], tiny, moves=[Move(30, {"style_weight": 300.0})])
 
 
 def test_by_hand_the_rest_of_a_replay_is_dropped(

@@ -15,7 +15,6 @@ import json
 import math
 import os
 import re
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -47,7 +46,7 @@ from workbench.images import (
 )
 from workbench.notebook import unknown_parameter
 from workbench.optimize import Iterate, TargetCache, measure, optimize
-from workbench.progress import contact_sheet
+from workbench.progress import canvas, contact_sheet
 from workbench.samples import PREFIX, find_pictures, load_picture
 from workbench.settings import Settings
 from workbench.weights import load_weights
@@ -383,7 +382,7 @@ def _with_unit_weights(settings: Settings) -> Settings:
 
 def _bar(total: int) -> tqdm[Any]:
     return tqdm(
-        desc="painting", total=total, unit="picture", file=sys.stdout, ncols=88, mininterval=0.2
+        desc="painting", total=total, unit="picture", file=canvas(), ncols=88, mininterval=0.2
     )
 
 

@@ -87,7 +87,7 @@ def show_progress(iterates: Iterable[Iterate], title: str = "painting") -> Itera
     if first is None:
         return
     with tqdm(
-        desc=title, unit="step", initial=first.step, file=sys.stdout, ncols=88, mininterval=0.2
+        desc=title, unit="step", initial=first.step, file=canvas(), ncols=88, mininterval=0.2
     ) as bar:
         for iterate in itertools.chain([first], iterates):
             bar.total = iterate.steps
@@ -114,7 +114,7 @@ def show_frames(
         total,
         initial=done,
         unit=unit,
-        file=sys.stdout,
+        file=canvas(),
         ncols=88,
         mininterval=0.2,
     )

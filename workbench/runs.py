@@ -21,7 +21,7 @@ from typing import Any
 
 import workbench
 from workbench.errors import InputError
-from workbench.files import check_writable, claimed, output_errors, write_bytes
+from workbench.files import check_writable, claimed, output_errors, replace, write_bytes
 
 RESULT = "result.json"
 UNFINISHED = "unfinished"
@@ -170,7 +170,7 @@ def finish_run(
     if folder != home:
         _put_in_place(home)  # another one that is whole, if its process was killed just then
         with output_errors(home):
-            folder.rename(home / _WHOLE)
+            replace(folder, home / _WHOLE)
         _put_in_place(home)
     if claim := _claims.pop(home.resolve(), None):
         claim.close()
@@ -195,7 +195,7 @@ def _put_in_place(home: Path) -> None:
                 target = home / file.relative_to(whole)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 file.replace(target)
-        (whole / RESULT).replace(home / RESULT)
+        replace(whole / RESULT, home / RESULT)
         shutil.rmtree(whole)
 
 

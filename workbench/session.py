@@ -122,7 +122,7 @@ class Painting:
     Raises
     ------
     InputError
-        If a move names an unknown setting or a value that makes no sense.
+        If a move names an unknown setting or a value that makes no sense, or comes too late.
     """
 
     def __init__(
@@ -144,8 +144,15 @@ class Painting:
         self._targets = targets or TargetCache()
         self._snapshots: list[_Snapshot] = []
         self._iterates: Iterator[Iterate] | None = None
+        end = sum(settings.steps)
         for move in self.to_come:
+            if move.step > end:
+                raise InputError(
+                    f"a move is to be made at step {move.step}, but the painting ends"
+                    f" at step {end}."
+                )
             settings = settings.changed(**move.changes)
+            end = move.step + sum(_steps_left(settings.steps, move.step))
 
     def __iter__(self) -> Iterator[Iterate]:
         while (iterate := self.step()) is not None:

@@ -3,12 +3,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import nbformat
 import pytest
+from tools import default_parameters, run, run_cells, shown
 
 from workbench.errors import InputError
 from workbench.images import crop_image, load_image
-from workbench.notebook import find_notebook, run_notebook, settings_from
+from workbench.notebook import settings_from
 from workbench.optimize import measure
 from workbench.runs import read_result
 from workbench.samples import load_picture
@@ -19,18 +19,8 @@ QUICK = {"size": 96, "steps": [6]}
 
 def explore(output: Path, **parameters: Any) -> Path:
     executed = output / "explore_weights.ipynb"
-    parameters = {"output_dir": str(output), **QUICK, **parameters}
-    run_notebook(find_notebook("explore_weights"), executed, parameters)
+    run("explore_weights", executed, output, **{**QUICK, **parameters})
     return executed
-
-
-def kinds(executed: Path) -> list[str]:
-    return [
-        kind
-        for cell in nbformat.read(executed, 4).cells
-        for out in cell.get("outputs", [])
-        for kind in out.get("data", {})
-    ]
 
 
 def pictures(output: Path) -> dict[str, int]:
@@ -44,8 +34,8 @@ def test_a_grid_of_weights_and_the_same_again(
     grid = {"row_values": [1.0, 25.0], "column_values": [10.0, 1000.0]}
     executed = explore(tmp_path, **grid)
     assert "4/4" in capsys.readouterr().out
-    assert kinds(executed).count("image/png") == 3  # inputs, sheet, trade-off
-    assert "text/markdown" in kinds(executed)
+    assert shown(executed).count("image/webp") == 3  # inputs, sheet, trade-off
+    assert "text/markdown" in shown(executed)
     result = read_result(tmp_path)
     assert result is not None
     assert {"sheet", "tradeoff", "table", "inputs"} <= set(result.outputs)
@@ -82,16 +72,13 @@ def test_crops_are_compared(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.slow
 def test_nonsense_is_refused_before_anything_is_painted(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="did you mean 'style_scale'"):
-        explore(tmp_path, columns="style_scal", column_values=[1.0])
-    assert not (tmp_path / "pictures").exists()
+        run_cells("explore_weights", 1, columns="style_scal", output_dir=str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
 
 
 def test_defaults_are_a_quick_grid() -> None:
-    source = nbformat.read(find_notebook("explore_weights"), 4).cells[1].source
-    values: dict[str, Any] = {}
-    exec(source, values)  # our own file
+    values = default_parameters("explore_weights")
     assert settings_from(values) == Settings.from_preset("draft")
     assert len(values["row_values"]) * len(values["column_values"]) == 9

@@ -3,13 +3,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import nbformat
 import pytest
 from PIL import Image
+from tools import default_parameters, run, run_cells, shown
 
 from workbench.errors import InputError
 from workbench.images import load_image
-from workbench.notebook import find_notebook, run_notebook, settings_from
+from workbench.notebook import settings_from
 from workbench.runs import read_result
 from workbench.samples import load_picture
 from workbench.synthesis import SETTINGS, gram_distances, psnr
@@ -30,8 +30,7 @@ QUICK = {
 
 def look_inside(output: Path, **parameters: Any) -> Path:
     executed = output / "inside_the_network.ipynb"
-    parameters = {"output_dir": str(output), **QUICK, **parameters}
-    run_notebook(find_notebook("inside_the_network"), executed, parameters)
+    run("inside_the_network", executed, output, **{**QUICK, **parameters})
     return executed
 
 
@@ -42,13 +41,8 @@ def test_everything_is_shown_and_kept(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "25/25" in printed
     assert "10/10" in printed
     assert "relu4_1: an activation sees 60 x 60 pixels" in printed
-    kinds = [
-        kind
-        for cell in nbformat.read(executed, 4).cells
-        for out in cell.get("outputs", [])
-        for kind in out.get("data", {})
-    ]
-    assert kinds.count("image/png") == 7
+    kinds = shown(executed)
+    assert kinds.count("image/webp") == 7
     assert kinds.count("image/gif") == 2
 
     result = read_result(tmp_path)
@@ -76,16 +70,13 @@ def test_everything_is_shown_and_kept(tmp_path: Path, capsys: pytest.CaptureFixt
 
 @pytest.mark.slow
 def test_nonsense_is_refused_before_anything_is_painted(tmp_path: Path) -> None:
+    given = {"output_dir": str(tmp_path), "filters": {"relu2_2": [128]}}
     with pytest.raises(InputError, match="relu2_2 has no filter 128; it has 128"):
-        look_inside(tmp_path, filters={"relu2_2": [128]})
-    assert not list(tmp_path.glob("texture*"))
+        run_cells("inside_the_network", 2, **given)
 
 
 def test_defaults_are_those_of_the_package() -> None:
-    source = nbformat.read(find_notebook("inside_the_network"), 4).cells[1].source
-    values: dict[str, Any] = {}
-    exec(source, values)  # our own file
-    settings = settings_from(values)
+    settings = settings_from(default_parameters("inside_the_network"))
     assert settings.pooling == SETTINGS.pooling
     assert settings.style_layers == SETTINGS.style_layers
     assert sum(settings.steps) <= 200

@@ -6,6 +6,7 @@ import nbformat
 import pytest
 import yaml
 from sample_clip import clip
+from tools import run_cells, shown
 
 from workbench.errors import InputError
 from workbench.fast.models import read_folder
@@ -33,15 +34,6 @@ def film(tmp_path: Path) -> Path:
     return path
 
 
-def shown(executed: Path) -> list[str]:
-    return [
-        kind
-        for cell in nbformat.read(executed, 4).cells
-        for out in cell.get("outputs", [])
-        for kind in out.get("data", {})
-    ]
-
-
 @pytest.mark.slow
 def test_train_style_model_shows_previews_and_goes_on_where_it_was(
     film: Path, tmp_path: Path
@@ -55,7 +47,7 @@ def test_train_style_model_shows_previews_and_goes_on_where_it_was(
     assert {"model", "gif", "losses", "previews"} <= set(result.outputs)
     assert result.figures["steps"] == 6
     kinds = shown(executed)
-    assert kinds.count("image/png") == 5  # inputs, preview, losses, stages, painted
+    assert kinds.count("image/webp") == 5  # inputs, preview, losses, stages, painted
     assert kinds.count("image/gif") == 1
     assert load_image(folder / "step-000006.png").shape == (1, 3, 96, 96)
 
@@ -97,7 +89,7 @@ def test_mix_style_models_trains_what_is_missing_and_follows_the_schedule(
     assert sum(shares) == pytest.approx(1)
     assert 5 / 12 <= shares[0] <= 6 / 12
     kinds = shown(tmp_path / "executed.ipynb")
-    assert kinds.count("image/png") == 2
+    assert kinds.count("image/webp") == 2
     assert kinds.count("image/gif") == 1
 
     # The same again as YAML text: the same film, from the models that are there now.
@@ -109,7 +101,6 @@ def test_mix_style_models_trains_what_is_missing_and_follows_the_schedule(
     assert {path: path.stat().st_mtime_ns for path in models} == models
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("schedule", "sentence"),
     [
@@ -129,11 +120,10 @@ def test_a_wrong_schedule_is_refused_before_anything_is_trained(
         "output_dir": str(tmp_path / "run"),
     }
     with pytest.raises(InputError, match=sentence):
-        run_notebook(find_notebook("mix_style_models"), tmp_path / "executed.ipynb", parameters)
+        run_cells("mix_style_models", 1, **parameters)
     assert not (tmp_path / "models").exists()
 
 
-@pytest.mark.slow
 def test_a_model_that_is_nowhere_is_named(film: Path, tmp_path: Path) -> None:
     parameters = {
         "clip": str(film),
@@ -143,4 +133,4 @@ def test_a_model_that_is_nowhere_is_named(film: Path, tmp_path: Path) -> None:
         "output_dir": str(tmp_path / "run"),
     }
     with pytest.raises(InputError, match=r"models has no model 'ink', and styles has no picture"):
-        run_notebook(find_notebook("mix_style_models"), tmp_path / "executed.ipynb", parameters)
+        run_cells("mix_style_models", 1, **parameters)

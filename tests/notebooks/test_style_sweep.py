@@ -8,13 +8,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import nbformat
 import pytest
 from PIL import Image
+from tools import default_parameters, run_cells, shown
+from tools import run as run_headless
 
 from workbench.errors import InputError
 from workbench.images import save_image
-from workbench.notebook import find_notebook, run_notebook, settings_from
+from workbench.notebook import settings_from
 from workbench.runs import read_result
 from workbench.samples import STYLES, load_picture
 from workbench.settings import Settings
@@ -24,8 +25,7 @@ QUICK = {"size": 96, "steps": [6]}
 
 def run(output: Path, **parameters: Any) -> Path:
     executed = output / "style_sweep.ipynb"
-    parameters = {"output_dir": str(output), **QUICK, **parameters}
-    run_notebook(find_notebook("style_sweep"), executed, parameters)
+    run_headless("style_sweep", executed, output, **{**QUICK, **parameters})
     return executed
 
 
@@ -51,15 +51,9 @@ def test_a_folder_with_a_bad_file_and_the_same_again(
     output = tmp_path / "run"
     executed = run(output, styles=str(sketchbook), sort_by="content_loss")
     assert "4/4" in capsys.readouterr().out
-    shown = [
-        (kind, text)
-        for cell in nbformat.read(executed, 4).cells
-        for out in cell.get("outputs", [])
-        for kind, text in out.get("data", {}).items()
-    ]
-    assert [kind for kind, _ in shown].count("image/png") == 2  # photograph, sheet
-    assert "image/gif" in dict(shown)
-    assert "page 3.png is damaged" in dict(shown)["text/markdown"]
+    assert shown(executed).count("image/webp") == 2  # photograph, sheet
+    assert "image/gif" in shown(executed)
+    assert "page 3.png is damaged" in executed.read_text()
 
     result = read_result(output)
     assert result is not None
@@ -118,16 +112,13 @@ def test_killed_in_the_middle_it_goes_on(sketchbook: Path, tmp_path: Path) -> No
         assert (folder / "pictures" / name).read_bytes() == whole.read_bytes()
 
 
-@pytest.mark.slow
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="empty is a folder without pictures"):
-        run(tmp_path / "run", styles=str(tmp_path / "empty"))
+        run_cells("style_sweep", 1, styles=str(tmp_path / "empty"))
 
 
 def test_defaults_are_the_samples_in_a_draft() -> None:
-    source = nbformat.read(find_notebook("style_sweep"), 4).cells[1].source
-    values: dict[str, Any] = {}
-    exec(source, values)  # our own file
+    values = default_parameters("style_sweep")
     assert settings_from(values) == Settings.from_preset("draft")
     assert values["styles"] == [f"sample:{name}" for name in STYLES]

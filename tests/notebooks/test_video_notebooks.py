@@ -2,10 +2,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import nbformat
 import pytest
 from PIL import Image
 from sample_clip import clip
+from tools import shown
 
 from workbench.errors import InputError
 from workbench.notebook import find_notebook, run_notebook
@@ -24,15 +24,6 @@ def short_clip(tmp_path: Path) -> Path:
     path = tmp_path / "short.mp4"
     write_film(film.frames[film.cut - 3 : film.cut + 3], path, film.fps, sound=film.sound)
     return path
-
-
-def shown(executed: Path) -> list[str]:
-    return [
-        kind
-        for cell in nbformat.read(executed, 4).cells
-        for out in cell.get("outputs", [])
-        for kind in out.get("data", {})
-    ]
 
 
 @pytest.mark.slow
@@ -62,7 +53,7 @@ def test_compare_video_makes_all_films_and_goes_on_where_it_was(
     with Image.open(output / "moment.gif") as gif:
         assert 2 <= gif.n_frames <= 6
     kinds = shown(executed)
-    assert kinds.count("image/png") == 3  # inputs, flow, flicker
+    assert kinds.count("image/webp") == 3  # inputs, flow, flicker
     assert "image/gif" in kinds
     assert "text/markdown" in kinds
     printed = capsys.readouterr().out
@@ -92,7 +83,7 @@ def test_stylize_clip_makes_one_film_of_a_section(short_clip: Path, tmp_path: Pa
     film = open_clip(output / "film.mp4")
     assert (film.frames, film.fps, film.sound) == (2, 12.5, True)
     assert result.settings["mode"] == "flow-warped"
-    assert {"image/png", "image/gif", "text/markdown"} <= set(shown(executed))
+    assert {"image/webp", "image/gif", "video/mp4", "text/markdown"} <= set(shown(executed))
 
 
 @pytest.mark.slow

@@ -12,7 +12,6 @@ import itertools
 import json
 import math
 import os
-import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -52,7 +51,7 @@ from workbench.losses import (
     weighted_losses,
 )
 from workbench.optimize import Problem, loss_weights
-from workbench.progress import save_gif, save_plot, save_strip
+from workbench.progress import canvas, save_gif, save_plot, save_strip
 from workbench.runs import Result, finish_run
 from workbench.settings import Settings, TrainingSettings
 from workbench.video.flow import Motion
@@ -614,7 +613,7 @@ def show_training(iterates: Iterable[TrainingIterate]) -> Iterator[TrainingItera
     if first is None:
         return
     with tqdm(
-        desc="training", unit="step", initial=first.step, file=sys.stdout, ncols=88, mininterval=0.2
+        desc="training", unit="step", initial=first.step, file=canvas(), ncols=88, mininterval=0.2
     ) as bar:
         held_out = ""
         for iterate in itertools.chain([first], iterates):

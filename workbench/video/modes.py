@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import sys
 import time
 import warnings
 from collections import deque
@@ -42,7 +41,7 @@ from workbench.images import (
 )
 from workbench.losses import TemporalTarget
 from workbench.optimize import Iterate, TargetCache, optimize
-from workbench.progress import show_frames
+from workbench.progress import canvas, show_frames
 from workbench.runs import Result, finish_run, start_run
 from workbench.settings import MIN_SIZE, ClipSettings, Settings
 from workbench.video.clips import (
@@ -333,7 +332,7 @@ def paint_clip(
 
 def show_progress(iterates: Iterable[ClipIterate], title: str) -> Iterator[ClipIterate]:
     """Pass iterates on and draw a progress bar with the frame, its step and its loss."""
-    with tqdm(desc=title, unit="frame", file=sys.stdout, ncols=88, mininterval=0.2) as bar:
+    with tqdm(desc=title, unit="frame", file=canvas(), ncols=88, mininterval=0.2) as bar:
         painted = False
         for now in iterates:
             bar.total = max(now.frames, now.frame + 1)
