@@ -54,7 +54,7 @@ def test_help_teaches(tmp_path: Path) -> None:
 
 
 BAD = [
-    ("nowhere.jpg style.png -o out.png", "nowhere.jpg: there is no such file."),
+    ("nowhere.jpg style.png -o out.png", "nowhere.jpg: there is no such file in "),
     ("text.jpg style.png -o out.png", "text.jpg is not a picture"),
     ("cut.jpg style.png -o out.png", "cut.jpg is damaged or cut short"),
     ("empty.jpg style.png -o out.png", "empty.jpg is empty"),
@@ -74,7 +74,7 @@ BAD = [
     ("photo.jpg style.png -o out.png --crop 0.5,0,0.5,1", "0 <= left < right <= 1"),
     ("photo.jpg style.png -o out.png --preset quick", "preset = 'quick': use one of draft"),
     ("photo.jpg sample:dots -o out.png", "sample:dots"),
-    ("photo.jpg style.png -o out.png --init none.png", "none.png: there is no such file."),
+    ("photo.jpg style.png -o out.png --init none.png", "none.png: there is no such file in "),
     ("photo.jpg style.png -o out.png --device cuda:99", "device = 'cuda:99'"),
 ]
 
@@ -186,8 +186,8 @@ def test_ctrl_c_in_the_demo(tmp_path: Path) -> None:
     code, printed = interrupt([sys.executable, "-m", "workbench", "demo"], tmp_path, r" 5\d/180")
     assert code == 130, printed
     assert "Traceback" not in printed
-    assert "runs/demo/picture.unfinished.png" in printed
-    assert (tmp_path / "runs/demo/picture.unfinished.png").is_file()
+    assert "runs/demo/unfinished/picture.png" in printed
+    assert (tmp_path / "runs/demo/unfinished/picture.png").is_file()
     assert not (tmp_path / "runs/demo/result.json").exists()
     assert not (tmp_path / "runs/demo/stylize_image.ipynb").exists()
 

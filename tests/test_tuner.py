@@ -691,7 +691,7 @@ def test_an_upload_that_cannot_be_kept_is_told(
 @pytest.mark.parametrize(
     ("path", "sentence"),
     [
-        ("nowhere/<b>photo</b>.jpg", "nowhere/<b>photo</b>.jpg: there is no such file."),
+        ("nowhere/<b>photo</b>.jpg", "nowhere/<b>photo</b>.jpg: there is no such file in "),
         ("sample:monalisa", "no sample picture 'sample:monalisa'"),
         ("", "the path is empty; type one, or choose a picture from the folder."),
         ("https://x/a.jpg", "https://x/a.jpg is an address; save the picture there and give"),

@@ -120,7 +120,8 @@ def demo(
     try:
         _run_notebook("stylize_image", output_dir, photograph)
     except KeyboardInterrupt:
-        _stop_with("Interrupted", output_dir / "picture.unfinished.png", "the same command goes on")
+        unfinished = output_dir / "unfinished" / "picture.png"
+        _stop_with("Interrupted", unfinished, "the same command goes on")
     print("\nPainting a moment of the sample clip in four ways.", flush=True)
     try:
         _run_notebook("compare_video", output_dir / "clip", films)

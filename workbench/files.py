@@ -198,6 +198,12 @@ def _natural(name: str) -> tuple[list[tuple[str, int]], str]:
     return [(text, int(digits or -1)) for text, digits in parts], name
 
 
+def no_such_file(path: Path) -> InputError:
+    """The sentence about a file that is not there, with the folder that it was looked for in."""
+    where = "" if path.is_absolute() else f" in {Path.cwd()}"
+    return InputError(f"{path}: there is no such file{where}.")
+
+
 def _beside(path: Path) -> Path:
     return path.with_name(f".{path.stem}.{secrets.token_hex(4)}.partial{path.suffix}")
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from workbench.errors import InputError, OutputError
 from workbench.files import PICTURE_SUFFIXES as PICTURE_SUFFIXES
-from workbench.files import write_bytes
+from workbench.files import no_such_file, write_bytes
 
 # Named, so that no decoder that runs a program (EPS) is ever reached from a picture file.
 _FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
@@ -80,7 +80,7 @@ def load_image(
     path = Path(path)
     try:
         if not path.exists():
-            raise InputError(f"{path}: there is no such file.")
+            raise no_such_file(path)
         if path.is_dir():
             raise InputError(f"{path} is a folder; name a picture file.")
         if path.stat().st_size == 0:

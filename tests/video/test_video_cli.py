@@ -89,7 +89,7 @@ def frames_in(folder: Path) -> list[str]:
 # --- wrong input -------------------------------------------------------------------------
 
 BAD = [
-    ("nowhere.mp4 style.png -o out.mp4", "nowhere.mp4: there is no such file."),
+    ("nowhere.mp4 style.png -o out.mp4", "nowhere.mp4: there is no such file in "),
     ("sound.mp3 style.png -o out.mp4", "sound.mp3 has no pictures in it"),
     ("sound.wav style.png -o out.mp4", "sound.wav has no pictures in it"),
     ("text.mp4 style.png -o out.mp4", "text.mp4 is not a clip that can be read"),
@@ -101,7 +101,7 @@ BAD = [
     ("sample:dots style.png -o out.mp4", "no sample clip 'sample:dots'; there is: sample:clip"),
     ("clip.mp4 text.jpg -o out.mp4", "text.jpg is not a picture"),
     ("clip.mp4 clip.mp4 -o out.mp4", "clip.mp4 is not a picture"),
-    ("clip.mp4 nowhere.png -o out.mp4", "nowhere.png: there is no such file."),
+    ("clip.mp4 nowhere.png -o out.mp4", "nowhere.png: there is no such file in "),
     ("clip.mp4 style.png -o out.avi", "the name of a film ends in .mp4, .mov or .mkv"),
     ("clip.mp4 style.png -o out", "the name of a film ends in .mp4, .mov or .mkv"),
     ("clip.mp4 style.png -o out.mp4 --start 9", "start = 9 s: clip.mp4 ends at 1.20 s"),

@@ -26,7 +26,7 @@ from workbench.checkpoints import save_tensors
 from workbench.devices import choose_device, choose_precision
 from workbench.errors import InputError
 from workbench.fast.network import TransformationNetwork
-from workbench.files import write_bytes
+from workbench.files import no_such_file, write_bytes
 
 FORMAT = 1
 MODEL = "model.json"
@@ -140,7 +140,7 @@ def _read(path: Path) -> tuple[float, dict[str, Tensor]]:
                 names = file.keys()
                 return float(header["width"]), {name: file.get_tensor(name) for name in names}
     except FileNotFoundError:
-        raise InputError(f"{path}: there is no such file.") from None
+        raise no_such_file(path) from None
     except OSError as error:
         raise InputError(
             f"{path} cannot be read: {(error.strerror or str(error)).lower()}."

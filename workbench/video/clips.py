@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from workbench.errors import InputError, OutputError
-from workbench.files import atomic
+from workbench.files import atomic, no_such_file
 from workbench.images import Frame, fit, from_array, load_image, load_mask, resize, to_array
 from workbench.settings import MAX_SIZE, MIN_SIZE
 from workbench.video import hdr
@@ -301,7 +301,7 @@ def _folder(path: Path, fps: float | Fraction) -> Clip:
 def _open(path: Path) -> InputContainer:
     try:
         if not path.exists():
-            raise InputError(f"{path}: there is no such file.")
+            raise no_such_file(path)
         if path.is_file() and path.stat().st_size == 0:
             raise InputError(f"{path} is empty (0 bytes); copy or download it again.")
         # An absolute name is never taken for an address; a playlist may name files only.
