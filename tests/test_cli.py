@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import os
 import re
 import resource
@@ -16,6 +17,7 @@ from PIL import Image
 from test_notebook import write_notebook
 
 from workbench import cli, notebook
+from workbench.errors import WorkbenchError
 from workbench.runs import finish_run
 
 
@@ -329,3 +331,37 @@ def test_no_command_writes_over_what_it_reads(
 def test_every_command_that_writes_is_among_them() -> None:
     commands = {command.callback.__name__ for command in cli.app.registered_commands}
     assert commands == {command.split()[0] for command in OVERWRITING}
+
+
+@pytest.mark.parametrize(
+    ("command", "shown"),
+    [
+        ("gallery none", False),
+        ("--debug gallery none", True),
+        ("gallery none --debug", True),
+        ("gallery --debug none", True),
+        ("gallery none --title --debug", False),
+        ("weights fetch none --debug", True),
+    ],
+)
+def test_debug_may_stand_anywhere_but_for_a_value(
+    command: str, shown: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["workbench", *command.split()])
+    with pytest.raises(WorkbenchError if shown else SystemExit):
+        cli.main()
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "iso-8859-1", "cp1252", "utf-8"])
+def test_names_that_a_terminal_cannot_show_end_no_command(
+    encoding: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(written, encoding=encoding))
+    monkeypatch.setattr(sys, "argv", ["workbench", "gallery", "\udcff\u2588"])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    sys.stderr.flush()
+    block = "\u2588" if encoding == "utf-8" else "?"
+    assert written.getvalue().decode(encoding) == f"workbench: ?{block}: there is no such folder.\n"
+    assert end.value.code == 2

@@ -1,18 +1,30 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from filelock import Timeout
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from workbench.errors import InputError, OutputError
-from workbench.files import atomic, check_writable, refuse_overwriting, replace, write_bytes
+from workbench.files import (
+    atomic,
+    check_writable,
+    claimed,
+    is_locked,
+    locked,
+    portable_name,
+    refuse_overwriting,
+    replace,
+    write_bytes,
+)
 
 unhurried = hypothesis_settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 BIG_PICTURE_ON_A_SMALL_DISK = """
@@ -250,3 +262,49 @@ def test_what_is_not_read_may_be_written_over(brought: Path) -> None:
     )
     refuse_overwriting([], ["me.jpg"])
     refuse_overwriting(["sketches/old"], ["sketches"])
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP])
+def test_a_disk_without_locks_is_one_sentence(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flock(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(OutputError) as caught, claimed(tmp_path):
+        pass
+    assert str(caught.value) == (
+        f"{tmp_path}/.lock cannot be written: its disk has no file locks, which keep runs apart;"
+        " write to another disk."
+    )
+    assert is_locked(tmp_path / ".lock") == (tmp_path / ".lock").exists()  # to be on the safe side
+
+
+def test_a_lock_is_waited_for(tmp_path: Path) -> None:
+    lock = tmp_path / "lock"
+    assert not is_locked(lock)
+    with locked(lock), pytest.raises(Timeout), locked(lock, seconds=0.05):
+        pass
+    with locked(lock):
+        assert is_locked(lock)
+    with locked(lock, seconds=-1):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("name", "portable"),
+    [
+        ("aux", "aux_"),
+        ("AUX.mp4", "AUX_.mp4"),
+        ("con.tar.gz", "con_.tar.gz"),
+        ("lpt1", "lpt1_"),
+        ("com\u00b9", "com\u00b9_"),
+        ("auxiliary", "auxiliary"),
+        ("my aux", "my aux"),
+        ("com10", "com10"),
+        ("console.png", "console.png"),
+    ],
+)
+def test_names_that_windows_takes_for_devices(name: str, portable: str) -> None:
+    assert portable_name(name) == portable

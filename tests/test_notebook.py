@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import os
 import re
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -318,6 +320,61 @@ def test_kernels_started_at_once_in_one_folder_do_not_meet(tmp_path: Path) -> No
     assert said == ["0\n", "1\n", "2\n", "3\n"], f"after {time.monotonic() - began:.0f} s"
     assert {path.suffix for path in tmp_path.iterdir()} == {".ipynb"}
     assert notebook.is_file()
+
+
+MODERN = """
+import pathlib
+from typing import Literal
+crop: list[float] | None = None
+mode: Literal["a", "b"] = "a"
+sizes: tuple[int, ...] = (1, 2)
+picture: pathlib.Path = pathlib.Path("a.png")
+query: str = "a=b"
+quoted: "int | None" = None
+"""
+
+
+def test_any_type_hint_may_stand_in_a_parameters_cell(tmp_path: Path) -> None:
+    cell = "print([crop, mode, sizes, picture, query, quoted])"
+    notebook = write_notebook(tmp_path / "a.ipynb", cell, parameters=MODERN)
+    given = {"crop": [0.5], "mode": "b", "sizes": [3], "picture": "b", "query": "c=d", "quoted": 4}
+    prints = io.StringIO()
+    run_notebook(notebook, tmp_path / "out.ipynb", given, prints=prints)
+    assert prints.getvalue() == "[[0.5], 'b', [3], 'b', 'c=d', 4]\n"
+    with pytest.raises(InputError, match="unknown parameter 'mod'; did you mean 'mode'"):
+        run_notebook(notebook, tmp_path / "out.ipynb", {"mod": "b"})
+
+
+def test_braces_in_paths_and_a_long_temporary_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "{old} films {0}" / "{answer}"
+    folder.mkdir(parents=True)
+    notebook = write_notebook(folder / "a{b}.ipynb", "print(answer)")
+    long = tmp_path / ("t" * (100 - len(str(tmp_path)) + 1))
+    long.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+    output = folder / "}{.ipynb"
+    run_notebook(notebook, output, {"answer": 4})
+    assert json.loads(output.read_text())["metadata"]["papermill"]["output_path"].endswith(
+        "/{answer}/.}{.running.ipynb"
+    )
+    assert sorted(folder.iterdir()) == [notebook, output]
+    assert not list(long.iterdir())
+
+
+def test_a_stream_that_lacks_letters_gets_question_marks(tmp_path: Path) -> None:
+    notebook = write_notebook(tmp_path / "a.ipynb", "print('\u00fc \u2588 \\udcff')")
+    written = io.BytesIO()
+    latin = io.TextIOWrapper(written, encoding="iso-8859-1")
+    try:
+        raise KeyError("somebody else's")
+    except KeyError:  # an error that is dealt with is none of the notebook's
+        run_notebook(notebook, tmp_path / "out.ipynb", {}, prints=latin)
+    assert written.getvalue() == b"\xfc ? ?\n"
+    assert (tmp_path / "out.ipynb").is_file()
+    with pytest.raises(InputError, match="is no proper Unicode"):
+        run_notebook(notebook, tmp_path / "\udcff.ipynb", {})
 
 
 def test_a_run_does_not_write_where_its_inputs_lie(tmp_path: Path) -> None:

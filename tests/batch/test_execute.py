@@ -22,9 +22,10 @@ import nbformat
 import numpy as np
 import psutil
 import pytest
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 from test_notebook import write_notebook
 
+import workbench
 from workbench.batch import execute as execute_module
 from workbench.batch import record
 from workbench.batch.digests import digest
@@ -600,6 +601,14 @@ def test_machine_without_the_project_is_named(tmp_path: Path) -> None:
     assert listing(tmp_path) == []
 
 
+def test_worker_with_another_workbench_says_so(tmp_path: Path) -> None:
+    outcome = execute(make_job(tmp_path, version="0.0.1"), 1)
+    sentence = f"{socket.gethostname()} has version {workbench.__version__} of the workbench, and"
+    assert outcome.sentence.startswith(f"{sentence} the batch was planned by 0.0.1; install")
+    assert outcome.hopeless
+    assert not listing(tmp_path)
+
+
 def test_process_that_cannot_begin_is_said_with_its_last_words(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -792,6 +801,19 @@ def test_film_that_is_cut_anywhere_is_no_failure(tmp_path: Path) -> None:
     for end in range(0, len(data), 50):
         (tmp_path / "a.mp4").write_bytes(data[:end])
         _save_thumbnail(tmp_path / "a.mp4", tmp_path / "t.webp")
+        if (tmp_path / "t.webp").exists():
+            Image.open(tmp_path / "t.webp").verify()
+
+
+def test_picture_that_needs_a_program_to_be_read_starts_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[object] = []
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *words, **_: started.append(words))
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png", "EPS")
+    _save_thumbnail(tmp_path / "a.png", tmp_path / "t.webp")
+    assert not started
+    assert not (tmp_path / "t.webp").exists()
 
 
 def test_picture_that_pillow_finds_too_large_costs_the_thumbnail_only(
@@ -800,6 +822,7 @@ def test_picture_that_pillow_finds_too_large_costs_the_thumbnail_only(
     write_picture(tmp_path / "sheet.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # as 180 million are by default
     _save_thumbnail(tmp_path / "sheet.png", tmp_path / "t.webp")
+    assert not (tmp_path / "t.webp").exists()
 
 
 @pytest.mark.parametrize(

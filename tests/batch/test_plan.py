@@ -662,6 +662,7 @@ def test_any_text_is_one_safe_folder(project: Path, text: str) -> None:
         ("./runs//reel/{size}/", "runs/reel", "256"),
         ("runs/re{size}/x", "runs", "re256/x"),
         ("runs/{size}/{mode}", "runs", "256/temporal"),
+        ("runs/{size}/aux.{mode}", "runs", "256/aux_.temporal"),
         ("{tmp}/out/{size}", "{tmp}/out", "256"),
         ("{tmp}/.hidden/out/{size}", "{tmp}/.hidden/out", "256"),
     ],
@@ -759,8 +760,19 @@ CHANGES: dict[str, Callable[[Path], object]] = {
     "tags": lambda project: touch_notebook(project, metadata={"tags": ["x"]}),
     "input": lambda project: (project / "clips" / "a.mp4").write_text("other"),
 }
+
+
+def add_text(project: Path) -> None:
+    path = project / "paint.ipynb"
+    content = json.loads(path.read_text())
+    text = {"cell_type": "markdown", "id": "text", "metadata": {}, "source": "A typo less."}
+    content["cells"].insert(1, text)
+    path.write_text(json.dumps(content))
+
+
 NO_CHANGES: dict[str, Callable[[Path], object]] = {
     "nothing": lambda project: None,
+    "text": add_text,
     "outputs": lambda project: touch_notebook(project, outputs=[{"x": 1}], execution_count=3),
     "id": lambda project: touch_notebook(project, id="abc", metadata={"collapsed": True}),
     "lines": lambda project: touch_notebook(project, source=["print", "(clip)"]),

@@ -492,14 +492,11 @@ def test_folder_that_cannot_be_moved_leaves_the_older_run_to_be_mended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     older, newer = prepare(tmp_path, "older")
-    original = Path.rename
 
-    def refuse(self: Path, target: Path) -> Path:
-        if self == work_folder(newer):
-            raise PermissionError(13, "Permission denied")
-        return original(self, target)
+    def refuse(source: Path, target: Path) -> None:
+        raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "rename", refuse)
+    monkeypatch.setattr(record, "replace", refuse)
     with pytest.raises(PermissionError):
         publish(newer)
     monkeypatch.undo()
@@ -652,14 +649,17 @@ def test_run_stays_claimed_until_it_is_in_place(
 ) -> None:
     older, newer = prepare(tmp_path, "older")
     claimed: list[bool] = []
-    original = Path.rename
 
-    def rename(self: Path, target: Path) -> Path:
-        claimed.append(is_claimed(newer))
-        return original(self, target)
+    def watched(move: Callable[[Path, Path], object]) -> Callable[[Path, Path], object]:
+        def moved(source: Path, target: Path) -> object:
+            claimed.append(is_claimed(newer))
+            return move(source, target)
+
+        return moved
 
     with claim(newer, 0):
-        monkeypatch.setattr(Path, "rename", rename)
+        monkeypatch.setattr(Path, "rename", watched(Path.rename))
+        monkeypatch.setattr(Path, "replace", watched(Path.replace))
         publish(newer)
         monkeypatch.undo()
     assert claimed == [True, True]

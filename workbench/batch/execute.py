@@ -26,6 +26,7 @@ from typing import Any
 import psutil
 from PIL import Image
 
+import workbench
 from workbench.batch.digests import digest
 from workbench.batch.plan import Run
 from workbench.batch.record import (
@@ -48,6 +49,7 @@ from workbench.runs import RESULT, Result, check_result
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _THUMBNAIL = (320, 200)  # px, at most
 _MOVING = (".mp4", ".mov", ".mkv", ".gif")
+_FORMATS = ("PNG", "JPEG", "WEBP", "GIF")  # others may start programs to be read
 _PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 _WENT_IN = re.compile(r"content|inputs|style([ _-]?\d+)?")
 # As tqdm writes it: "painting:  25%|███      | 12/48 [00:03<00:09, 4.0 step/s]".
@@ -71,6 +73,8 @@ class Job:
         File name of the notebook, for the executed one.
     timeout
         Seconds that it may take; None: any number.
+    version
+        Of the workbench that planned it.
     """
 
     name: str
@@ -82,6 +86,7 @@ class Job:
     notebook: str
     title: str
     timeout: float | None
+    version: str = workbench.__version__
 
     @property
     def run(self) -> Run:
@@ -123,6 +128,13 @@ def execute(job: Job, threads: int, released: Callable[[], bool] = lambda: False
             "failed",
             f"{socket.gethostname()} has no folder {job.project}: the machines of a cluster need"
             " the same files under the same paths.",
+        )
+    if workbench.__version__ != job.version:
+        return Outcome(
+            "failed",
+            f"{socket.gethostname()} has version {workbench.__version__} of the workbench, and the"
+            f" batch was planned by {job.version}; install the same one on all machines.",
+            hopeless=True,
         )
     began = time.monotonic()
     # Sockets and files of the kernel go when the run does, however it ends.
@@ -380,7 +392,7 @@ def _save_thumbnail(source: Path, path: Path) -> None:
             with av.open(str(source)) as film:
                 picture = next(film.decode(video=0)).to_image()
         else:
-            picture = Image.open(source)
+            picture = Image.open(source, formats=_FORMATS)
         with picture:
             small = picture.convert("RGB")
             small.thumbnail(_THUMBNAIL)

@@ -13,7 +13,7 @@ from typing import Any
 
 from workbench.batch.parameters import Call, Notebook, canonical, show
 from workbench.errors import InputError
-from workbench.files import file_number
+from workbench.files import file_number, portable_name
 
 _PAGES = ("index.html", "summary.csv")  # as in `record`, which cannot be imported here
 _ASPECTS = ("stem", "name", "suffix", "parent")
@@ -124,7 +124,7 @@ def name_runs(calls: Sequence[Call], template: Template) -> list[str]:
 
 def _name(call: Call, template: Template) -> str:
     parts = [
-        _FIELD.sub(lambda match: _fill(match[1], call), part) if "{" in part else part
+        portable_name(_FIELD.sub(lambda match: _fill(match[1], call), part))
         for part in template.parts
     ]
     name = "/".join(parts)

@@ -15,7 +15,9 @@ from typing import Any
 import workbench
 from workbench.errors import InputError
 from workbench.notebook import (
+    PARAMETERS,
     Parameter,
+    code_cells,
     find_notebook,
     read_parameters,
     texts,
@@ -83,7 +85,7 @@ class Notebook:
     Attributes
     ----------
     cells
-        SHA-256 of what its cells say.
+        SHA-256 of its cells of code; what its text says changes no run.
     parameters
         All but `output_dir`.
     files
@@ -183,16 +185,10 @@ def read_notebook(text: str, project: Project) -> Notebook:
     """
     path = _find_notebook(text, project)
     try:
-        cells = [
-            (cell["cell_type"], "".join(cell["source"]), cell.get("metadata", {}).get("tags", []))
-            for cell in json.loads(path.read_text("utf-8"))["cells"]
-        ]
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise InputError(f"notebook: {text} cannot be read: {reason}.") from None
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        raise InputError(f"notebook: {text} is not a Jupyter notebook, or damaged.") from None
-    sources = [source for kind, source, tags in cells if kind == "code" and "parameters" in tags]
+        cells = code_cells(path)
+    except InputError as error:
+        raise InputError(f"notebook: {error}") from None
+    sources = [cell.source for cell in cells if PARAMETERS in cell.tags]
     if not sources:
         raise InputError(
             f"notebook: {text} has no parameters cell; give a code cell of it the tag `parameters`."

@@ -15,11 +15,11 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from workbench.batch.plan import Run
 from workbench.errors import InputError, OutputError
-from workbench.files import check_writable, replace, write_bytes
+from workbench.files import check_writable, is_locked, locked, replace, write_bytes
 from workbench.notebook import failed_notebook
 from workbench.runs import Result, check_result
 
@@ -193,7 +193,7 @@ def claim(run: Run, seconds: float) -> Iterator[None]:
     lock = _lock(work_folder(run))
     check_writable(lock)
     try:
-        with FileLock(lock, timeout=seconds):
+        with locked(lock, seconds):
             yield
     except Timeout:
         raise InputError(f"{run.output} is being made by another process.") from None
@@ -201,22 +201,12 @@ def claim(run: Run, seconds: float) -> Iterator[None]:
 
 def is_claimed(run: Run) -> bool:
     """Whether a process is making a run at this moment."""
-    return _is_claimed(work_folder(run))
+    return is_locked(_lock(work_folder(run)))
 
 
 def _lock(work: Path) -> Path:
     # Not in the work folder, which moves while it is claimed.
     return work.parent / STATE_FOLDER / f"{work.name.removeprefix('.tmp-')}.lock"
-
-
-def _is_claimed(work: Path) -> bool:
-    if not _lock(work).exists():
-        return False
-    try:
-        with FileLock(_lock(work), timeout=0):
-            return False
-    except (Timeout, OSError):
-        return True
 
 
 def publish(run: Run) -> None:
@@ -242,7 +232,7 @@ def clear(done: Iterable[Run]) -> None:
     for parent, finished in names.items():
         for work in parent.glob(".tmp-*"):
             record = read_record(work)
-            if record and record.output in finished and not _is_claimed(work):
+            if record and record.output in finished and not is_locked(_lock(work)):
                 # Under another name first, as one that is half removed would not be known again.
                 work.rename(work.with_suffix(_GONE))
         for work in parent.glob(f".tmp-*{_GONE}"):

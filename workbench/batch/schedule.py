@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
-from filelock import FileLock, Timeout
+from filelock import Timeout
 from tqdm import tqdm
 
 from workbench.batch.execute import Job, Outcome, execute
@@ -38,7 +38,7 @@ from workbench.batch.record import (
 )
 from workbench.batch.report import check_report, write_report
 from workbench.errors import InputError, WorkbenchError
-from workbench.files import check_writable, write_bytes
+from workbench.files import check_writable, is_locked, locked, write_bytes
 
 if TYPE_CHECKING:
     from distributed import Client, Future, Worker
@@ -87,14 +87,7 @@ def read_states(plan: Plan) -> dict[str, State]:
 
 def is_running(plan: Plan) -> bool:
     """Whether a batch is working on a plan at this moment."""
-    lock = plan.root / STATE_FOLDER / "lock"
-    if not lock.exists():
-        return False
-    try:
-        with FileLock(lock, timeout=0):
-            return False
-    except Timeout:
-        return True
+    return is_locked(plan.root / STATE_FOLDER / "lock")
 
 
 def choose(plan: Plan, only: str | None) -> list[Run]:
@@ -149,6 +142,12 @@ def run_batch(plan: Plan, options: Options = Options()) -> dict[str, State]:
         todo = [run for run in chosen if states[run.name].kind != "done"]
         runs = "1 run" if len(chosen) == 1 else f"{len(chosen)} runs"
         print(f"{runs}, {len(chosen) - len(todo)} done already.", flush=True)
+        if again := sum(run.output.exists() for run in todo):
+            print(
+                f"{again} to be made again, as parameters, inputs, the notebook's code or the"
+                " workbench changed.",
+                flush=True,
+            )
         report = _Report(plan, states)
         report.write()
         try:
@@ -168,7 +167,7 @@ def _claimed(plan: Plan) -> Iterator[None]:
     folder = plan.root / STATE_FOLDER
     owner = folder / "owner.json"
     try:
-        with FileLock(folder / "lock", timeout=0):
+        with locked(folder / "lock", seconds=1):  # `status` holds it for a moment
             here = {"host": socket.gethostname(), "pid": os.getpid()}
             write_bytes(owner, json.dumps(here).encode())
             yield
@@ -418,10 +417,10 @@ def _gpus() -> list[str]:
 
 
 def _cores() -> int:
-    """Physical cores that this process may use."""
-    allowed = psutil.Process().cpu_affinity() if hasattr(psutil.Process, "cpu_affinity") else None
-    cores = psutil.cpu_count(logical=False) or os.cpu_count() or 1
-    return min(cores, len(allowed)) if allowed else cores
+    """Physical cores that this process may use, as far as affinity and cgroups let it."""
+    from dask.system import CPU_COUNT
+
+    return min(psutil.cpu_count(logical=False) or CPU_COUNT, CPU_COUNT)
 
 
 def _slots_plugin() -> Any:
