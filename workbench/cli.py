@@ -444,8 +444,8 @@ def video(
     clip: Annotated[
         str,
         typer.Argument(
-            help="Clip to paint: anything that ffmpeg reads, a folder of numbered pictures, or"
-            " sample:clip."
+            help="Clip to paint: anything that ffmpeg reads, a folder of numbered pictures,"
+            " frames/frame_%04d.png, or sample:clip."
         ),
     ],
     style: Styles,
@@ -454,8 +454,10 @@ def video(
     ],
     settings: Settings,
     clip_settings: ClipSettings,
-    start: Annotated[float, typer.Option(help="Where to begin, in seconds.")] = 0.0,
-    end: Annotated[float | None, typer.Option(help="Where to end, in seconds.")] = None,
+    start: Annotated[str, typer.Option(help="Where to begin, in seconds or as 00:01:30.")] = "0",
+    end: Annotated[
+        str | None, typer.Option(help="Where to end, in seconds or as 00:01:30.")
+    ] = None,
     stride: Annotated[
         int, typer.Option(help="Paint every so many of the frames; duration and sound stay.")
     ] = 1,
@@ -480,6 +482,9 @@ def video(
     from workbench.video.frames import FrameFigures, PaintedFrames, film_figures
 
     clips.check_film(output, quality=quality)
+    for name in style:
+        if Path(name).suffix.lower() in clips.FORMATS:
+            raise InputError(f"{name} is not a picture but a clip. {clips.MANY}")
     folder = output.with_suffix(".frames")
     refuse_overwriting([output, folder], [clip, *style, settings.init])
     check_writable(output)
@@ -638,8 +643,12 @@ def apply(
     size: Annotated[
         int | None, typer.Option(help="Longest side in pixels, at most. [as it is]")
     ] = None,
-    start: Annotated[float, typer.Option(help="Where to begin in a clip, in seconds.")] = 0.0,
-    end: Annotated[float | None, typer.Option(help="Where to end, in seconds.")] = None,
+    start: Annotated[
+        str, typer.Option(help="Where to begin in a clip, in seconds or as 00:01:30.")
+    ] = "0",
+    end: Annotated[
+        str | None, typer.Option(help="Where to end, in seconds or as 00:01:30.")
+    ] = None,
     stride: Annotated[
         int, typer.Option(help="Paint every so many of the frames; duration and sound stay.")
     ] = 1,
@@ -685,7 +694,7 @@ def apply(
     is_folder = output.endswith(("/", os.sep)) or target.is_dir() or not suffix
     is_film = suffix in clips.FORMATS and not is_folder
     if is_film and len(content) > 1:
-        raise InputError(f"{target} is a film; give one clip for it.")
+        raise InputError(f"{target} is a film; give one clip for it. {clips.MANY}")
     pictures = [] if is_film else find_pictures(content)
     if suffix not in PICTURE_SUFFIXES and (len(pictures) > 1 or any(map(os.path.isdir, content))):
         is_folder = True  # with a dot in its name

@@ -7,7 +7,7 @@ import os
 import re
 import secrets
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -185,12 +185,16 @@ def pictures_in(
     found.sort(key=lambda path: [*map(_natural, path.relative_to(folder).parts)])
     others = [path.name for path in found if path.suffix.lower() not in suffixes]
     if others:
-        named = ", ".join(others[:_NAMED]) + (", ..." if len(others) > _NAMED else "")
         files = (
             "1 file is no picture" if len(others) == 1 else f"{len(others)} files are no pictures"
         )
-        say(f"{folder}: {files} that can be read ({named}).")
+        say(f"{folder}: {files} that can be read ({listed(others)}).")
     return [path for path in found if path.suffix.lower() in suffixes]
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first of some names; dots stand for the others."""
+    return ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
 
 
 def _natural(name: str) -> tuple[list[tuple[str, int]], str]:

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Any, ClassVar, Self
 
 from workbench.errors import InputError
@@ -23,6 +25,30 @@ PRECISIONS = ("auto", "float32", "bfloat16")
 MODES = ("per-frame", "blended", "flow-warped", "temporal")
 FLOW_METHODS = ("dis", "farneback", "raft")
 MIN_SIZE, MAX_SIZE = 32, 8192
+CLOCK = re.compile(  # of a time: hours, minutes and seconds
+    r"(?:(?:([0-9]{1,9}):(?=[0-5][0-9]:))?([0-9]{1,9}):(?=[0-5][0-9](?![0-9])))?"
+    r"([0-9]{1,9}(?:\.[0-9]{0,9})?)"
+)
+
+
+def seconds(time: float | str) -> float:
+    """Read a time: seconds, `m:ss` or `h:mm:ss`.
+
+    Raises
+    ------
+    InputError
+        If it is none.
+    """
+    try:
+        if not isinstance(time, str) or ":" not in time:
+            return float(time)
+        match = CLOCK.fullmatch(time.strip())
+        hours, minutes, rest = (Fraction(part or 0) for part in match.groups())  # type: ignore[union-attr]
+    except (TypeError, ValueError, AttributeError):
+        raise InputError(
+            f"{time!r} is no time; write seconds, m:ss or h:mm:ss, as in 90 or 00:01:30."
+        ) from None
+    return float(3600 * hours + 60 * minutes + rest)  # 1:05.1 is exactly what 65.1 is
 
 
 def knob(

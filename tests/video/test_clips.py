@@ -621,6 +621,75 @@ def test_a_folder_of_numbered_pictures(tmp_path: Path) -> None:
     assert open_clip(tmp_path, fps=23.976).fps == NTSC
 
 
+def series(folder: Path, names: Sequence[str]) -> Path:
+    """A folder of pictures whose stripes tell their places in a list of names."""
+    folder.mkdir()
+    for index, name in enumerate(names):
+        Image.fromarray(numbered(index)).save(folder / name)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        [f"{number}_1080p.png" for number in range(1, 13)],
+        [f"frame{number:03d}-3000ms.png" for number in range(8, 13)],
+        ["frame001-3000ms.png", "frame002-50ms.png", "frame003-100ms.png"],
+        ["shot2_0009.png", "shot10_0001.png", "shot10_0002.png"],
+        ["0.jpg", "10.png", "20.jfif", "30.jpg"],
+    ],
+    ids=lambda names: names[0],
+)
+def test_the_number_that_runs_decides(names: list[str], tmp_path: Path) -> None:
+    assert numbers(series(tmp_path / "film", names)) == list(range(len(names)))
+
+
+def test_missing_numbers_are_said(tmp_path: Path) -> None:
+    folder = series(tmp_path / "film", [f"f_{number}.png" for number in (1, 2, 4, 5)])
+    with pytest.warns(
+        UserWarning, match=r"film: numbers are missing after f_2\.png; the film goes"
+    ):
+        assert numbers(folder) == [0, 1, 2, 3]
+
+
+def test_what_a_folder_holds_beside_is_said(tmp_path: Path) -> None:
+    folder = series(tmp_path / "film", ["f_1.png", "f_2.png"])
+    Image.new("RGB", (8, 8)).save(folder / "cover.png")
+    (folder / "f_3.nef").write_text("no picture")
+    with pytest.warns(UserWarning, match="film: ") as said:
+        assert numbers(folder) == [0, 1]
+    sentences = " ".join(str(each.message) for each in said)
+    assert "1 file is no picture that can be read (f_3.nef)" in sentences
+    assert "without a number are left out: cover.png" in sentences
+
+
+def test_pictures_are_named_by_a_pattern(tmp_path: Path) -> None:
+    names = [f"f_{number:04d}.png" for number in (9, 10, 11)]
+    folder = series(tmp_path / "film", [*names, "g_0001.png", "f_12.png", "f_0001.jpg"])
+    clip = open_clip(folder / "f_%04d.png", fps=12)
+    assert (clip.fps, clip.frames, numbers(clip)) == (12, 3, [0, 1, 2])
+    assert numbers(open_clip(folder / "f_%d.png")) == [0, 1, 2, 4]
+    with pytest.raises(InputError, match=r"h_%04d\.png: there are no numbered"):
+        open_clip(folder / "h_%04d.png")
+
+
+def test_photographs_are_no_film(tmp_path: Path) -> None:
+    for index, shape in enumerate([(30, 40), (40, 30)]):
+        Image.fromarray(numbered(index, shape)).save(tmp_path / f"IMG_204{index}.jpg")
+    with pytest.raises(
+        InputError, match=r"has 40x30 pixels and IMG_2041\.jpg 30x40\. .*apply MODEL"
+    ):
+        open_clip(tmp_path)
+
+
+def test_times_of_a_section_may_be_written_as_a_clock_does(tmp_path: Path) -> None:
+    path = make(tmp_path / "a.mp4", Fraction(1, 10), 12)
+    assert numbers(open_clip(path, start="00:01:30", end="1:50")) == [9, 10]
+    assert numbers(open_clip(path, start="90", end=100)) == [9]
+    with pytest.raises(InputError, match="'1:75' is no time; write seconds, m:ss or h:mm:ss"):
+        open_clip(path, start="1:75")
+
+
 def test_pictures_of_a_folder_take_the_shape_of_the_first(tmp_path: Path) -> None:
     for index, shape in enumerate([(49, 65), (96, 128), (48, 64)]):
         Image.fromarray(numbered(index, shape)).save(tmp_path / f"{index}.png")

@@ -105,6 +105,8 @@ BAD = [
     ("clip.mp4 style.png -o out.avi", "the name of a film ends in .mp4, .mov or .mkv"),
     ("clip.mp4 style.png -o out", "the name of a film ends in .mp4, .mov or .mkv"),
     ("clip.mp4 style.png -o out.mp4 --start 9", "start = 9 s: clip.mp4 ends at 1.20 s"),
+    ("clip.mp4 clip.mp4 style.png -o out.mp4", "clip.mp4 is not a picture but a clip. For several"),
+    ("clip.mp4 style.png -o out.mp4 --start 0:99", "'0:99' is no time; write seconds"),
     ("clip.mp4 style.png -o out.mp4 --start -1", "start = -1.0: give seconds from 0 on"),
     ("clip.mp4 style.png -o out.mp4 --start 1 --end 0.5", "end = 0.5: give seconds after"),
     ("clip.mp4 style.png -o out.mp4 --stride 0", "stride = 0"),

@@ -22,6 +22,7 @@ from PIL import Image
 
 from workbench.errors import InputError
 from workbench.fast.models import find_checkpoint
+from workbench.settings import CLOCK, seconds
 from workbench.yaml_files import kind, parse_yaml, read_yaml
 
 if TYPE_CHECKING:
@@ -31,10 +32,6 @@ if TYPE_CHECKING:
 
 # Seconds. A time may be told with two decimals, and a clip's length is known to about a frame.
 _JOINT, _CLIP_END = 0.01, 0.05
-_TIME = re.compile(
-    r"(?:(?:([0-9]{1,9}):(?=[0-5][0-9]:))?([0-9]{1,9}):(?=[0-5][0-9](?![0-9])))?"
-    r"([0-9]{1,9}(?:\.[0-9]{0,9})?)"
-)
 _PATH = re.compile(r"(?!.*:\s).+\.ya?ml", re.IGNORECASE)
 _EXAMPLES = "as in 12.5-30, 1:05-2:10.5 or 30-"
 
@@ -158,14 +155,12 @@ def _read_section(key: Any, duration: float) -> tuple[float, float]:
 
 
 def _read_time(key: str, text: str) -> float:
-    match = _TIME.fullmatch(text)
-    if match is None:
+    if not CLOCK.fullmatch(text):
         raise InputError(
             f"schedule: section {key!r}: {text!r} is no time; write seconds, m:ss or h:mm:ss,"
             f" {_EXAMPLES}."
         )
-    hours, minutes, seconds = (Fraction(part or 0) for part in match.groups())
-    return float(3600 * hours + 60 * minutes + seconds)  # 1:05.1 is exactly what 65.1 is
+    return seconds(text)
 
 
 def _read_models(key: str, value: Any) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from itertools import chain
+from itertools import chain, pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -34,9 +34,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from workbench.errors import InputError, OutputError
-from workbench.files import atomic, no_such_file
+from workbench.files import PICTURE_SUFFIXES, atomic, listed, no_such_file, pictures_in
 from workbench.images import Frame, fit, from_array, load_image, load_mask, resize, to_array
-from workbench.settings import MAX_SIZE, MIN_SIZE
+from workbench.settings import MAX_SIZE, MIN_SIZE, seconds
 from workbench.video import hdr
 
 FORMATS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska"}
@@ -54,7 +54,14 @@ _AAC_FRAME = 1024  # samples
 _SEEK_AHEAD = 1  # s; B-frames may lie before the picture that a seek goes to
 _PEEK = 120  # packets that tell the usual distance of two frames
 _CHAINED = {"gif", "apng", "webp"}  # each picture builds on the last, and none is marked as key
-_PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"}
+_PICTURES = {*PICTURE_SUFFIXES} - {".gif"}
+_PATTERN = re.compile(r"%0?([0-9]*)d")  # as other programs name the numbers of pictures
+_LOOKED_AT = 8  # pictures of a series, before it is painted
+MANY = "For several clips, give the command once for each, or see `workbench batch --help`."
+_ONE_BY_ONE = (
+    "To paint photographs one by one, use `workbench apply MODEL FOLDER -o painted/`, or a batch"
+    " (`workbench batch --help`)."
+)
 _SCALING = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.BITEXACT
 _MATRICES = {  # H.273 code -> what swscale calls it
     1: Colorspace.ITU709,
@@ -123,8 +130,8 @@ class Clip:
 def open_clip(
     path: str | os.PathLike[str],
     *,
-    start: float = 0.0,
-    end: float | None = None,
+    start: float | str = 0.0,
+    end: float | str | None = None,
     stride: int = 1,
     size: int | None = None,
     fps: float | Fraction | None = None,
@@ -134,16 +141,16 @@ def open_clip(
     Parameters
     ----------
     path
-        Anything that ffmpeg reads (MP4, MOV, WebM, MKV, GIF, ...), or a folder of pictures
-        with numbers in their names.
+        Anything that ffmpeg reads (MP4, MOV, WebM, MKV, GIF, ...), a folder of pictures with
+        numbers in their names, or a pattern for them, such as `frames/frame_%04d.png`.
     start, end
-        The section in seconds; `end` None or too late: to the end.
+        The section, in seconds or as `00:01:30`; `end` None or too late: to the end.
     stride
         Take every so many of the frames, from 1 on. Fewer frames, same duration and sound.
     size
         Longest side in pixels, 32 to 8192. Larger frames are shrunk, smaller ones left.
     fps
-        Pictures a second, 25 if not given; for folders only.
+        Pictures a second, 25 if not given; for pictures only.
 
     Raises
     ------
@@ -151,6 +158,8 @@ def open_clip(
         If there is nothing at `path` that can be read as a clip, or a number makes no sense.
     """
     path = Path(path)
+    start = seconds(start)
+    end = None if end is None else seconds(end)
     if not (math.isfinite(start) and start >= 0):
         raise InputError(f"start = {start}: give seconds from 0 on.")
     if end is not None and not end > start:
@@ -159,12 +168,12 @@ def open_clip(
         raise InputError(f"stride = {stride}: give a number of frames from 1 on.")
     if size is not None and not MIN_SIZE <= size <= MAX_SIZE:
         raise InputError(f"size = {size}: give {MIN_SIZE} to {MAX_SIZE} pixels.")
-    if fps is not None and not path.is_dir():
+    if fps is not None and not is_series(path):
         raise InputError(
             f"fps = {fps} is for folders of pictures only; {path} has a frame rate of its own"
             " (stride takes fewer frames)."
         )
-    whole = _folder(path, 25 if fps is None else fps) if path.is_dir() else _file(path)
+    whole = _series(path, 25 if fps is None else fps) if is_series(path) else _file(path)
     if start >= whole.duration:
         raise InputError(f"start = {start:g} s: {path} ends at {float(whole.duration):.2f} s.")
     first = min(_nearest(Fraction(start) * whole.fps), whole.frames - 1)
@@ -214,7 +223,7 @@ def read_frames(clip: Clip, first: int = 0, *, masks: bool = False) -> Iterator[
     start = _nearest(clip.start * rate)
     end = start + clip.frames * clip.stride
     due = start + first * clip.stride  # slot of the next frame to yield
-    if clip.path.is_dir():
+    if is_series(clip.path):
         for path in numbered_pictures(clip.path)[due : end : clip.stride]:
             if masks:
                 picture = load_mask(path, may_be_empty=True).expand(1, 3, -1, -1)
@@ -243,14 +252,34 @@ def read_frames(clip: Clip, first: int = 0, *, masks: bool = False) -> Iterator[
         due += clip.stride
 
 
-def numbered_pictures(folder: Path) -> list[Path]:
-    """List the pictures in a folder by the last number in their names."""
-    found = []
-    for path in folder.iterdir():
-        number = re.search(r"(\d+)\D*$", path.stem)
-        if number and path.suffix.lower() in _PICTURES and not path.name.startswith("."):
-            found.append((int(number[1]), path.name, path))
-    return [path for _, _, path in sorted(found)]
+def is_series(path: Path) -> bool:
+    """Whether a clip is pictures: a folder of them, or a pattern such as `frame_%04d.png`."""
+    return path.is_dir() or bool(_PATTERN.search(path.name) and not path.exists())
+
+
+def numbered_pictures(
+    path: Path, *, say: Callable[[str], None] = lambda sentence: None
+) -> list[Path]:
+    """List the pictures that have numbers in their names, `shot2_9` before `shot10_1`.
+
+    Parameters
+    ----------
+    path
+        A folder, or a pattern such as `frames/frame_%04d.png`.
+    say
+        Is handed a sentence about what the folder holds beside them.
+    """
+    if not path.is_dir():
+        name = _PATTERN.sub(lambda told: rf"[0-9]{{{told[1] or 1},}}", re.escape(path.name))
+        return [
+            each for each in pictures_in(path.parent, _PICTURES) if re.fullmatch(name, each.name)
+        ]
+    found = pictures_in(path, _PICTURES, say=say)
+    numbered = [each for each in found if re.search("[0-9]", each.stem)]
+    if numbered != found:
+        without = [each.name for each in found if each not in set(numbered)]
+        say(f"{path}: pictures without a number are left out: {listed(without)}.")
+    return numbered
 
 
 def _file(path: Path) -> Clip:
@@ -287,15 +316,44 @@ def _file(path: Path) -> Clip:
         )
 
 
-def _folder(path: Path, fps: float | Fraction) -> Clip:
+def _series(path: Path, fps: float | Fraction) -> Clip:
     rate = _checked_rate(fps)
-    paths = numbered_pictures(path)
+    said: list[str] = []
+    paths = numbered_pictures(path, say=said.append)
     if not paths:
         raise InputError(
             f"{path}: there are no numbered pictures in this folder (like frame_0001.png)."
+            f" {_ONE_BY_ONE}"
+        )
+    if gaps := _gaps(paths):
+        said.append(
+            f"{path}: numbers are missing after {listed(gaps)}; the film goes on there without a"
+            " pause."
         )
     height, width = load_image(paths[0]).shape[-2:]
+    for other in paths[:: math.ceil(len(paths) / _LOOKED_AT)]:
+        h, w = load_image(other).shape[-2:]
+        if not 0.9 < (w / h) / (width / height) < 1.1:
+            raise InputError(
+                f"{path} is no film: {paths[0].name} has {width}x{height} pixels and {other.name}"
+                f" {w}x{h}. {_ONE_BY_ONE}"
+            )
+    for sentence in said:
+        warnings.warn(sentence, stacklevel=3)
     return Clip(path, (height, width), rate, len(paths), Fraction(0), 1, sound=False)
+
+
+def _gaps(paths: Sequence[Path]) -> list[str]:
+    """Pictures behind which numbers are missing, where the others follow each other evenly."""
+    steps = []
+    for before, after in pairwise(paths):
+        names = [re.split("([0-9]+)", each.stem) for each in (before, after)]
+        differ = [(a, b) for a, b in zip(*names, strict=False) if a != b]
+        if len(names[0]) == len(names[1]) and len(differ) == 1 and differ[0][0].isdecimal():
+            steps.append((int(differ[0][1]) - int(differ[0][0]), before.name))
+    usual = min(steps, default=(0, ""))[0]
+    gaps = [name for step, name in steps if step > usual]
+    return gaps if 2 * len(gaps) <= len(steps) else []
 
 
 def _open(path: Path) -> InputContainer:

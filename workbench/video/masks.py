@@ -12,7 +12,7 @@ from torch import Tensor
 
 from workbench.errors import InputError
 from workbench.images import PICTURE_SUFFIXES, from_array, load_mask, luminance
-from workbench.video.clips import Clip, open_clip, read_frames
+from workbench.video.clips import Clip, is_series, open_clip, read_frames
 
 _PICTURES = {*PICTURE_SUFFIXES} - {".gif"}
 
@@ -41,10 +41,10 @@ def open_masks(names: Sequence[str | os.PathLike[str]], clip: Clip) -> list[Mask
 
 
 def _open(path: Path, clip: Clip) -> Mask:
-    if path.suffix.lower() in _PICTURES and not path.is_dir():
+    if path.suffix.lower() in _PICTURES and not is_series(path):
         return load_mask(path)
     rate = clip.fps * clip.stride
-    whole = open_clip(path, fps=rate if path.is_dir() else None)
+    whole = open_clip(path, fps=rate if is_series(path) else None)
     if whole.fps != rate:
         raise InputError(
             f"{path} has {float(whole.fps):.5g} masks a second and {clip.path} has"
