@@ -12,6 +12,7 @@ import json
 import logging
 import mimetypes
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -19,7 +20,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import (
+    Callable,
+    Generator,
+    Iterable,
+    Iterator,
+    Mapping,
+    MutableMapping,
+    Sequence,
+)
+from contextlib import suppress
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -30,6 +40,7 @@ from workbench import errors
 from workbench.errors import InputError, WorkbenchError
 from workbench.files import check_writable, refuse_overwriting, replace
 from workbench.settings import ClipSettings, Settings, TrainingSettings
+from workbench.yaml_files import parse_yaml
 
 if TYPE_CHECKING:
     from workbench.optimize import Iterate
@@ -68,12 +79,13 @@ def at_root() -> Path:
     return here
 
 
-def parameters(cells: Sequence[str], values: Mapping[str, Any]) -> dict[str, Any]:
+def parameters(cells: Sequence[str], values: MutableMapping[str, Any]) -> dict[str, Any]:
     """Go to the project's root, and take the values of all parameters out of a notebook.
 
     To be called in the cell right behind the parameters cell, as `parameters(In, globals())`,
     where IPython's `In` lists the sources of the cells run so far. The parameters cell is the
-    last one that assigns `output_dir` with a type (or, if none has types, without).
+    last one that assigns `output_dir` with a type (or, if none has types, without). In the
+    notebook, too, each then has the value that is meant; see `as_meant`.
 
     Raises
     ------
@@ -99,9 +111,54 @@ def parameters(cells: Sequence[str], values: Mapping[str, Any]) -> dict[str, Any
             pair = (values[name], knobs[near])
             if any(all(isinstance(each, kind) for each in pair) for kind in _ALIKE):
                 raise InputError(unknown_parameter(name, [near]))
-    taken = {name: values[name] for name in known}
+    taken = {name: as_meant(name, known[name], expand_home(values[name])) for name in known}
+    values.update(taken)
     check_inputs(taken)
     return taken
+
+
+def as_meant(name: str, parameter: Parameter, value: Any, folder: Path = Path()) -> Any:
+    """A value as it is meant: for a list, a single one is a list of it.
+
+    So `-p masks me.png` and `-p crop 0.2,0,0.8,1` do what they seem to do.
+
+    Parameters
+    ----------
+    folder
+        That paths are relative to.
+
+    Raises
+    ------
+    InputError
+        If a text for a list has commas in it, and is neither numbers nor the name of a file.
+    """
+    is_list = re.match(r"list\b(\[.*\]$|$)?", parameter.annotation)
+    if not is_list or not isinstance(value, str | int | float) or isinstance(value, bool):
+        return value
+    if not isinstance(value, str):
+        return [value] if is_list.end() == len(parameter.annotation) else value
+    there = (folder / value).exists()
+    if value.startswith("[") and not there:
+        return parse_yaml(value)
+    parts = [part.strip() for part in value.split(",")] if value else []
+    with suppress(ValueError):
+        return [float(part) if re.search("[.en]", part) else int(part) for part in parts]
+    if len(parts) > 1 and not there:
+        raise InputError(
+            f"{name} = {value!r}: give a list, with papermill as -y '{name}: [{', '.join(parts)}]'."
+        )
+    return [value]
+
+
+def expand_home(value: Any) -> Any:
+    """The same value, with the home folder in each text that begins with `~`."""
+    if isinstance(value, str):
+        return os.path.expanduser(value)  # noqa: PTH111 (a Path would take `./` away)
+    if isinstance(value, list):
+        return [expand_home(item) for item in value]
+    if isinstance(value, dict):
+        return {name: expand_home(item) for name, item in value.items()}
+    return value
 
 
 def _read(cell: str) -> dict[str, Parameter]:

@@ -971,3 +971,17 @@ def test_sample_prefix_is_that_of_the_samples() -> None:
     from workbench.batch import parameters
 
     assert parameters._SAMPLE == samples.PREFIX
+
+
+def test_home_and_single_values_are_what_is_meant(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(project))
+    parameters = {"clip": "~/clips/a.mp4", "steps": 20}
+    run = plan_of(project, parameters=parameters).runs[0]
+    assert run.parameters == {"clip": str(project / "clips/a.mp4"), "steps": [20]}
+    assert run.inputs == {str(project / "clips/a.mp4"): digest(project / "clips/a.mp4")}
+    runs = plan_of(project, grid={"clip": "~/clips/*.mp4"}, output="runs/{clip.stem}").runs
+    assert [Path(run.parameters["clip"]).parent for run in runs] == [project / "clips"] * 2
+    both = plan_of(project, include=[{"clip": "~/clips/a.mp4", "steps": "20, 30"}]).runs[0]
+    assert both.parameters["steps"] == [20, 30]

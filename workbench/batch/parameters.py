@@ -17,6 +17,7 @@ from workbench.errors import InputError
 from workbench.notebook import (
     PARAMETERS,
     Parameter,
+    as_meant,
     code_cells,
     find_notebook,
     read_parameters,
@@ -107,7 +108,13 @@ class Notebook:
 
     def check(self, where: str, given: Mapping[str, Any]) -> dict[str, Any]:
         """The values for some parameters, each as `check_value` gives it."""
-        return {name: self.check_value(where, name, value) for name, value in given.items()}
+        checked = {}
+        for name, value in given.items():
+            self.check_name(where, name)
+            if not self.takes(name, value):
+                value = as_meant(name, self.parameters[name], value, self.project.folder)
+            checked[name] = self.check_value(where, name, value)
+        return checked
 
     def check_value(self, where: str, name: str, value: Any) -> Any:
         """Refuse a value that the parameter does not take; an int becomes a float if need be.

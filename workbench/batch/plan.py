@@ -9,6 +9,7 @@ import itertools
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
@@ -25,6 +26,7 @@ from workbench.batch.parameters import (
     show,
 )
 from workbench.errors import InputError
+from workbench.notebook import expand_home
 from workbench.yaml_files import kind, read_yaml
 
 __all__ = ["Plan", "Run", "digest", "read_plan"]
@@ -121,6 +123,9 @@ def read_plan(file: str | os.PathLike[str], *, keep_digests: bool = False) -> Pl
 
 def _plan(file: Path, project: Project, keep_digests: bool) -> Plan:
     batch = _read_batch(file)
+    for key in ("parameters", "grid", "exclude", "include"):
+        with suppress(KeyError, RecursionError):  # lists without end are refused below
+            batch[key] = expand_home(batch[key])
     notebook = read_notebook(batch["notebook"], project)
     template = read_template(batch["output"], notebook)
     timeout = _read_timeout(batch.get("timeout"))
