@@ -3,10 +3,17 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
 import struct
+import subprocess
+import sys
+import threading
+import warnings
 import zlib
+from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -17,11 +24,14 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image, ImageCms
 from torch import Tensor
 
+from workbench import images
 from workbench.errors import InputError, OutputError
 from workbench.images import (
+    Box,
     crop_image,
     fit,
     from_array,
+    load_alpha,
     load_image,
     load_mask,
     match_colors,
@@ -409,6 +419,322 @@ def test_content_and_not_the_suffix_says_what_a_file_is(tmp_path: Path) -> None:
     assert np.array_equal(pixels(path), NOISE)
 
 
+# What phones, cameras and editors write
+
+
+def iso_box(kind: bytes, *parts: bytes, version: int | None = None) -> bytes:
+    body = (
+        b"".join(parts) if version is None else struct.pack(">I", version << 24) + b"".join(parts)
+    )
+    return struct.pack(">I4s", 8 + len(body), kind) + body
+
+
+def heic(picture: np.ndarray, quarters: int = 0, orientation: int = 1, icc: bytes = b"") -> bytes:
+    """A picture as phones write it: HEVC, turned to the left by the container and by EXIF."""
+    height, width = picture.shape[:2]
+    rgb = av.VideoFrame.from_ndarray(picture, format="rgb24")
+    encoder = av.CodecContext.create("libx265", "w")
+    assert isinstance(encoder, av.VideoCodecContext)
+    encoder.width, encoder.height, encoder.pix_fmt = width, height, "yuv444p"
+    encoder.time_base = Fraction(1)
+    colours = "range=full:colormatrix=smpte170m:colorprim=bt709:transfer=iec61966-2-1"
+    encoder.options = {"x265-params": f"log-level=none:lossless=1:{colours}"}
+    frame = rgb.reformat(format="yuv444p", dst_colorspace="ITU601", dst_color_range="JPEG")
+    stream = b"".join(map(bytes, [*encoder.encode(frame), *encoder.encode()]))
+    units = re.split(b"\0\0\0?\1", stream)[1:]
+    kinds = {unit[0] >> 1: unit for unit in units}
+    sets = b"".join(
+        struct.pack(">BHH", 0x80 | kind, 1, len(kinds[kind])) + kinds[kind] for kind in (32, 33, 34)
+    )
+    profile = kinds[33].replace(b"\0\0\3", b"\0\0")[3:15]
+    bits = struct.pack(">HBBBBHBB", 0xF000, 0xFC, 0xFF, 0xF8, 0xF8, 0, 0x0F, 3)
+    slices = [struct.pack(">I", len(unit)) + unit for unit in units if unit[0] >> 1 < 32]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    items = [b"".join(slices), struct.pack(">I", 6) + exif.tobytes()]
+    properties = [
+        iso_box(b"hvcC", b"\1", profile, bits, sets),
+        iso_box(b"ispe", struct.pack(">II", width, height), version=0),
+        iso_box(b"irot", bytes([quarters])),
+        iso_box(b"colr", b"prof", icc) if icc else b"",
+    ]
+    used = bytes(range(0x81, 0x81 + len([each for each in properties if each])))
+
+    def head(begins: int) -> bytes:
+        kinds = (struct.pack(">HH4sx", n, 0, kind) for n, kind in ((1, b"hvc1"), (2, b"Exif")))
+        places = (
+            struct.pack(">HHHII", n + 1, 0, 1, begins + n * len(items[0]), len(item))
+            for n, item in enumerate(items)
+        )
+        infos = (iso_box(b"infe", kind, version=2) for kind in kinds)
+        return iso_box(b"ftyp", b"heic", bytes(4), b"mif1heic") + iso_box(
+            b"meta",
+            iso_box(b"hdlr", struct.pack(">I4s13x", 0, b"pict"), version=0),
+            iso_box(b"pitm", struct.pack(">H", 1), version=0),
+            iso_box(b"iinf", struct.pack(">H", 2), *infos, version=0),
+            iso_box(b"iref", iso_box(b"cdsc", struct.pack(">HHH", 2, 1, 1)), version=0),
+            iso_box(
+                b"iprp",
+                iso_box(b"ipco", *properties),
+                iso_box(b"ipma", struct.pack(">IHB", 1, 1, len(used)), used, version=0),
+            ),
+            iso_box(b"iloc", struct.pack(">BBH", 0x44, 0, 2), *places, version=0),
+            version=0,
+        )
+
+    return head(len(head(0)) + 8) + iso_box(b"mdat", *items)
+
+
+@pytest.mark.parametrize(("quarters", "orientation"), [(0, 1), (3, 6), (1, 8), (2, 3)])
+def test_heic_of_a_phone_is_turned_once(tmp_path: Path, quarters: int, orientation: int) -> None:
+    picture = to_array(smooth())
+    path = tmp_path / "IMG_0001.HEIC"
+    path.write_bytes(heic(picture, quarters, orientation))
+    difference = pixels(path).astype(int) - np.rot90(picture, quarters)
+    assert np.abs(difference).max() <= 3
+
+
+def test_heic_is_converted_by_its_profile(tmp_path: Path) -> None:
+    path = tmp_path / "a.heif"
+    path.write_bytes(heic(np.full((64, 64, 3), 55, np.uint8), icc=icc_profile(b"RGB ", 1.0)))
+    assert np.abs(pixels(path).astype(int) - 128).max() <= 2
+
+
+def test_heic_without_its_library_is_refused_with_a_way_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.heic"
+    path.write_bytes(heic(np.zeros((64, 64, 3), np.uint8)))
+    monkeypatch.setitem(sys.modules, "pi_heif", None)
+    assert "pi-heif" in refusal(path)
+    assert "JPEG" in refusal(path)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.95])
+def test_heic_cut_short_is_refused(tmp_path: Path, share: float) -> None:
+    content = heic(to_array(smooth()))
+    (tmp_path / "a.heic").write_bytes(content[: int(share * len(content))])
+    refusal(tmp_path / "a.heic")
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_avif_is_read_upright(tmp_path: Path, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    picture = to_array(smooth())
+    Image.fromarray(picture).save(tmp_path / "a.avif", quality=100, subsampling="4:4:4", exif=exif)
+    upright = picture if orientation == 1 else np.rot90(picture, 3)
+    assert np.abs(pixels(tmp_path / "a.avif").astype(int) - upright).max() <= 6
+
+
+def test_jfif_is_jpeg(tmp_path: Path) -> None:
+    Image.fromarray(to_array(smooth())).save(tmp_path / "a.jfif", "JPEG", quality=100)
+    assert (load_image(tmp_path / "a.jfif") - smooth()).abs().max() < 0.04
+
+
+def tiff(pixels: np.ndarray, *more: tuple[int, int, int, int], bits: int = 0) -> bytes:
+    """One page of grey; `more` are tags `(number, type, count, value)`."""
+    tags = {
+        tag[0]: tag
+        for tag in [
+            (256, 3, 1, pixels.shape[1]),
+            (257, 3, 1, pixels.shape[0]),
+            (258, 3, 1, bits or 8 * pixels.dtype.itemsize),
+            (259, 3, 1, 1),
+            (262, 3, 1, 1),
+            (273, 4, 1, 8),
+            (277, 3, 1, 1),
+            (278, 4, 1, pixels.shape[0]),
+            (279, 4, 1, pixels.nbytes),
+            *more,
+        ]
+    }
+    directory = b"".join(struct.pack("<HHII", *tags[number]) for number in sorted(tags))
+    start = struct.pack("<I", 8 + pixels.nbytes)
+    return b"II*\0" + start + pixels.tobytes() + struct.pack("<H", len(tags)) + directory + bytes(4)
+
+
+RAMP = np.linspace(0, 1, 256)[None].repeat(2, axis=0)
+
+
+def test_16_bit_tiff_in_which_0_is_white_is_the_same_ramp(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    path.write_bytes(tiff(np.rint(65535 * (1 - RAMP)).astype("<u2"), (262, 3, 1, 0)))
+    assert np.array_equal(pixels(path)[0, :, 0], np.arange(256))
+
+
+def test_12_bit_tiff_is_the_same_ramp(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    pairs = np.rint(4095 * RAMP).astype(int).reshape(-1, 2)
+    packed = np.stack(
+        [pairs[:, 0] >> 4, (pairs[:, 0] & 15) << 4 | pairs[:, 1] >> 8, pairs[:, 1] & 255], axis=1
+    )
+    content = packed.astype(np.uint8).reshape(2, -1)
+    path.write_bytes(tiff(content, (256, 3, 1, 256), bits=12))
+    assert np.abs(pixels(path)[0, :, 0] - np.arange(256)).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "sample_format"),
+    [("<u4", 1), ("<i4", 2), ("<i2", 2), ("<f4", 3), ("<f8", 3)],
+)
+def test_tiff_of_other_numbers_is_refused_with_a_way_out(
+    tmp_path: Path, kind: str, sample_format: int
+) -> None:
+    path = tmp_path / "a.tif"
+    path.write_bytes(tiff((100 * RAMP).astype(kind), (339, 3, 1, sample_format)))
+    assert "save it with 8 or 16 bits a channel" in refusal(path)
+
+
+@pytest.mark.parametrize("compression", [None, "tiff_deflate"])
+@pytest.mark.parametrize("mode", ["L", "RGBA"])
+def test_turned_tiffs_come_upright(tmp_path: Path, mode: str, compression: str | None) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    stored = Image.fromarray(NOISE).convert(mode)
+    stored.save(tmp_path / "a.tif", exif=exif, compression=compression)
+    upright = np.rot90(np.asarray(stored.convert("RGB")), 3)
+    assert np.array_equal(pixels(tmp_path / "a.tif"), upright)
+    assert load_image(tmp_path / "a.tif", 10).shape == (1, 3, 10, 6)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_largest_page_of_a_tiff_is_read(tmp_path: Path, first: bool) -> None:
+    thumbnail, picture = Image.new("RGB", (16, 12), "red"), Image.new("RGB", (64, 48), "blue")
+    pages = [picture, thumbnail] if first else [thumbnail, picture]
+    pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
+    assert load_image(tmp_path / "a.tif").shape == (1, 3, 48, 64)
+    assert pixel(tmp_path / "a.tif") == (0, 0, 255)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("DSC_0001.NEF", tiff(np.zeros((12, 16), np.uint8))),
+        ("a.dng", tiff(np.zeros((12, 16), np.uint8))),
+        ("dng.tif", tiff(np.zeros((12, 16), np.uint8), (50706, 1, 4, 0x0401))),
+        ("nef.tif", tiff(np.zeros((12, 16), np.uint8), (254, 4, 1, 1), (330, 4, 1, 8))),
+        ("cr2.jpg", b"II*\0\x10\0\0\0CR\2\0" + bytes(99)),
+        ("cr3.jpg", iso_box(b"ftyp", b"crx ", bytes(99))),
+        ("raf.jpg", b"FUJIFILMCCD-RAW 0201" + bytes(99)),
+        ("orf.jpg", b"IIRO" + bytes(99)),
+        ("rw2.jpg", b"IIU\0" + bytes(99)),
+    ],
+)
+def test_camera_raw_is_refused_with_a_way_out(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    assert "raw file; export it as JPEG or TIFF" in refusal(tmp_path / name)
+
+
+# Large pictures
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+@pytest.mark.parametrize("crop", [None, (0.5, 0.25, 1, 0.75), (0.1, 0.1, 0.13, 0.2)])
+def test_a_large_picture_comes_smaller_and_looks_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, crop: Box | None
+) -> None:
+    path = tmp_path / f"a{suffix}"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    y, x = np.mgrid[:333, :600] / 40
+    waves = np.stack([np.sin(x) / 2 + 0.5, np.cos(y) / 2 + 0.5, np.sin(x + y) / 2 + 0.5], axis=-1)
+    Image.fromarray((255 * waves).astype(np.uint8)).save(path, exif=exif, quality=95)
+    exact, whole = load_image(path, 32, crop=crop), load_image(path, crop=crop)
+    assert torch.equal(load_image(path, crop=crop, for_size=32), whole)
+    monkeypatch.setattr(images, "_LARGE", 99_999)
+    small, part = load_image(path, 32, crop=crop), load_image(path, crop=crop, for_size=32)
+    assert small.shape == exact.shape
+    assert (small - exact).abs().max() < 0.05
+    longest = max(whole.shape[2:])
+    assert min(64, longest) <= max(part.shape[2:]) <= min(longest, 200)
+    assert (resize(part, 32) - exact).abs().max() < 0.05
+    assert torch.equal(load_image(path, crop=crop), whole)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read there")
+@pytest.mark.parametrize("sides", [(13376, 10032)])
+def test_134_megapixels_take_less_than_a_gigabyte(tmp_path: Path, sides: tuple[int, int]) -> None:
+    Image.new("RGB", sides, "teal").save(tmp_path / "a.jpg")
+    script = (
+        "import sys; from workbench import load_image\n"
+        "print(*load_image(sys.argv[1], 1024).shape)\n"
+        "print(open('/proc/self/status').read().split('VmHWM:')[1].split()[0])"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path / "a.jpg")]
+    shape, peak = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split(
+        "\n"
+    )[:2]
+    assert shape == "1 3 768 1024"
+    assert int(peak) < 1_000_000
+
+
+@pytest.mark.parametrize("size", [0, -5])
+def test_no_picture_has_no_pixels(tmp_path: Path, size: int) -> None:
+    save_image(smooth(), tmp_path / "a.png")
+    with pytest.raises(InputError, match=f"size = {size}: give a number of pixels from 1"):
+        load_image(tmp_path / "a.png", size)
+
+
+def test_reading_in_threads_leaves_warnings_as_they_are(tmp_path: Path) -> None:
+    save_image(smooth(), tmp_path / "a.png")
+    before = list(warnings.filters)
+    threads = [
+        threading.Thread(target=lambda: [load_image(tmp_path / "a.png") for _ in range(30)])
+        for _ in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert warnings.filters == before
+
+
+def test_home_is_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    save_image(smooth(), "~/new/a{b}.png")
+    assert (tmp_path / "new" / "a{b}.png").is_file()
+    assert load_image("~/new/a{b}.png").shape == smooth().shape
+    assert load_mask("~/new/a{b}.png").shape == (1, 1, 48, 64)
+    assert "a{b}" in refusal(tmp_path / "a{b}.jpg")
+    refusal("~nobody-has-this-name/a.png")
+    with pytest.raises(InputError, match="there is no such file"):
+        load_image(os.fsdecode(b"/tmp/no\xff.png"))
+
+
+# Transparency kept
+
+
+@pytest.mark.parametrize("suffix", [".png", ".webp", ".tif", ".jpg", ".bmp"])
+def test_transparency_is_kept_where_the_format_holds_it(tmp_path: Path, suffix: str) -> None:
+    logo = np.full((24, 32, 4), 200, np.uint8)
+    logo[..., 3] = np.linspace(0, 255, 32).astype(np.uint8)
+    Image.fromarray(logo).save(tmp_path / "logo.png")
+    alpha = load_alpha(tmp_path / "logo.png")
+    assert alpha is not None
+    assert torch.equal(alpha[0, 0], torch.from_numpy(logo[..., 3]) / 255)
+    right = load_alpha(tmp_path / "logo.png", crop=(0.5, 0, 1, 1))
+    assert right is not None
+    assert torch.equal(right, alpha[..., 16:])
+    path = tmp_path / f"a{suffix}"
+    save_image(smooth(), path, alpha=alpha)
+    with Image.open(path) as saved:
+        assert saved.size == (64, 48)
+        assert (saved.mode == "RGBA") == (suffix in (".png", ".webp", ".tif"))
+        if saved.mode == "RGBA":
+            kept = np.asarray(saved.getchannel("A")) / 255
+            assert np.abs(kept - resize(alpha, (48, 64)).numpy()[0, 0]).max() < 0.01
+
+
+def test_opaque_pictures_have_no_alpha(tmp_path: Path) -> None:
+    Image.fromarray(NOISE).save(tmp_path / "a.png")
+    Image.fromarray(NOISE).convert("RGBA").save(tmp_path / "b.png")
+    assert load_alpha(tmp_path / "a.png") is None
+    assert load_alpha(tmp_path / "b.png") is None
+
+
 # Sizes and crops
 
 
@@ -727,6 +1053,29 @@ def test_masks_are_read_as_brightness_and_must_not_be_black(tmp_path: Path) -> N
     Image.fromarray(0 * picture).save(tmp_path / "black.png")
     with pytest.raises(InputError, match=r"black\.png is black all over; a mask is white where"):
         load_mask(tmp_path / "black.png")
+
+
+def test_what_is_cut_out_is_the_mask(tmp_path: Path) -> None:
+    cut = np.full((6, 8, 4), 30, np.uint8)
+    cut[..., 3] = 0
+    cut[:3, :4, 3] = 255
+    cut[:3, 4, 3] = 128
+    path = tmp_path / "cut.png"
+    Image.fromarray(cut).save(path)
+    expected = torch.from_numpy(cut[..., 3]) / 255
+    assert torch.equal(load_mask(path)[0, 0], expected)
+    assert torch.equal(load_mask(path, crop=(0, 0, 0.5, 0.5)), torch.ones(1, 1, 3, 4))
+    with pytest.raises(InputError, match=r"cut\.png is transparent all over"):
+        load_mask(path, crop=(0, 0.5, 1, 1))
+    Image.fromarray(cut[..., [0, 3]]).save(path)  # grey
+    assert torch.equal(load_mask(path)[0, 0], expected)
+    cut[..., 3] = 0
+    Image.fromarray(cut).save(path)
+    with pytest.raises(InputError, match=r"cut\.png is transparent all over"):
+        load_mask(path)
+    cut[..., :3], cut[:3, :4, :3], cut[..., 3] = 0, 255, 200
+    Image.fromarray(cut).save(path)
+    assert torch.equal(load_mask(path)[0, 0] > 0.5, torch.from_numpy(cut[..., 0]) > 127)
 
 
 @given(seed=st.integers(0, 1000), many=st.integers(1, 4))

@@ -29,7 +29,8 @@ def conda_name(requirement: str) -> str:
 def test_environment_yml_has_the_dependencies_of_pyproject() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     wanted = project["dependencies"] + project["optional-dependencies"]["test"]
-    environment = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    *environment, by_pip = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    environment += by_pip["pip"]
     assert f"python{project['requires-python']}" in environment
     assert set(environment) - {"pip", f"python{project['requires-python']}"} == {
         conda_name(requirement) for requirement in wanted

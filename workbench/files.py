@@ -35,7 +35,7 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
     OutputError
         If the folder cannot be made or written to, or the disk is full.
     """
-    path = Path(path)
+    path = expanded(path)
     with output_errors(path):
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, "it is a folder; name a file")
@@ -87,7 +87,7 @@ def check_writable(path: str | os.PathLike[str]) -> None:
     OutputError
         If the folder cannot be made or written to, or `path` is a folder.
     """
-    path = Path(path)
+    path = expanded(path)
     with output_errors(path):
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, "it is a folder; name a file")
@@ -145,6 +145,14 @@ def file_number(path: str | os.PathLike[str]) -> tuple[int, int] | None:
     except (OSError, ValueError):  # ValueError: a name with a character that no file has
         return None
     return stat.st_dev, stat.st_ino
+
+
+def expanded(path: str | os.PathLike[str]) -> Path:
+    """A path as people type it; `~` is the home folder."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:  # nobody has that home
+        return Path(path)
 
 
 def pictures_in(

@@ -3,25 +3,41 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 import struct
+import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, TiffImagePlugin, UnidentifiedImageError
 from torch import Tensor
 
 from workbench.errors import InputError, OutputError
 from workbench.files import PICTURE_SUFFIXES as PICTURE_SUFFIXES
-from workbench.files import no_such_file, write_bytes
+from workbench.files import expanded, no_such_file, write_bytes
 
 # Named, so that no decoder that runs a program (EPS) is ever reached from a picture file.
 _FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
+_HEIC_BRANDS = (b"hei", b"hev", b"mif1", b"msf1")
+_RAW_SUFFIXES = {
+    *(".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dcr", ".dng", ".erf", ".iiq", ".kdc", ".mef"),
+    *(".mos", ".mrw", ".nef", ".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2", ".rwl", ".sr2"),
+    *(".srf", ".srw", ".x3f"),
+}
+_RAW_HEADS = (b"II*\0\x10\0\0\0CR", b"IIRO", b"IIRS", b"MMOR", b"IIU\0", b"FUJIFILM", b"FOVb")
+_TIFF_HEADS = (b"II*\0", b"MM\0*")
+# Tags of TIFF.
+_SUBFILE_TYPE, _BITS_PER_SAMPLE, _PHOTOMETRIC, _SUB_IFDS, _DNG_VERSION = 254, 258, 262, 330, 50706
+_LARGE = 2**24  # pixels; larger pictures are made smaller before they become floats
+_WARNING_FILTER = threading.Lock()
+_TRANSPARENT = ("PNG", "WEBP", "TIFF")
 _WRITERS: dict[str, tuple[str, dict[str, object]]] = {
     ".png": ("PNG", {"compress_level": 6}),
     ".jpg": ("JPEG", {"quality": 95, "subsampling": 0}),
@@ -41,28 +57,39 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_SIDEWAYS = (*(_TURNS[orientation] for orientation in (5, 6, 7, 8)),)
 _LUMA = (0.299, 0.587, 0.114)
 Box = tuple[float, float, float, float]
+_WHOLE = (0.0, 0.0, 1.0, 1.0)
 Frame = npt.NDArray[np.uint8]
 """A picture `(H, W, 3)`, sRGB in 0..255."""
 
 
 def load_image(
-    path: str | os.PathLike[str], size: int | None = None, *, crop: Box | None = None
+    path: str | os.PathLike[str],
+    size: int | None = None,
+    *,
+    for_size: float | None = None,
+    crop: Box | None = None,
 ) -> Tensor:
     """Read a picture file as sRGB.
 
-    JPEG, PNG, WebP, TIFF, BMP and GIF (its first frame) are read. The picture is turned
-    upright by its EXIF orientation, converted from its embedded ICC profile to sRGB and
-    laid over white where it is transparent; greyscale, CMYK and 16-bit pictures become RGB.
+    JPEG, PNG, WebP, TIFF (its largest page), BMP, GIF (its first frame), HEIC and AVIF are read.
+    The picture is turned upright by its EXIF orientation, converted from its embedded ICC profile
+    to sRGB and laid over white where it is transparent; greyscale, CMYK and 16-bit pictures
+    become RGB.
 
     Parameters
     ----------
     path
-        The picture file.
+        The picture file; `~` is the home folder.
     size
         Length of the longest side in pixels that the picture is resized to, up or down;
         None keeps it as it is.
+    for_size
+        Longest side in pixels that it will be needed at, to save time and memory: a picture of
+        more than 16 megapixels may come smaller than it is, though at least twice as large as
+        this. By default `size`.
     crop
         `(left, top, right, bottom)` as fractions of width and height, cut out before
         resizing. A tight crop spends the pixels on the subject.
@@ -77,7 +104,50 @@ def load_image(
     InputError
         If there is no such file, or it is not a picture that can be read whole.
     """
-    path = Path(path)
+    if size is not None and size < 1:
+        raise InputError(f"size = {size}: give a number of pixels from 1 on.")
+    picture = _read(path, size or for_size, crop)
+    colours, alpha = picture.colours, picture.alpha
+    if alpha is not None:
+        colours = Image.new("RGB", colours.size, "white")
+        colours.paste(picture.colours, mask=alpha)
+    image = from_array(np.asarray(colours))
+    return image if size is None else resize(image, fit(picture.shape, size))
+
+
+def load_alpha(
+    path: str | os.PathLike[str], *, for_size: float | None = None, crop: Box | None = None
+) -> Tensor | None:
+    """Read how opaque a picture file is, to hand it to `save_image`.
+
+    Parameters
+    ----------
+    path, for_size, crop
+        As `load_image` takes them.
+
+    Returns
+    -------
+    Tensor or None
+        `(1, 1, H, W)`, float32 in [0, 1], of the shape that `load_image` gives; None if the
+        picture is opaque everywhere.
+    """
+    alpha = _read(path, for_size, crop).alpha
+    if alpha is None or alpha.getextrema()[0] == 255:
+        return None
+    return _from_channel(alpha)
+
+
+class _Picture(NamedTuple):
+    """A picture file, upright, cut out and in sRGB; `colours` is RGB, `alpha` L."""
+
+    colours: Image.Image
+    alpha: Image.Image | None
+    varies: bool  # alpha, in the file as a whole
+    shape: tuple[int, int]  # of what is cut out, (H, W), in the file
+
+
+def _read(path: str | os.PathLike[str], for_size: float | None, crop: Box | None) -> _Picture:
+    path, crop = expanded(path), _WHOLE if crop is None else crop
     try:
         if not path.exists():
             raise no_such_file(path)
@@ -85,18 +155,13 @@ def load_image(
             raise InputError(f"{path} is a folder; name a picture file.")
         if path.stat().st_size == 0:
             raise InputError(f"{path} is empty (0 bytes); copy or download it again.")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path, formats=_FORMATS) as picture:
-                if picture.mode == "F":
-                    raise InputError(
-                        f"{path} has floating-point pixels; save it with 8 or 16 bits a channel."
-                    )
-                picture.load()
-                image = from_array(np.asarray(_to_srgb(picture)))
+        # Not by its name: Pillow would map it into memory, and get turned TIFFs wrong.
+        with path.open("rb") as file, _opened(path, file) as picture:
+            return _decode(picture, path, for_size, crop)
     except UnidentifiedImageError:
         raise InputError(
-            f"{path} is not a picture that can be read (JPEG, PNG, WebP, TIFF, BMP or GIF)."
+            f"{path} is not a picture that can be read (JPEG, PNG, WebP, TIFF, BMP, GIF, HEIC or"
+            " AVIF)."
         ) from None
     except Image.DecompressionBombError:
         raise InputError(
@@ -105,21 +170,135 @@ def load_image(
         ) from None
     except PermissionError:
         raise InputError(f"{path} may not be read; check its permissions.") from None
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:
+    except (OSError, SyntaxError, ValueError, EOFError, RuntimeError, struct.error) as error:
         if isinstance(error, OSError) and error.strerror:
             raise InputError(f"{path} cannot be read: {error.strerror.lower()}.") from None
         # Pillow reports damage inside a file as any of these.
         raise InputError(
             f"{path} is damaged or cut short and cannot be read whole ({error}); get it again."
         ) from None
-    if crop is not None:
-        image = crop_image(image, crop)
-    if size is not None:
-        image = resize(image, size)
-    return image
 
 
-def save_image(image: Tensor, path: str | os.PathLike[str]) -> None:
+def _opened(path: Path, file: BinaryIO) -> Image.Image:
+    """Refuse camera raw files; open any other by what it holds."""
+    head = file.read(64)
+    file.seek(0)
+    if path.suffix.lower() in _RAW_SUFFIXES or head.startswith(_RAW_HEADS) or b"ftypcrx" in head:
+        raise _raw(path)
+    formats: tuple[str, ...] = _FORMATS
+    try:
+        if head[4:8] == b"ftyp" and (b"avif" in head or b"avis" in head):
+            formats, missing = ("AVIF",), "an AVIF picture, which takes Pillow 11.3"
+            from PIL import AvifImagePlugin  # registers itself
+
+            if not AvifImagePlugin.SUPPORTED:
+                raise ImportError
+        elif head[4:8] == b"ftyp" and head[8:].startswith(_HEIC_BRANDS):
+            formats, missing = ("HEIF",), "a HEIC picture, which takes pi-heif"
+            import pi_heif
+
+            pi_heif.register_heif_opener()
+    except ImportError:
+        raise InputError(
+            f"{path} is {missing} to read: install that with pip, or save the picture as JPEG."
+        ) from None
+    # Pictures up to twice Pillow's limit are meant to be read. The filter holds for all threads.
+    with _WARNING_FILTER, warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        try:
+            picture = Image.open(file, formats=formats)
+        except UnidentifiedImageError:
+            if not head.startswith(_TIFF_HEADS):
+                raise
+            raise InputError(
+                f"{path} is a TIFF of a rare kind; save it with 8 or 16 bits a channel."
+            ) from None
+        if isinstance(picture, TiffImagePlugin.TiffImageFile):
+            _seek_largest(picture)
+    return picture
+
+
+def _raw(path: Path) -> InputError:
+    return InputError(
+        f"{path} is a camera's raw file; export it as JPEG or TIFF from a photo program."
+    )
+
+
+def _decode(picture: Image.Image, path: Path, for_size: float | None, crop: Box) -> _Picture:
+    tags: Mapping[int, Any] = {}
+    turn = None
+    if isinstance(picture, TiffImagePlugin.TiffImageFile):
+        tags = picture.tag_v2
+        if _DNG_VERSION in tags or (tags.get(_SUBFILE_TYPE, 0) == 1 and _SUB_IFDS in tags):
+            raise _raw(path)
+        if picture.mode == "F":
+            raise InputError(
+                f"{path} has floating-point pixels; save it with 8 or 16 bits a channel."
+            )
+        if picture.mode == "I":
+            raise InputError(
+                f"{path} has signed or 32-bit pixels; save it with 8 or 16 bits a channel."
+            )
+    else:
+        turn = _turn(picture)  # Pillow turns TIFFs by itself
+    height, width = picture.height, picture.width
+    if turn in _SIDEWAYS:
+        height, width = width, height
+    x0, y0, x1, y1 = _pixel_box((height, width), crop)
+    shape = (y1 - y0, x1 - x0)
+    enough = math.inf if for_size is None or height * width <= _LARGE else 2 * for_size
+    shrink = max(1, int(max(shape) / enough))
+    if shrink > 1:
+        picture.draft(None, (picture.width // shrink, picture.height // shrink))
+    picture.load()
+    profile = picture.info.get("icc_profile")
+    if turn is not None:
+        picture = picture.transpose(turn)
+    if picture.mode.startswith("I"):
+        picture = _in_8_bits(picture, tags)
+    if picture.has_transparency_data:
+        picture = picture.convert("LA" if picture.mode in ("L", "LA") else "RGBA")
+    elif picture.mode not in ("RGB", "CMYK", "L"):
+        picture = picture.convert("RGB")
+    alpha, varies = None, False
+    if picture.mode in ("LA", "RGBA"):
+        low, high = picture.getchannel("A").getextrema()
+        varies = low != high
+    box = _pixel_box((picture.height, picture.width), crop)
+    shrink = max(1, int(max(box[2] - box[0], box[3] - box[1]) / enough))
+    if shrink > 1:
+        picture = picture.reduce(shrink, box)
+    elif box != (0, 0, *picture.size):
+        picture = picture.crop(box)
+    if picture.mode in ("LA", "RGBA"):
+        alpha = picture.getchannel("A")
+        picture = picture.convert(picture.mode[:-1])
+    return _Picture(_from_profile(picture, profile).convert("RGB"), alpha, varies, shape)
+
+
+def _seek_largest(picture: TiffImagePlugin.TiffImageFile) -> None:
+    """Turn to the largest page; others are thumbnails of it, or of another picture."""
+    areas = []
+    for page in range(picture.n_frames):
+        picture.seek(page)
+        areas.append(picture.width * picture.height)
+    picture.seek(areas.index(max(areas)))
+
+
+def _in_8_bits(picture: Image.Image, tags: Mapping[int, Any]) -> Image.Image:
+    """From up to 16 bits; a TIFF says how many, and whether 0 is white."""
+    white = 2 ** int(tags.get(_BITS_PER_SAMPLE, (16,))[0]) - 1
+    grey = np.asarray(picture).astype(np.float64) * (255 / white)
+    if tags.get(_PHOTOMETRIC) == 0:
+        grey = 255 - grey
+    return Image.fromarray(np.clip(np.rint(grey), 0, 255).astype(np.uint8))
+
+
+def _from_channel(channel: Image.Image) -> Tensor:
+    return torch.from_numpy(np.array(channel))[None, None].to(torch.float32).div_(255)
+
+
+def save_image(image: Tensor, path: str | os.PathLike[str], *, alpha: Tensor | None = None) -> None:
     """Write a picture as an 8-bit file; the suffix of `path` says the format.
 
     Parameters
@@ -128,6 +307,9 @@ def save_image(image: Tensor, path: str | os.PathLike[str]) -> None:
         `(1, 3, H, W)`, sRGB; values outside [0, 1] are clipped.
     path
         Ends in .png, .jpg, .webp, .tif or .bmp. Appears under its name only when finished.
+    alpha
+        `(1, 1, h, w)`, how opaque the picture is, stretched to its size; see `load_alpha`.
+        Left out where the format holds no transparency: JPEG and BMP.
 
     Raises
     ------
@@ -140,6 +322,9 @@ def save_image(image: Tensor, path: str | os.PathLike[str]) -> None:
     kind, options = _WRITERS[Path(path).suffix.lower()]
     buffer = io.BytesIO()
     picture = Image.fromarray(to_array(image))
+    if alpha is not None and kind in _TRANSPARENT:
+        opaque = resize(alpha.detach().cpu().float(), (picture.height, picture.width))
+        picture.putalpha(Image.fromarray((opaque[0, 0] * 255).round().to(torch.uint8).numpy()))
     try:
         picture.save(buffer, kind, **options)
     except (OSError, ValueError) as error:
@@ -166,7 +351,7 @@ def from_array(array: Frame) -> Tensor:
     if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8:
         raise InputError(f"expected a (H, W, 3) uint8 array, got {array.shape} {array.dtype}.")
     channels_first = array.transpose(2, 0, 1).copy(order="C")
-    return torch.from_numpy(channels_first)[None].to(torch.float32) / 255
+    return torch.from_numpy(channels_first)[None].to(torch.float32).div_(255)
 
 
 def to_array(image: Tensor) -> Frame:
@@ -201,18 +386,25 @@ def _check_tensor(image: Tensor, name: str, *, channels: int, loader: str) -> No
 
 
 def load_mask(
-    path: str | os.PathLike[str], *, crop: Box | None = None, may_be_empty: bool = False
+    path: str | os.PathLike[str],
+    *,
+    for_size: float | None = None,
+    crop: Box | None = None,
+    may_be_empty: bool = False,
 ) -> Tensor:
     """Read a picture file as a mask: white is inside, black outside, grey in between.
+
+    If some of the picture is more transparent than the rest, as where an editor has cut
+    something out, what is opaque is inside, whatever its colours.
 
     Parameters
     ----------
     path
         The picture file; of a coloured one, its luminance.
-    crop
+    for_size, crop
         As for the photograph that it belongs to; see `load_image`.
     may_be_empty
-        Whether it may be black all over, as one among those of a film.
+        Whether nothing may be inside, as in one among those of a film.
 
     Returns
     -------
@@ -222,11 +414,17 @@ def load_mask(
     Raises
     ------
     InputError
-        If it cannot be read, or is black all over and may not be.
+        If it cannot be read, or nothing is inside and something must be.
     """
-    mask = luminance(load_image(path, crop=crop))
+    picture = _read(path, for_size, crop)
+    if picture.varies and picture.alpha is not None:
+        mask, nothing = _from_channel(picture.alpha), "transparent"
+    else:
+        mask, nothing = luminance(from_array(np.asarray(picture.colours))), "black"
+        if picture.alpha is not None and not picture.alpha.getextrema()[1]:
+            mask, nothing = 0 * mask, "transparent"
     if not (may_be_empty or mask.any()):
-        raise InputError(f"{path} is black all over; a mask is white where its style belongs.")
+        raise InputError(f"{path} is {nothing} all over; a mask is white where its style belongs.")
     return mask
 
 
@@ -273,6 +471,12 @@ def crop_image(image: Tensor, crop: Box) -> Tensor:
     InputError
         Unless 0 <= left < right <= 1 and 0 <= top < bottom <= 1.
     """
+    x0, y0, x1, y1 = _pixel_box((int(image.shape[-2]), int(image.shape[-1])), crop)
+    return image[..., y0:y1, x0:x1]
+
+
+def _pixel_box(shape: tuple[int, int], crop: Box) -> tuple[int, int, int, int]:
+    """Left, top, right and bottom in pixels."""
     try:
         left, top, right, bottom = (float(edge) for edge in crop)
     except (TypeError, ValueError):
@@ -282,10 +486,10 @@ def crop_image(image: Tensor, crop: Box) -> Tensor:
             f"crop {crop!r}: give left, top, right, bottom as fractions with"
             " 0 <= left < right <= 1 and 0 <= top < bottom <= 1."
         )
-    height, width = image.shape[-2:]
+    height, width = shape
     x0, y0 = min(round(left * width), width - 1), min(round(top * height), height - 1)
     x1, y1 = max(round(right * width), x0 + 1), max(round(bottom * height), y0 + 1)
-    return image[..., y0:y1, x0:x1]
+    return x0, y0, x1, y1
 
 
 def fit(shape: tuple[int, int], size: int) -> tuple[int, int]:
@@ -426,36 +630,13 @@ def _matrix_power(matrix: Tensor, exponent: float) -> Tensor:
     return power
 
 
-def _to_srgb(picture: Image.Image) -> Image.Image:
-    """Upright 8-bit sRGB over white."""
-    picture = _upright(picture)
-    profile = picture.info.get("icc_profile")
-    if picture.mode in ("I", "I;16", "I;16B", "I;16L", "I;16N"):
-        grey = np.asarray(picture).astype(np.float64) * (255 / 65535)
-        picture = Image.fromarray(np.clip(np.rint(grey), 0, 255).astype(np.uint8))
-    alpha = None
-    if picture.has_transparency_data:
-        transparent = picture.convert("RGBA")
-        alpha = transparent.getchannel("A")
-        picture = transparent.convert("L" if picture.mode in ("L", "LA") else "RGB")
-    elif picture.mode not in ("RGB", "CMYK", "L"):
-        picture = picture.convert("RGB")
-    picture = _from_profile(picture, profile).convert("RGB")
-    if alpha is not None:
-        white = Image.new("RGB", picture.size, "white")
-        white.paste(picture, mask=alpha)
-        picture = white
-    return picture
-
-
-def _upright(picture: Image.Image) -> Image.Image:
-    """Turn by the EXIF orientation; broken EXIF data is left out."""
+def _turn(picture: Image.Image) -> Image.Transpose | None:
+    """What turns it upright by its EXIF orientation; broken EXIF data is left out."""
     # Unlike ImageOps.exif_transpose, which also writes the EXIF data anew and fails on odd ones.
     try:
-        turn = _TURNS.get(picture.getexif().get(ExifTags.Base.Orientation, 1))
+        return _TURNS.get(picture.getexif().get(ExifTags.Base.Orientation, 1))
     except (OSError, SyntaxError, ValueError, struct.error):
-        return picture
-    return picture if turn is None else picture.transpose(turn)
+        return None
 
 
 def _from_profile(picture: Image.Image, profile: bytes | None) -> Image.Image:
