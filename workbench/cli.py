@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import os
@@ -591,8 +592,9 @@ def train(
         )
         step = 0
         try:
-            for iterate in show_training(iterates):
-                step = iterate.step
+            with contextlib.closing(show_training(iterates)) as shown:
+                for iterate in shown:
+                    step = iterate.step
         except KeyboardInterrupt:
             _interrupted(f"Interrupted after {step} steps; the same command goes on there.")
     for step, name in labels:

@@ -189,7 +189,7 @@ BAD_TRAINING = [
     (f"{STYLE} --on none.mp4", "none.mp4: there is no such file in "),
     (f"{STYLE} --on sample:astronaut", "1 of 1 training pictures can be used"),
     (f"{STYLE} --crop 20", "crop = 20: give at least 64 pixels."),
-    (f"{STYLE} --crop 2000", "training needs at least 2"),
+    (f"{STYLE} --crop 2000 --size 2000", "training needs at least 2"),
     (f"{STYLE} --width 9", "width = 9.0: give a number from 0.25 to 4."),
     (f"{STYLE} --training-steps 0", "training_steps = 0"),
     (f"{STYLE} --preset draft", "preset = 'draft': use one of quick, full."),

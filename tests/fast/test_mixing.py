@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -198,7 +199,7 @@ def test_clip_without_a_length_is_refused(duration: float) -> None:
 
 
 def test_models_that_are_missing_are_to_be_trained(tmp_path: Path) -> None:
-    read = read_schedule({"0-1": ["ink@weird", "oil"], "1-": ["oil@3", "stones"]}, 2)
+    read = read_schedule({"0-1": ["ink@300", "oil"], "1-": ["oil@3", "stones"]}, 2)
     assert models_to_train(read, tmp_path, {"ink": 1, "oil": 2, "stones": 3}) == [
         "ink",
         "oil",
@@ -220,6 +221,20 @@ def test_models_that_are_missing_are_to_be_trained(tmp_path: Path) -> None:
     other = read_schedule("oil@4", 2)
     with pytest.raises(InputError, match=r"oil has no checkpoint '4'; .*steps: 3\."):
         models_to_train(other, tmp_path, ["ink"])
+
+
+def test_a_label_of_a_model_that_is_still_to_be_trained_is_refused(tmp_path: Path) -> None:
+    labelled = read_schedule("oil@less-good", 2)
+    with pytest.raises(InputError, match=r"oil@less-good: oil is still to be trained, .*or name"):
+        models_to_train(labelled, tmp_path, ["oil"])
+    steps = (Checkpoint(3, {"total": 1.0}, {}, 1.0),)
+    model = ModelFolder(("s",), ("c",), {}, {}, checkpoints=steps)
+    write_folder(tmp_path / "oil", model)  # training was stopped
+    with pytest.raises(InputError, match=r"labelled 'less-good' yet"):
+        models_to_train(labelled, tmp_path, ["oil"])
+    write_folder(tmp_path / "oil", replace(model, labels={"less good": 3}))
+    assert models_to_train(labelled, tmp_path, ["oil"]) == ["oil"]
+    assert models_to_train(read_schedule("oil@step-9", 2), tmp_path, ["oil"]) == ["oil"]
 
 
 # --- choosing ----------------------------------------------------------------------------

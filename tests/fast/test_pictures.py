@@ -58,6 +58,38 @@ def test_frames_of_a_clip_are_taken_all_over_it(
     assert np.abs(difference).mean() < 4
 
 
+def test_frames_of_a_clip_are_held_once_and_are_large_enough_for_crops(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_film(clip().frames[:6], tmp_path / "clip.mp4", 25)
+    found = opened(tmp_path / "clip.mp4", size=160, crop=150)
+    monkeypatch.setattr(pictures, "resize", None)  # nothing is left to be made of them
+    frames = [found.kept(number) for number in range(6)]
+    assert {frame.shape for frame in frames} == {(150, 200, 3)}
+    assert all(found.read(number) is frames[number] for number in range(6))
+
+
+def test_a_clip_that_is_too_small_for_crops_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    write_film(clip().frames[:6], tmp_path / "clip.mp4", 25)
+    said: list[str] = []
+    with pytest.raises(InputError, match=r"clip\.mp4 is 320x240 pixels; .* 250 at least: lower"):
+        open_pictures([str(tmp_path / "clip.mp4")], 640, 500, say=said.append)
+    assert not said
+
+
+def test_what_many_pictures_lack_is_said_a_few_times(tmp_path: Path) -> None:
+    for number in range(20):
+        save_image(torch.rand(1, 3, 20, 24), tmp_path / "set" / f"{number}.png")
+    said: list[str] = []
+    found = open_pictures([str(tmp_path / "set")], 100, 64, say=said.append)
+    why = r"0 of 20 training pictures can be used \(.*\.png is 24x20 pixels; crops of 64 .*\); "
+    with pytest.raises(InputError, match=why):
+        found.held_out()
+    assert len(said) == 6
+    assert said[-1] == "Left out: more pictures; model.json lists them."
+    assert len(found.skipped) == 20
+
+
 def test_sample_photographs_can_be_learned_on(tmp_path: Path) -> None:
     found = opened("sample:photographs", size=200)
     assert len(found) == 5

@@ -2,14 +2,19 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import pytest
 import torch
+from sample_clip import clip
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from tqdm import tqdm
 
 from workbench import measure
 from workbench.errors import InputError, TrainingError
@@ -21,6 +26,7 @@ from workbench.images import from_array, load_image, resize, save_image, to_arra
 from workbench.losses import Losses
 from workbench.runs import check_result
 from workbench.settings import Settings, TrainingSettings
+from workbench.video.clips import write_film
 
 QUICK = TrainingSettings(
     width=0.25,
@@ -257,8 +263,8 @@ def test_content_leads_at_first(
     assert first > 100  # as strong as the style
     assert half == pytest.approx(first**0.5)
     assert last == later == 1
-    assert leads(strong, [10], lead_steps=0)[0] == first  # and 1 after a single step
-    assert leads(strong, [11], lead_steps=0)[0] == 1
+    assert leads(strong, [10], lead_steps=0)[0] == 1
+    assert leads(strong, [10, 11], lead_steps=1) == [first, 1]
     # Ten times the style weight: ten times the lead.
     assert leads(replace(small, style_weight=1e7), [10])[0] == pytest.approx(10 * first, rel=1e-4)
     # Where there is no content loss, or a style too weak to do harm, nothing leads.
@@ -382,6 +388,59 @@ def test_the_temporal_loss_is_that_of_the_companions(
     assert found[1] == pytest.approx(2 * found[0], rel=1e-3)
 
 
+class Listener(TorchDispatchMode):
+    """Refuses what has no gradient on Apple's GPUs."""
+
+    warped = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> object:
+        if "grid_sampler_2d_backward" in str(func):
+            self.warped += 1
+            assert args[3] == 0, "not bilinear"
+        return func(*args, **(kwargs or {}))
+
+
+def test_the_temporal_loss_has_a_gradient_on_apples_gpu(
+    small: Settings, painting: Tensor, on: list[str], tmp_path: Path
+) -> None:
+    training = replace(QUICK, temporal_weight=100.0, training_steps=3)
+    with Listener() as heard:
+        for _ in train([painting], on, tmp_path / "m", settings=small, training=training):
+            pass
+    assert heard.warped == 2 * 2  # pictures, steps that do not copy
+
+
+def test_gpus_that_do_not_train_are_left_alone(
+    small: Settings,
+    painting: Tensor,
+    on: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def touched(*args: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", touched)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        next(train([painting], on, tmp_path / "m", settings=small, training=QUICK))
+
+
+def test_crops_are_at_most_of_the_size(
+    small: Settings, painting: Tensor, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_film(clip().frames[:6], tmp_path / "clip.mp4", 25)
+    settings, training = replace(small, size=80), replace(QUICK, crop=256, training_steps=5)
+    on = [str(tmp_path / "clip.mp4")]
+    *_, last = train([painting], on, tmp_path / "m", settings=settings, training=training)
+    assert last.preview is not None
+    assert last.preview.shape == (1, 3, 80, 107)
+    assert "Left out" not in capsys.readouterr().out
+
+
 def test_the_random_state_of_others_is_not_touched(
     small: Settings, painting: Tensor, on: list[str], tmp_path: Path
 ) -> None:
@@ -399,6 +458,32 @@ def test_a_folder_is_used_by_one_training_at_a_time(
     next(first)
     with pytest.raises(InputError, match="another run"):
         next(train([painting], on, tmp_path / "m", settings=small, training=QUICK))
+
+
+def test_an_interrupted_training_keeps_its_steps_and_lets_go_of_its_folder(
+    small: Settings,
+    painting: Tensor,
+    on: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also where Ctrl-C comes between two steps, and its traceback is kept, as Jupyter does."""
+
+    class Bar(tqdm):  # type: ignore[type-arg]
+        def update(self, n: float | None = 1) -> bool | None:
+            if self.n + (n or 0) == 2:
+                raise KeyboardInterrupt
+            return super().update(n)
+
+    iterates = train([painting], on, tmp_path / "m", settings=small, training=QUICK)
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "tqdm", Bar)
+        with pytest.raises(KeyboardInterrupt) as kept:
+            for _ in show_training(iterates):
+                pass
+    again = train([painting], on, tmp_path / "m", settings=small, training=QUICK)
+    assert next(again).step == 3
+    assert kept.tb is not None
 
 
 def test_what_a_finished_training_shows(

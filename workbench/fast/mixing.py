@@ -21,7 +21,7 @@ from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 from PIL import Image
 
 from workbench.errors import InputError
-from workbench.fast.models import find_checkpoint
+from workbench.fast.models import MODEL, find_checkpoint, read_folder
 from workbench.settings import CLOCK, seconds
 from workbench.yaml_files import kind, parse_yaml, read_yaml
 
@@ -233,9 +233,16 @@ def models_to_train(
     """
     shelf, missing = Path(shelf), {}
     for name in schedule.models:
-        own = name.partition("@")[0]
+        own, _, which = name.partition("@")
         if own in styles and not (shelf / own / "result.json").is_file():
             missing[own] = True  # its checkpoints are to come
+            begun = (shelf / own / MODEL).exists() and read_folder(shelf / own)
+            is_step = which.removeprefix("step-").isdigit()
+            if which and not is_step and not (begun and begun.find(which)):
+                raise InputError(
+                    f"schedule: {name}: {own} is still to be trained, and nothing in it is"
+                    f" labelled {which!r} yet; train it and label it first, or name a step."
+                )
         elif (shelf / own).exists():
             find_checkpoint(shelf / name)
         else:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,8 +26,7 @@ _ATTEMPTS = 100  # at drawing a picture that can be read
 _NOISE = 0.03  # root mean square of the noise on a moved picture, at most
 _SHIFT, _BEND = 8.0, 2.0  # pixels that a moved picture moves as a whole, and its parts beside
 _BENDS = 4  # places along a side that bend on their own
-
-_Read = Callable[[], Tensor]
+_TOLD = 5  # pictures that are left out and named, before there are just more
 
 
 @dataclass(eq=False)
@@ -37,25 +35,22 @@ class Pictures:
 
     Attributes
     ----------
-    names
-        Of the pictures, in order.
-    readers
-        What reads each, as `(1, 3, H, W)` in [0, 1].
     size
         Longest side in pixels; larger pictures are shrunk to it.
     crop
         Shorter side in pixels, at least; smaller pictures are enlarged to it, by twice at most.
     say
         Is handed a sentence about a picture that cannot be used.
+    names
+        Of the pictures and of the frames of clips, in order.
     skipped
-        Those sentences.
+        Name -> why it cannot be used.
     """
 
-    names: Sequence[str]
-    readers: Sequence[_Read]
     size: int
     crop: int
     say: Callable[[str], None] = print
+    names: list[str] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
     _kept: dict[int, Frame] = field(default_factory=dict, repr=False)
 
@@ -70,10 +65,14 @@ class Pictures:
         if name in self.skipped:
             return None
         try:
-            frame = to_array(self._sized(self.readers[number](), name))
+            picture = samples.load_picture(name)
+            frame = to_array(resize(picture, self._fit(name, picture.shape[-2:])))
         except InputError as error:
             self.skipped[name] = str(error)
-            self.say(f"Left out: {error}")
+            if len(self.skipped) <= _TOLD:
+                self.say(f"Left out: {error}")
+            elif len(self.skipped) == _TOLD + 1:
+                self.say("Left out: more pictures; model.json lists them.")
             return None
         if len(self._kept) < KEPT:
             self._kept[number] = frame
@@ -85,16 +84,28 @@ class Pictures:
         assert frame is not None
         return frame
 
-    def _sized(self, picture: Tensor, name: str) -> Tensor:
-        height, width = picture.shape[-2:]
+    def _fit(self, name: str, shape: Sequence[int]) -> tuple[int, int]:
+        height, width = shape
         if min(height, width) < self.crop / 2:
             raise InputError(
                 f"{name} is {width}x{height} pixels; crops of {self.crop} need a shorter side of"
-                f" {self.crop // 2} at least."
+                f" {self.crop // 2} at least: lower crop."
             )
         height, width = fit((height, width), min(self.size, max(height, width)))
         scale = max(1.0, self.crop / min(height, width))
-        return resize(picture, (round(height * scale), round(width * scale)))
+        return round(height * scale), round(width * scale)
+
+    def add_clip(self, path: Path) -> None:
+        """Read frames all over a clip, at most `KEPT`, and keep them in memory."""
+        clip = open_clip(path)
+        shape = self._fit(str(path), clip.shape)
+        clip = open_clip(path, size=max(shape), stride=-(-clip.frames // KEPT))
+        frames = show_frames(read_frames(clip), clip.frames, "reading")
+        for number, frame in enumerate(frames):
+            if frame.shape[:2] != shape:
+                frame = to_array(resize(from_array(frame), shape))
+            self._kept[len(self.names)] = frame
+            self.names.append(f"{path} frame {number * clip.stride}")
 
     def held_out(self) -> list[int]:
         """Numbers of the pictures to judge by, evenly over all; never drawn from.
@@ -113,9 +124,10 @@ class Pictures:
                     break
         usable = len(self) - len(self.skipped)
         if usable < 2:
+            why = f" ({next(iter(self.skipped.values())).rstrip('.')})" if self.skipped else ""
             raise InputError(
-                f"{usable} of {len(self)} training pictures can be used; training needs at least"
-                " 2, as it is judged by one that it has not seen."
+                f"{usable} of {len(self)} training pictures can be used{why}; training needs at"
+                " least 2, as it is judged by one that it has not seen."
             )
         return found
 
@@ -141,17 +153,17 @@ def open_pictures(
     Raises
     ------
     InputError
-        If there is nothing of a name, or a clip cannot be read.
+        If there is nothing of a name, or a clip cannot be read, or is too small.
     """
-    found: dict[str, _Read] = {}
-    for name in names:
+    found = Pictures(size, crop, say)
+    for name in dict.fromkeys(names):
         if name == samples.PREFIX + samples.CLIP or not (_is_picture(name) or Path(name).is_dir()):
-            found |= _frames(samples.find_clip(name), size)
+            found.add_clip(samples.find_clip(name))
         else:
             pictures = _pictures_below(Path(name), say) if Path(name).is_dir() else [name]
-            for picture in samples.find_pictures(pictures):
-                found[picture] = partial(samples.load_picture, picture)
-    return Pictures(tuple(found), tuple(found.values()), size, crop, say)
+            known = set(found.names)
+            found.names += [each for each in samples.find_pictures(pictures) if each not in known]
+    return found
 
 
 def _is_picture(name: str) -> bool:
@@ -164,14 +176,6 @@ def _pictures_below(folder: Path, say: Callable[[str], None]) -> list[str]:
     if not found:
         raise InputError(f"{folder} is a folder without pictures; name one that has some.")
     return [str(path) for path in found]
-
-
-def _frames(path: Path, size: int) -> dict[str, _Read]:
-    """Name -> what gives the frame, for frames all over a clip."""
-    clip = open_clip(path, size=size)
-    clip = open_clip(path, size=size, stride=-(-clip.frames // KEPT))
-    frames = show_frames(read_frames(clip), clip.frames, "reading")
-    return {f"{path} frame {i * clip.stride}": partial(from_array, f) for i, f in enumerate(frames)}
 
 
 # --- drawing -----------------------------------------------------------------------------

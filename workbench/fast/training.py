@@ -7,13 +7,14 @@ looks at depends on the seed and the number of the step alone, so there is no ot
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import itertools
 import json
 import math
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -54,7 +55,7 @@ from workbench.optimize import Problem, loss_weights
 from workbench.progress import canvas, save_gif, save_plot, save_strip
 from workbench.runs import Result, finish_run
 from workbench.settings import Settings, TrainingSettings
-from workbench.video.flow import Motion
+from workbench.video.flow import Motion, warp
 from workbench.weights import digest, load_weights
 
 STATE = "training.safetensors"
@@ -108,7 +109,7 @@ def train(
     training: TrainingSettings = TrainingSettings(),  # noqa: B008
     preview: Tensor | None = None,
     style_names: Sequence[str] = (),
-) -> Iterator[TrainingIterate]:
+) -> Generator[TrainingIterate]:
     """Train a network to paint in a style, step by step; run again, it goes on.
 
     Johnson, Alahi and Fei-Fei 2016 (arXiv 1603.08155): the losses of `losses`, of what the
@@ -131,7 +132,8 @@ def train(
         shrunk to, and the style is seen at `style_scale` of their longest side. Steps,
         optimizer, learning_rate and init are not looked at.
     training
-        See `TrainingSettings`. Its budget may be another when training goes on.
+        See `TrainingSettings`. Its budget may be another when training goes on. Crops are at
+        most of `settings.size`.
     preview
         What is painted at every checkpoint, likewise; None: a held-out picture.
     style_names
@@ -155,7 +157,7 @@ def train(
     if preview is not None:
         check_image(preview, "preview")
     with claimed(folder):
-        pictures = open_pictures(names, settings.size, training.crop)
+        pictures = open_pictures(names, settings.size, min(training.crop, settings.size))
         lessons = _Lessons.of(styles, pictures, preview, settings, training)
         about = ModelFolder(
             styles=tuple(style_names) or tuple(f"style {i + 1}" for i in range(len(styles))),
@@ -336,8 +338,8 @@ class _Lessons:
 
     def content_lead(self, step: int) -> float:
         """How many times the content loss counts, so that the style comes by and by."""
-        left = 1 - (step - self.training.copy_steps) / max(1, self.training.lead_steps)
-        return float(self._first_lead**left) if left > 0 else 1.0
+        left = self.training.copy_steps + self.training.lead_steps - step
+        return float(self._first_lead ** (left / self.training.lead_steps)) if left > 0 else 1.0
 
     @cached_property
     def _first_lead(self) -> float:
@@ -359,13 +361,13 @@ class _Lessons:
     def _change(self, painted: Tensor, moved: Tensor, motions: Sequence[Motion]) -> Tensor:
         """By how much painted pictures differ from their companions, beyond the motion."""
         white = self.problem.settings.white
-        pairs = zip(painted.split(1), moved.split(1), motions, strict=True)
-        return torch.stack(
-            [
-                temporal_loss(two * white, motion.warp(one) * white, motion.visible.to(one.device))
-                for one, two, motion in pairs
-            ]
-        ).mean()
+        changes = []
+        for one, two, motion in zip(painted.split(1), moved.split(1), motions, strict=True):
+            # Bilinear, as Apple's GPU has no gradient of the other.
+            expected = warp(one, motion.flow.to(one.device), mode="bilinear")
+            visible = motion.visible.to(one.device)
+            changes.append(temporal_loss(two * white, expected * white, visible))
+        return torch.stack(changes).mean()
 
     def judge(self, learner: _Learner) -> tuple[Checkpoint, Tensor]:
         """How the model does on the held-out pictures, and the preview."""
@@ -433,7 +435,7 @@ class _Learner:
     @classmethod
     def new(cls, lessons: _Lessons) -> _Learner:
         training = lessons.training
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=[]):  # it is made on the CPU
             torch.manual_seed(lessons.problem.settings.seed)
             network = TransformationNetwork(training.width).to(lessons.problem.device)
         average = copy.deepcopy(network).requires_grad_(False)
@@ -606,9 +608,17 @@ def _write_model(folder: Path, about: ModelFolder, learner: _Learner, pictures: 
     write_folder(folder, replace(about, checkpoints=checkpoints, labels=labels, skipped=skipped))
 
 
-def show_training(iterates: Iterable[TrainingIterate]) -> Iterator[TrainingIterate]:
-    """Pass iterates on and draw a progress bar with the losses, of text everywhere."""
-    iterates = iter(iterates)
+def show_training(iterates: Generator[TrainingIterate]) -> Generator[TrainingIterate]:
+    """Pass iterates on and draw a progress bar with the losses, of text everywhere.
+
+    However it ends, training is stopped as it should be: it keeps its steps, and lets go of its
+    folder.
+    """
+    with contextlib.closing(iterates):
+        yield from _show_training(iterates)
+
+
+def _show_training(iterates: Iterator[TrainingIterate]) -> Iterator[TrainingIterate]:
     first = next(iterates, None)  # what it prints stands above the bar
     if first is None:
         return

@@ -92,10 +92,10 @@ def flow(
     return found.contiguous()
 
 
-def warp(image: Tensor, flow: Tensor) -> Tensor:
+def warp(image: Tensor, flow: Tensor, *, mode: str = "bicubic") -> Tensor:
     """Fetch every pixel from where its flow leads: `out(x) = image(x + flow(x))`.
 
-    Sampled bicubically; beyond the border the outermost pixels go on.
+    Beyond the border the outermost pixels go on.
 
     Parameters
     ----------
@@ -103,6 +103,8 @@ def warp(image: Tensor, flow: Tensor) -> Tensor:
         `(1, C, H, W)`, any number of channels.
     flow
         `(1, 2, H, W)`: `flow(current, previous)` brings the previous frame to the current one.
+    mode
+        How to sample between pixels: "bicubic", or "bilinear", which is softer.
 
     Returns
     -------
@@ -119,7 +121,7 @@ def warp(image: Tensor, flow: Tensor) -> Tensor:
             f"image: expected a floating-point tensor (1, C, H, W), got {tuple(image.shape)}."
         )
     _check_flow(flow, "flow", image)
-    return _sample(image, flow, "bicubic").clamp(image.min(), image.max())
+    return _sample(image, flow, mode).clamp(image.min(), image.max())
 
 
 def occlusion(forward: Tensor, backward: Tensor) -> Tensor:
