@@ -627,7 +627,7 @@ def apply(
         str,
         typer.Argument(
             help="Model: its folder, with @label or @step behind it for one of its checkpoints, or"
-            " a checkpoint's file."
+            " a checkpoint's file; also a .pth file of fast_neural_style in pytorch/examples."
         ),
     ],
     content: Annotated[
@@ -683,6 +683,7 @@ def apply(
     """
     from workbench.fast import applying
     from workbench.fast.models import StyleModel
+    from workbench.fast.network import TransformationNetwork
     from workbench.files import refuse_overwriting
     from workbench.images import PICTURE_SUFFIXES, check_picture_suffix, save_image
     from workbench.samples import find_clip, find_pictures
@@ -701,6 +702,8 @@ def apply(
     if suffix not in PICTURE_SUFFIXES and (len(pictures) > 1 or any(map(os.path.isdir, content))):
         is_folder = True  # with a dot in its name
     painter = StyleModel.load(model, device=device, precision=precision)
+    if painter.network.program != TransformationNetwork.program:
+        print(f"{model} is a model of {painter.network.program}.")
     began = time.monotonic()
     try:
         if is_film:

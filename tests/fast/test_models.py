@@ -105,6 +105,117 @@ def test_a_pickle_is_not_loaded(tmp_path: Path) -> None:
         StyleModel.load(tmp_path / "model.pth")
 
 
+class Convolution(torch.nn.Module):
+    """With the names that pytorch/examples' fast_neural_style has published."""
+
+    def __init__(self, inputs: int, outputs: int, side: int, stride: int = 1, grow: int = 1):
+        super().__init__()
+        self.grow, self.padding = grow, torch.nn.ReflectionPad2d(side // 2)
+        self.conv2d = torch.nn.Conv2d(inputs, outputs, side, stride)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.grow > 1:
+            x = torch.nn.functional.interpolate(x, scale_factor=self.grow, mode="nearest")
+        padded: torch.Tensor = self.conv2d(self.padding(x))
+        return padded
+
+
+class Block(torch.nn.Module):
+    def __init__(self, track: bool) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = Convolution(128, 128, 3), Convolution(128, 128, 3)
+        self.in1, self.in2 = (normalisation(128, track) for _ in range(2))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        changed: torch.Tensor = self.in2(self.conv2(self.in1(self.conv1(x)).relu()))
+        return x + changed
+
+
+def normalisation(channels: int, track: bool) -> torch.nn.Module:
+    return torch.nn.InstanceNorm2d(channels, affine=True, track_running_stats=track)
+
+
+class TransformerNet(torch.nn.Module):
+    """What that program paints with: 0 to 255 in, about 0 to 255 out."""
+
+    def __init__(self, track: bool = False) -> None:
+        super().__init__()
+        self.conv1, self.in1 = Convolution(3, 32, 9), normalisation(32, track)
+        self.conv2, self.in2 = Convolution(32, 64, 3, stride=2), normalisation(64, track)
+        self.conv3, self.in3 = Convolution(64, 128, 3, stride=2), normalisation(128, track)
+        for number in range(1, 6):
+            self.add_module(f"res{number}", Block(track))
+        self.deconv1, self.in4 = Convolution(128, 64, 3, grow=2), normalisation(64, track)
+        self.deconv2, self.in5 = Convolution(64, 32, 3, grow=2), normalisation(32, track)
+        self.deconv3 = Convolution(32, 3, 9)
+        torch.nn.init.normal_(self.deconv3.conv2d.weight, std=1.0)
+        torch.nn.init.constant_(self.deconv3.conv2d.bias, 128.0)
+        for each in self.modules():
+            if isinstance(each, torch.nn.InstanceNorm2d):
+                torch.nn.init.uniform_(each.weight, 0.5, 1.5)
+                torch.nn.init.normal_(each.bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for number in (1, 2, 3):
+            x = self.get_submodule(f"in{number}")(self.get_submodule(f"conv{number}")(x)).relu()
+        for number in range(1, 6):
+            x = self.get_submodule(f"res{number}")(x)
+        x = self.in4(self.deconv1(x)).relu()
+        x = self.in5(self.deconv2(x)).relu()
+        painted: torch.Tensor = self.deconv3(x)
+        return painted
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_a_model_of_fast_neural_style_paints_as_it_does_there(tmp_path: Path, old: bool) -> None:
+    torch.manual_seed(1)
+    reference = TransformerNet(track=old).requires_grad_(False)
+    path = tmp_path / "mosaic.pth"
+    torch.save(reference.state_dict(), path, _use_new_zipfile_serialization=not old)
+    assert any("running_mean" in name for name in torch.load(path)) is old
+    before = torch.get_rng_state()
+    model = StyleModel.load(path, **PLAIN)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert "pytorch/examples" in model.network.program
+    picture = torch.rand(1, 3, 40, 52)
+    for module in reference.modules():
+        module.training = True  # its normalisation is of the picture, whatever was tracked
+    expected = (reference(255 * picture) / 255).clamp(0, 1)
+    assert ((expected > 0) & (expected < 1)).float().mean() > 0.2
+    assert (model(picture) - expected).abs().max() < 2e-4
+    assert model(torch.rand(2, 3, 33, 50)).shape == (2, 3, 33, 50)
+    model.save(tmp_path / "copy.safetensors")
+    again = StyleModel.load(tmp_path / "copy.safetensors", **PLAIN)
+    assert torch.equal(again(picture), model(picture))
+
+
+class Harmful:
+    def __reduce__(self) -> tuple[object, ...]:
+        return (Path.touch, (Path("harm"),))
+
+
+def test_other_models_are_named_and_nothing_in_them_is_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    state = TransformerNet().state_dict()
+    short = {name: each for name, each in state.items() if name != "in5.bias"}
+    wrong = {**state, "res2.conv1.conv2d.weight": torch.zeros(128, 64, 3, 3)}
+    others = [short, {**state, "more": torch.zeros(1)}, wrong, [1], Harmful(), TransformerNet()]
+    for number, other in enumerate(others):
+        for modern in (False, True):
+            path = tmp_path / f"{number}{modern}.pth"
+            torch.save(other, path, _use_new_zipfile_serialization=modern)
+            with pytest.raises(
+                InputError, match=r"\.pth is not .*, but a model of another program"
+            ):
+                StyleModel.load(path)
+    (tmp_path / "cut.pth").write_bytes((tmp_path / "0True.pth").read_bytes()[:5000])
+    with pytest.raises(InputError, match=r"cut\.pth is not .* or damaged"):
+        StyleModel.load("cut.pth")
+    assert not (tmp_path / "harm").exists()
+
+
 def test_a_later_version(path: Path) -> None:
     rewrite(path, format=2)
     with pytest.raises(InputError, match="of format 2, and this workbench reads 1"):

@@ -25,11 +25,12 @@ from torch import Tensor
 from workbench.checkpoints import save_tensors
 from workbench.devices import choose_device, choose_precision
 from workbench.errors import InputError
-from workbench.fast.network import TransformationNetwork
+from workbench.fast.network import ExamplesNetwork, TransformationNetwork
 from workbench.files import no_such_file, write_bytes
 
 FORMAT = 1
 MODEL = "model.json"
+_NETWORKS = {each.program: each for each in (TransformationNetwork, ExamplesNetwork)}
 STRIP_PIXELS = 4_000_000  # a larger picture is painted in strips of a quarter of that
 _LABEL = re.compile(r"[^\s@/\\](?:[^@/\\]*[^\s@/\\])?")
 
@@ -61,7 +62,8 @@ class StyleModel:
         name
             A checkpoint, "models/sketch/step-000300.safetensors"; a folder of them,
             "models/sketch", for its best; or that with a label or a step behind it,
-            "models/sketch@less-good", "models/sketch@300".
+            "models/sketch@less-good", "models/sketch@300". Also a .pth file of
+            fast_neural_style in pytorch/examples.
         device, precision
             As in `Settings`.
 
@@ -72,17 +74,9 @@ class StyleModel:
             version.
         """
         path = find_checkpoint(name)
-        width, tensors = _read(path)
-        with torch.device("meta"):
-            network = TransformationNetwork(width)
-        expected = {key: tuple(value.shape) for key, value in network.state_dict().items()}
-        if expected != {key: tuple(value.shape) for key, value in tensors.items()}:
-            raise InputError(
-                f"{path} does not hold a network of width {width:g}; get the file again."
-            )
-        if not all(bool(value.isfinite().all()) for value in tensors.values()):
+        network = _read_pickle(path) if _is_pickle(path) else _read(path)
+        if not all(bool(value.isfinite().all()) for value in network.state_dict().values()):
             raise InputError(f"{path} holds numbers that are not finite; get the file again.")
-        network.load_state_dict(tensors, assign=True)
         on = choose_device(device)
         return cls(network.to(on).requires_grad_(False), on, choose_precision(precision, on))
 
@@ -124,12 +118,42 @@ class StyleModel:
 
 def save_network(network: TransformationNetwork, path: Path) -> None:
     """Write a network as a checkpoint."""
-    header = {"kind": "style model", "format": FORMAT, "width": network.width}
+    header = {
+        "kind": "style model",
+        "format": FORMAT,
+        "width": network.width,
+        "program": network.program,
+    }
     save_tensors(network.state_dict(), path, {"workbench": json.dumps(header)})
 
 
-def _read(path: Path) -> tuple[float, dict[str, Tensor]]:
-    """Width and parameters of a checkpoint; the latter may be any tensors."""
+def _is_pickle(path: Path) -> bool:
+    """Whether a file is one of `torch.save`, in today's form or that of years ago."""
+    try:
+        with path.open("rb") as file:
+            return file.read(2) in (b"PK", b"\x80\x02")
+    except OSError:
+        return False  # `_read` says why
+
+
+def _read_pickle(path: Path) -> ExamplesNetwork:
+    """The network of another program; no code in its file is run."""
+    try:
+        tensors = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.device("meta"):
+            network = ExamplesNetwork(tensors["conv1.conv2d.weight"].shape[0] / 32)
+        network.load(tensors)
+    except Exception:  # whatever a file that anybody made brings about
+        raise InputError(
+            f"{path} is not a style model that can be read here, but a model of another program,"
+            " or damaged; use one of `workbench train`, or a .pth file of"
+            f" {ExamplesNetwork.program}."
+        ) from None
+    return network
+
+
+def _read(path: Path) -> TransformationNetwork:
+    """The network of a checkpoint."""
     try:
         with safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {}).get("workbench", "{}"))
@@ -137,13 +161,21 @@ def _read(path: Path) -> tuple[float, dict[str, Tensor]]:
             if kind == "style model" and header["format"] == FORMAT:
                 if not 0 < float(header["width"]) < 1000:
                     raise ValueError("no width")
-                names = file.keys()
-                return float(header["width"]), {name: file.get_tensor(name) for name in names}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                made_by = header.get("program", TransformationNetwork.program)
+                with torch.device("meta"):
+                    network = _NETWORKS[made_by](float(header["width"]))
+                network.load_state_dict(tensors, assign=True)
+                return network
     except FileNotFoundError:
         raise no_such_file(path) from None
     except OSError as error:
         raise InputError(
             f"{path} cannot be read: {(error.strerror or str(error)).lower()}."
+        ) from None
+    except RuntimeError:
+        raise InputError(
+            f"{path} does not hold a network of width {header['width']:g}; get the file again."
         ) from None
     except (SafetensorError, ValueError, KeyError, TypeError, AttributeError):
         raise InputError(

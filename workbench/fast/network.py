@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -38,6 +39,8 @@ class TransformationNetwork(nn.Module):
         Factor on the number of channels, above 0. The paper has 1; 0.5 paints twice as fast and
         knows fewer strokes.
     """
+
+    program = "the workbench"  # that such a network is trained by
 
     def __init__(self, width: float = 1.0) -> None:
         super().__init__()
@@ -115,8 +118,57 @@ class TransformationNetwork(nn.Module):
     def _finish(self, x: Tensor, pictures: Tensor) -> Tensor:
         """Colours of what `paint` gives, without what `_prepare` padded."""
         height, width = pictures.shape[-2:]
-        colours = torch.tanh(_STEADY * x.float() + self.bias.view(3, 1, 1))
-        return (0.5 + colours * (150 / 255))[..., :height, :width].contiguous()
+        return self._colours(x.float())[..., :height, :width].contiguous()
+
+    def _colours(self, x: Tensor) -> Tensor:
+        return 0.5 + torch.tanh(_STEADY * x + self.bias.view(3, 1, 1)) * (150 / 255)
+
+
+class ExamplesNetwork(TransformationNetwork):
+    """The network of fast_neural_style in pytorch/examples.
+
+    It differs in that it is told 0 to 255, adds biases, and ends without a tanh. What is added
+    before a normalisation makes no difference, so that only the last bias is left.
+    """
+
+    program = "fast_neural_style of pytorch/examples"
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over the parameters of that program.
+
+        Raises
+        ------
+        KeyError, RuntimeError
+            If they are those of another network.
+        """
+        left = {
+            name: each.float()
+            for name, each in tensors.items()
+            if not re.search(r"\.(running_mean|running_var|num_batches_tracked)$", name)
+        }
+        state = {}
+        residual = [(f"res{i}.conv{k}", f"res{i}.in{k}") for i in range(1, 6) for k in (1, 2)]
+        for part, names in {
+            "head": [("conv1", "in1"), ("conv2", "in2"), ("conv3", "in3")],
+            "residual": residual,
+            "tail": [("deconv1", "in4"), ("deconv2", "in5")],
+        }.items():
+            for number, (convolution, norm) in enumerate(names):
+                own = f"{part}.{number}"
+                weight = left.pop(f"{convolution}.conv2d.weight").flatten(1)
+                state[f"{own}.convolve.weight"] = weight
+                state[f"{own}.scale"] = left.pop(f"{norm}.weight")
+                state[f"{own}.shift"] = left.pop(f"{norm}.bias")
+                del left[f"{convolution}.conv2d.bias"]
+        state["head.0.convolve.weight"] = state["head.0.convolve.weight"] * 127.5  # from [-1, 1]
+        state["paint.weight"] = left.pop("deconv3.conv2d.weight").flatten(1)
+        state["bias"] = left.pop("deconv3.conv2d.bias")
+        if left:
+            raise KeyError(*left)
+        self.load_state_dict(state, assign=True)
+
+    def _colours(self, x: Tensor) -> Tensor:
+        return (x + self.bias.view(3, 1, 1)) / 255
 
 
 @dataclass(frozen=True, eq=False)
