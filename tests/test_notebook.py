@@ -65,6 +65,7 @@ def test_cells_are_announced_and_what_is_printed_can_be_read(tmp_path: Path) -> 
         ("import os; os._exit(7)", "a cell ended the notebook's kernel (exit code 7)."),
         ("import os; os.kill(os.getpid(), 9)", "most likely because memory ran out"),
         ("import os; os.kill(os.getpid(), 11)", "the notebook's kernel crashed (SIGSEGV)."),
+        ("raise RuntimeError('x: can\\'t allocate memory: 9 bytes')", "try a smaller size."),
         ("raise KeyError('x')", "KeyError: 'x'."),
         ("raise ValueError('two\\nlines.')", "ValueError: two."),
         ("raise RuntimeError", "RuntimeError: no message."),
@@ -399,6 +400,9 @@ def test_a_run_does_not_write_where_its_inputs_lie(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"picture\.png is read, and would be written over"):
         run_notebook(notebook, own, {"content": str(own)})
     assert own.read_bytes() == b"finished"
+    again = {"output_dir": str(tmp_path)}  # the notebook of an earlier attempt lies in there
+    failed_notebook(tmp_path / "out.ipynb").touch()
+    run_notebook(notebook, tmp_path / "out.ipynb", {**again, "content": "sample:astronaut"})
     check_inputs(
         {"content": str(own), "models_dir": str(own.parent), "output_dir": str(tmp_path / "y")}
     )

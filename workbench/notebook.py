@@ -177,22 +177,22 @@ def check_inputs(parameters: Mapping[str, Any]) -> None:
     InputError
         If there is any.
     """
-    named = [
-        text
-        for name, value in parameters.items()
-        if not name.endswith("_dir")
-        for text in texts(value)
-        if Path(text).parent.name != UPLOADS
-    ]
+    named = [text for text in _inputs(parameters) if Path(text).parent.name != UPLOADS]
     refuse_overwriting([parameters.get("output_dir") or ""], named)
+
+
+def _inputs(parameters: Mapping[str, Any]) -> list[str]:
+    """What parameters name that may be a file to read; folders to write to end in `_dir`."""
+    read = [value for name, value in parameters.items() if not name.endswith("_dir")]
+    return list(texts(read))
 
 
 def texts(value: Any) -> Iterator[str]:
     """All texts in a value."""
     if isinstance(value, str):
         yield value
-    elif isinstance(value, list | tuple | dict):
-        for item in value.values() if isinstance(value, dict) else value:
+    elif isinstance(value, list | tuple | Mapping):
+        for item in value.values() if isinstance(value, Mapping) else value:
             yield from texts(item)
 
 
@@ -571,14 +571,13 @@ def run_notebook(
 
     notebook, output = Path(notebook), Path(output)
     failed, running = failed_notebook(output), running_notebook(output)
-    named = [text for value in parameters.values() for text in texts(value)]
-    refuse_overwriting([output, failed, running], [notebook, *named])
+    refuse_overwriting([output, failed, running], [notebook, *_inputs(parameters)])
     cells = code_cells(notebook)
     known = next((read_parameters(each.source) for each in cells if PARAMETERS in each.tags), {})
     for name in parameters:
         if name not in known:
             raise InputError(unknown_parameter(name, list(known)))
-    for text in (str(output), *named):
+    for text in (str(output), *texts(parameters)):
         if text != text.encode("utf-8", "replace").decode():
             raise InputError(
                 f"{text!a} is no proper Unicode, which a notebook can hold; rename it."
@@ -674,6 +673,8 @@ def code_cells(notebook: Path) -> list[Cell]:
 
 def _sentence(kind: str, message: str) -> str:
     """What a cell raised, on one line; the workbench's own errors are sentences already."""
+    if kind in ("MemoryError", "OutOfMemoryError") or "can't allocate memory" in message:
+        return "the notebook needs more memory than there is; try a smaller size."
     first = (message.strip().splitlines() or ["no message"])[0].rstrip(".")
     return f"{first}." if hasattr(errors, kind) else f"{kind}: {first}."
 

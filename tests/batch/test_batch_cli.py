@@ -6,7 +6,7 @@ import contextlib
 import csv
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,7 +21,7 @@ from test_notebook import write_notebook
 
 from workbench import cli
 from workbench.batch import schedule
-from workbench.batch.execute import Outcome
+from workbench.batch.execute import Job, Outcome
 from workbench.batch.plan import Plan, Run, read_plan
 from workbench.batch.record import Kind, Record, claim, publish, work_folder, write_record
 from workbench.runs import finish_run
@@ -108,7 +108,7 @@ def finish(run: Run, kind: Kind = "done", sentence: str = "") -> None:
 def start(run: Run, kind: Kind, sentence: str = "", stage: str = "") -> Path:
     """Leave what an unfinished run leaves."""
     work = work_folder(run)
-    work.mkdir(parents=True)
+    work.mkdir(parents=True, exist_ok=True)
     output = run.output.name
     write_record(
         work, Record(run.key, output, "paint.ipynb", "here", 1, kind, sentence, stage, 3.21)
@@ -299,6 +299,135 @@ def test_why_a_run_failed_is_told_even_if_the_run_could_not_write_it_down(
     assert lines[2].startswith("1 failed: ")
     assert LostCrew.sentence in (plan.root / "index.html").read_text()
     assert LostCrew.sentence in (plan.root / "summary.csv").read_text()
+
+
+class ScriptedCrew:
+    """Workers that make nothing: runs end as they are told to, the held ones last of all."""
+
+    slots = 2
+
+    def __init__(self, ends: Mapping[str, Sequence[Outcome]], held: Collection[str] = ()) -> None:
+        self._ends = {name: list(outcomes) for name, outcomes in ends.items()}
+        self._held = held
+        self._at: dict[str, Run] = {}
+        self.started: list[str] = []
+
+    def room(self) -> int:
+        return self.slots
+
+    def start(self, attempt: Any, job: Job) -> None:
+        assert len(self._at) < self.slots
+        self._at[attempt.run.name] = attempt.run
+        self.started.append(attempt.run.name)
+
+    def finished(self, seconds: float) -> list[str]:
+        return [name for name in self._at if name not in self._held] or list(self._at)
+
+    def outcome(self, attempt: Any) -> Outcome | None:
+        run = self._at.pop(attempt.run.name)
+        outcomes = self._ends.get(run.name)
+        outcome = outcomes.pop(0) if outcomes else Outcome("done")
+        if outcome and outcome.kind == "done":
+            finish(run)
+        elif outcome:
+            start(run, "failed", outcome.sentence)
+        return outcome
+
+    def stop(self, attempts: object) -> None:
+        return
+
+
+@pytest.fixture
+def crew(monkeypatch: pytest.MonkeyPatch) -> Callable[..., ScriptedCrew]:
+    """Puts a scripted crew in Dask's place."""
+
+    def hire(ends: Mapping[str, Sequence[Outcome]], held: Collection[str] = ()) -> ScriptedCrew:
+        connected = (SimpleNamespace(dashboard_link="http://here"), 1)
+        nobody = contextlib.nullcontext(connected)
+        hired = ScriptedCrew(ends, held)
+        monkeypatch.setattr(schedule, "_connected", lambda options: nobody)
+        monkeypatch.setattr(schedule, "_Crew", lambda client, threads: hired)
+        return hired
+
+    return hire
+
+
+FAILED = Outcome("failed", "ValueError: no such luck.")
+NO_MEMORY = Outcome("failed", "the notebook needs more memory than there is; try a smaller size.")
+HOPELESS = Outcome("failed", "bad.txt is damaged.", hopeless=True)
+Crew = Callable[..., ScriptedCrew]
+
+
+def test_a_run_that_memory_cannot_hold_is_one_failed_run(
+    folder: Path, batch: Command, crew: Crew
+) -> None:
+    write_batch(folder, output="runs/it/{number}", grid={"number": [1, 2, 3]})
+    crew({"1": [NO_MEMORY]})
+    said = batch("it.yaml")
+    assert said.code == 1
+    assert said.err.splitlines() == [
+        "Dask's dashboard: http://here",
+        f"1: {NO_MEMORY.sentence}",
+        "2: done, 2 of 3",
+        "3: done, 3 of 3",
+    ]
+    assert said.lines[-1].startswith("1 failed, 2 done: ")
+
+
+def test_retries_are_for_runs_that_may_end_otherwise(
+    folder: Path, batch: Command, crew: Crew
+) -> None:
+    write_batch(folder, output="runs/it/{number}", grid={"number": [1, 2, 3, 4]})
+    lost = [None, None]  # by the scheduler, which is no failure
+    hired = crew({"1": [FAILED], "2": [FAILED, FAILED], "3": [HOPELESS], "4": lost})
+    said = batch("it.yaml", "--retries", "1")
+    assert said.code == 1
+    assert sorted(hired.started) == list("11223444")
+    assert [line.split()[0] for line in said.lines[1:-1]] == ["failed", "failed", "done", "done"]
+    assert f"1: {FAILED.sentence} It is tried again." in said.err
+    assert f"2: {FAILED.sentence}\n" in said.err
+    assert f"3: {HOPELESS.sentence}\n" in said.err
+
+
+def test_no_keep_going_starts_nothing_new_after_a_failure(
+    folder: Path, batch: Command, crew: Crew
+) -> None:
+    write_batch(folder, output="runs/it/{number}", grid={"number": [1, 2, 3]})
+    hired = crew({"1": [FAILED]}, held=["2"])
+    said = batch("it.yaml", "--no-keep-going")
+    assert said.code == 1
+    assert hired.started == ["1", "2"]
+    assert said.lines[-1].startswith("1 failed, 1 waiting, 1 done: ")
+
+
+def test_no_worker_is_idle_while_runs_wait(folder: Path, batch: Command, crew: Crew) -> None:
+    write_batch(folder, output="runs/it/{number}", grid={"number": [1, 2, 3, 4, 5]})
+    hired = crew({}, held=["1"])
+    said = batch("it.yaml")
+    assert hired.started == ["1", "2", "3", "4", "5"]
+    assert [line.split()[0] for line in said.err.splitlines()[1:]] == ["2:", "3:", "4:", "5:", "1:"]
+
+
+def test_what_depends_on_a_change_is_run_again_and_nothing_else(
+    folder: Path, batch: Command, crew: Crew
+) -> None:
+    hired = crew({})
+
+    def made_now(style: str = "b.png") -> list[str]:
+        second = {"number": 2, "style": style}
+        write_batch(folder, output="runs/it/{number}", grid={"number": [1]}, include=[second])
+        before = len(hired.started)
+        assert batch("it.yaml").code == 0
+        return hired.started[before:]
+
+    assert made_now() == ["1", "2"]
+    (folder / "a.png").touch()
+    assert made_now() == []
+    Image.new("RGB", (8, 8), "green").save(folder / "a.png")
+    assert made_now() == ["1"]
+    assert made_now("./b.png") == ["2"]
+    write_notebook(folder / "paint.ipynb", "print(number + 1)", parameters=PARAMETERS)
+    assert made_now("./b.png") == ["1", "2"]
 
 
 # --- how it stands -----------------------------------------------------------------------

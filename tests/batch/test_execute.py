@@ -170,6 +170,11 @@ CASES: dict[str, list[str]] = {
     ],
     "kernel ends": [START, "os._exit(7)"],
     "kernel killed": [START, "os.kill(os.getpid(), 9)"],
+    "memory": [
+        START,
+        "import resource; resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))\n"
+        "bytearray(8 << 30)",
+    ],
     "process killed": [START, "os.kill(os.getppid(), 9); time.sleep(1000)"],
     "hangs": [START, HANG, END],
     "no result": [START],
@@ -265,6 +270,7 @@ FAILURES = {
     "file too large": "file too large; free some space and run it again.",
     "kernel ends": "a cell ended the notebook's kernel (exit code 7).",
     "kernel killed": "most likely because memory ran out",
+    "memory": "the notebook needs more memory than there is; try a smaller size.",
     "process killed": "the process of this run was ended by SIGKILL.",
     "hangs": "it took longer than 12 s, its timeout; allow more, or ask for less.",
     "no result": "the notebook ended, but left no valid result: ",
@@ -942,4 +948,4 @@ def test_stage_that_cannot_be_written_down_is_no_failure() -> None:
 def test_long_line_is_looked_through_at_once(text: str) -> None:
     began = time.process_time()
     _Stage(lambda text: None).write(text)
-    assert time.process_time() - began < 0.1
+    assert time.process_time() - began < 2  # it takes none; going back and forth, for ever

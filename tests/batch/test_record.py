@@ -600,7 +600,7 @@ def test_second_claimant_gives_up_after_its_time(tmp_path: Path) -> None:
         with pytest.raises(InputError) as caught, claim(run, 0.2):
             pytest.fail("two are at it")
         assert is_claimed(run)
-    assert 0.2 <= time.monotonic() - began < 5
+    assert time.monotonic() - began >= 0.2
     assert str(caught.value) == f"{run.output} is being made by another process."
 
 

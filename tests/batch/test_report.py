@@ -5,7 +5,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -316,24 +315,6 @@ def test_more_rows_than_can_be_laid_out_at_once_are_there(tmp_path: Path) -> Non
     page = report(make_plan(tmp_path, *runs), {run.name: State("waiting") for run in runs})
     assert page.column("run") == [str(number) for number in range(450)]
     assert [body.keys() for body in page.attributes("tbody")] == [set(), {"hidden"}]
-
-
-def test_ten_thousand_runs_take_seconds(tmp_path: Path) -> None:
-    runs = [
-        make_run(tmp_path, f"clip-{number}/style", clip=f"{number % 90}.mp4", weight=number / 7)
-        for number in range(10_000)
-    ]
-    figures = {"style_loss": 12345.678, "frames": 480, "warping_error": 0.00123}
-    states = {
-        run.name: State("done", "", "", 2, 12.5, "studio", figures, *[run.output / "a.webp"] * 3)
-        for run in runs
-    }
-    plan = make_plan(tmp_path, *runs, varied=("clip", "weight"))
-    start = time.perf_counter()
-    write_report(plan, states)
-    seconds = time.perf_counter() - start
-    print(f"{seconds:.2f} s for 10,000 runs")
-    assert seconds < 8
 
 
 def test_torch_is_not_needed() -> None:

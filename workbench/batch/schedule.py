@@ -260,10 +260,12 @@ def _job(plan: Plan, run: Run, notebook: Path) -> Job:
 
 
 class _View:
-    """In the terminal: a bar for the batch, and a line for each run in flight."""
+    """On a terminal: a bar for the batch and a line for each run in flight; else, what changes."""
 
     def __init__(self, done: int, runs: int) -> None:
-        self._bar = tqdm(total=runs, initial=done, desc="batch", unit="run", ncols=88)
+        self._done, self._runs, self._waits = done, runs, False
+        # disable=None: not where nobody looks, as a log would get the bar twice a second
+        self._bar = tqdm(total=runs, initial=done, desc="batch", unit="run", ncols=88, disable=None)
         self._lines: list[tqdm[Any]] = []
 
     def __enter__(self) -> _View:
@@ -278,11 +280,19 @@ class _View:
         tqdm.write(sentence, file=sys.stderr)
 
     def count(self, name: str, state: State) -> None:
+        self._done += 1
         if state.kind != "done":
             self.say(f"{name}: {state.sentence}")
+        elif self._bar.disable:
+            self.say(f"{name}: done, {self._done} of {self._runs}")
         self._bar.update()
 
     def show(self, stages: Mapping[str, State], *, workers: bool) -> None:
+        if self._bar.disable:
+            if not workers and not self._waits:
+                self.say("waiting for Dask workers")
+            self._waits = not workers
+            return
         running = {name: state for name, state in stages.items() if state.kind == "running"}
         texts = [f"  {name}: {state.stage or 'starting'}" for name, state in running.items()]
         if not workers:
