@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from html import unescape
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -288,7 +289,7 @@ def test_an_executed_notebook_shows_everything_in_html(
     assert "lternative text" not in done.stderr
     html = executed.with_suffix(".html").read_text("utf-8")
     assert html.count("data:image/gif;base64,") == 1
-    assert 'alt="Grey &quot;noise&quot; &lt;seen&gt;"' in html
+    assert 'Grey "noise" <seen>' in unescape(html)
     assert html.count("counting:") == 1  # of a bar, its last line
     assert "400/400" in html
     assert "A large film: a.mp4 (0 MB)" in html
@@ -305,6 +306,14 @@ def test_what_is_shown_is_smaller_than_the_file(tmp_path: Path) -> None:
     assert len(shown) < (tmp_path / "noise.png").stat().st_size / 2
     with Image.open(io.BytesIO(shown)) as picture:
         assert picture.size == (900, 600)
+
+
+def test_an_executed_notebook_may_lie_in_the_folder_of_its_run(tmp_path: Path) -> None:
+    written = write_notebook(
+        tmp_path / "a.ipynb", "print(output_dir)", parameters="output_dir: str = ''"
+    )
+    for _ in range(2):
+        run_notebook(written, tmp_path / "run" / "a.ipynb", {"output_dir": str(tmp_path / "run")})
 
 
 def test_kernels_started_at_once_in_one_folder_do_not_meet(tmp_path: Path) -> None:
