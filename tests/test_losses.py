@@ -191,10 +191,13 @@ def test_masks_that_add_up_to_one_split_the_gram_matrix(seed: int) -> None:
 
 def test_regions_count_by_their_share_and_nothing_counts_outside() -> None:
     activation = random(1, 4, 6, 8)
-    left, nowhere = torch.zeros(1, 1, 12, 16), torch.zeros(1, 1, 12, 16)
-    left[..., :4] = 1  # a quarter, at twice the size of the activation
+    left, nowhere = torch.zeros(1, 1, 6, 8), torch.zeros(1, 1, 6, 8)
+    left[..., :2] = 1  # a quarter
     gram = {"relu2_1": losses.gram_matrix(random(1, 4, 6, 8, seed=9))}
-    regions = [losses.Region(left, gram, 2.0), losses.Region(nowhere, gram)]
+    regions = [
+        losses.Region({"relu2_1": left}, gram, 2.0),
+        losses.Region({"relu2_1": nowhere}, gram),
+    ]
     ours = activation.clone().requires_grad_()
     loss = losses.region_loss(ours, "relu2_1", regions)
     alone = losses.style_loss(losses.gram_matrix(activation[..., :2]), gram["relu2_1"])

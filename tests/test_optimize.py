@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import gc
 import math
+import re
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from workbench.errors import InputError, OptimizationError
+from workbench.devices import still_megabytes
+from workbench.errors import InputError, MemoryExceeded, OptimizationError
 from workbench.features import Network, build_network
 from workbench.images import from_array, resize, save_image, to_array
 from workbench.losses import TemporalTarget, content_loss, gram_matrix, style_loss, tv_loss
@@ -300,6 +303,32 @@ def test_bad_pictures_are_named(tiny: Settings, photo: Tensor, painting: Tensor)
     assert "style 2: expected" in error(photo, [painting, painting[0]])
     assert "2 numbers for 1" in error(photo, [painting], style_blend_weights=(1, 2))
     assert "no such device" in error(photo, [painting], device="cuda:77")
+    assert "no such device" in error(photo, [painting], device="meta")
+    targets = [TemporalTarget(photo, torch.ones(60, 80), 1.0)]
+    with pytest.raises(InputError, match="what is visible of temporal target 1: expected"):
+        next(optimize(photo, [painting], tiny, temporal=targets))
+
+
+def test_pictures_that_are_part_of_a_graph_are_taken(
+    tiny: Settings, photo: Tensor, painting: Tensor
+) -> None:
+    expected = stylize(photo, [painting], tiny)
+    photo, painting = photo.clone().requires_grad_(), painting.clone().requires_grad_()
+    assert torch.equal(stylize(photo, [painting], tiny), expected)
+    *_, last = optimize(photo, [painting], tiny, start=photo)
+    assert not last.image.requires_grad
+    assert photo.grad is None
+
+
+@pytest.mark.parametrize("shape", [(60, 600), (100, 2000), (16, 300), (900, 17)])
+def test_a_long_narrow_style_is_painted_at_every_scale(
+    tiny: Settings, photo: Tensor, shape: tuple[int, int]
+) -> None:
+    narrow = torch.rand(1, 3, *shape, generator=torch.Generator().manual_seed(0))
+    settings = replace(tiny, size=128, steps=(2, 2), style_scale=0.5)
+    *_, last = optimize(photo[..., :60], [narrow], settings)
+    assert last.step == 4
+    assert math.isfinite(measure(last.image, photo[..., :60], [narrow], settings).total)
 
 
 def test_names_of_the_package() -> None:
@@ -374,6 +403,162 @@ def test_a_picture_is_drawn_to_an_earlier_frame_at_every_scale(
         assert (iterate.image - resize(target, size)).abs().mean() < 0.02
     by_hand = (resize(target, 192) * 255 - iterates[-1].image * 255).square().mean()
     assert iterates[-1].losses.temporal == pytest.approx(1e8 * float(by_hand), rel=0.01)
+
+
+def test_masks_are_shrunk_once_a_scale(
+    tiny: Settings, photo: Tensor, painting: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+    real = torch.nn.functional.interpolate
+
+    def interpolate(*arguments: object, **options: object) -> Tensor:
+        calls.append(options)
+        return real(*arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(torch.nn.functional, "interpolate", interpolate)
+    masks = [torch.rand(1, 1, 60, 80), torch.ones(1, 1, 60, 80)]
+    iterates = optimize(photo, [painting, painting], tiny, masks=masks)
+    next(iterates)
+    before = len(calls)
+    assert before > 0
+    assert len(list(iterates)) == 12
+    assert len(calls) == before
+
+
+def test_measure_asks_for_float32_that_is_float32(
+    tiny: Settings, photo: Tensor, painting: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    allowed = []
+    real = Network.__call__
+
+    def call(self: Network, picture: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
+        allowed.append(torch.backends.cudnn.allow_tf32)
+        return real(self, picture, layers)
+
+    monkeypatch.setattr(Network, "__call__", call)
+    before = torch.backends.cudnn.allow_tf32
+    measure(photo, photo, [painting], tiny)
+    assert allowed == [False, False, False]  # content, style and the picture
+    assert torch.backends.cudnn.allow_tf32 == before
+
+
+def test_a_grid_of_content_layers_reads_the_weights_once(
+    tiny: Settings, photo: Tensor, painting: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = sys.modules["workbench.optimize"]
+    reads = []
+    monkeypatch.setattr(
+        module, "load_weights", lambda name: reads.append(name) or load_weights(name)
+    )
+    for layer in ("relu2_2", "relu3_1", "relu4_2", "relu5_1"):
+        settings = replace(tiny, content_layers=(layer,))
+        next(optimize(photo, [painting], settings))
+    assert len(reads) == 1
+
+
+# --- memory ------------------------------------------------------------------------------
+
+
+def test_what_memory_cannot_hold_is_refused_before_the_first_step(
+    tiny: Settings,
+    photo: Tensor,
+    painting: Tensor,
+    monkeypatch: pytest.MonkeyPatch,
+    looks: list[tuple[str, ...]],
+) -> None:
+    def refused(megabytes: float | None, **changes: object) -> str:
+        monkeypatch.setattr(
+            sys.modules["workbench.optimize"], "free_megabytes", lambda device: megabytes
+        )
+        iterates = optimize(photo, [painting], replace(tiny, **changes))  # type: ignore[arg-type]
+        with pytest.raises(InputError) as caught:
+            next(iterates)
+        return str(caught.value)
+
+    large = {"size": 4096, "steps": (20, 20)}
+    sentence = refused(8000, **large)
+    assert re.fullmatch(
+        r"size = 4096: a painting of 4096x3072 pixels takes 31\.9 GB of memory, and there are"
+        r" 7\.8 GB; use size 2000\.",
+        sentence,
+    )
+    size = int(sentence.split()[-1].rstrip("."))
+    needed = [
+        still_megabytes((side * 3 // 4, side), replace(tiny, steps=(20,)))
+        for side in (size, size + 32)
+    ]
+    assert needed[0] <= 8000 < needed[1]
+    assert refused(28_000, **large).endswith(" or optimizer adam.")
+    assert refused(100, **large).endswith("; use a machine with more.")
+    assert looks == []
+
+
+def test_what_fits_or_cannot_be_known_is_painted(
+    tiny: Settings, photo: Tensor, painting: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needed = still_megabytes((48, 64), tiny, styles=[(64, 59)])
+    for free in (None, needed + 0.1):
+        monkeypatch.setattr(
+            sys.modules["workbench.optimize"], "free_megabytes", lambda device, free=free: free
+        )
+        assert next(optimize(photo, [painting], tiny)).step == 0
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB."),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"),
+        RuntimeError("MPS backend out of memory (MPS allocated: 8 GB)"),
+    ],
+    ids=["Python", "CUDA", "CPU", "MPS"],
+)
+@pytest.mark.parametrize("steps", [0, 3])
+def test_memory_that_runs_out_keeps_the_picture_and_lets_go_of_the_rest(
+    tiny: Settings,
+    photo: Tensor,
+    painting: Tensor,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    steps: int,
+) -> None:
+    real, left = Network.__call__, [2 + 1 + steps]  # content and style, start, steps
+
+    def call(self: Network, picture: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
+        left[0] -= 1
+        if left[0] < (steps == 0):
+            raise error
+        return real(self, picture, layers)
+
+    monkeypatch.setattr(Network, "__call__", call)
+    seen = []
+    with pytest.raises(MemoryExceeded) as caught:
+        seen.extend(optimize(photo, [painting], tiny))
+    assert f"memory ran out after {steps} steps towards size 64; use a smaller size" in str(
+        caught.value
+    )
+    assert caught.value.__context__ is None  # it would hold on to the memory
+    if steps == 0:
+        assert seen == []
+        assert caught.value.last_good is None
+    else:
+        assert caught.value.last_good is seen[-1]
+        assert seen[-1].step == steps
+
+
+def test_other_faults_of_torch_are_no_lack_of_memory(
+    tiny: Settings, photo: Tensor, painting: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def call(*arguments: object) -> None:
+        raise RuntimeError("expected scalar type Float but found BFloat16")
+
+    monkeypatch.setattr(Network, "__call__", call)
+    with pytest.raises(RuntimeError, match="expected scalar type"):
+        next(optimize(photo, [painting], tiny))
+
+
+# --- earlier frames ----------------------------------------------------------------------
 
 
 def test_half_visible_blocks_count_half_at_half_the_size(

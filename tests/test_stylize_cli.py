@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
+import re
+import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from torch import Tensor
 
 from workbench import cli, commands, progress, weights
 from workbench.errors import WeightsError
+from workbench.features import Network
 from workbench.images import load_image, luminance, save_image
 from workbench.notebook import papermill_command
 from workbench.optimize import Iterate
@@ -217,6 +220,73 @@ def test_stopped_the_same_command_goes_on_and_anew_begins_again(
     resumed = Path("a.png").read_bytes(), Path("a.gif").read_bytes()
     stylize(*command)
     assert (Path("a.png").read_bytes(), Path("a.gif").read_bytes()) == resumed
+
+
+def test_memory_that_runs_out_is_a_sentence_that_names_the_picture_so_far(
+    stylize: Stylize, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, left = Network.__call__, iter(range(9))
+
+    def call(self: Network, picture: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
+        if next(left, None) is None:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to")
+        return real(self, picture, layers)
+
+    monkeypatch.setattr(Network, "__call__", call)
+    said = stylize("photo.png", "style.png", "-o", "a.png", "--steps", "20")
+    assert said.code == 1
+    assert said.err.endswith(
+        "workbench: memory ran out after 6 steps towards size 64; use a smaller size, or optimizer"
+        " adam, or close other programs. The last good picture is a.unfinished.png.\n"
+    )
+    assert load_image("a.unfinished.png").shape == (1, 3, 48, 64)
+    monkeypatch.setattr(progress.Recorder, "add", lambda *_: bytearray(2**62))
+    monkeypatch.setattr(Network, "__call__", real)
+    said = stylize("photo.png", "style.png", "-o", "b.png", "--steps", "2")
+    assert (said.code, said.err) == (
+        1,
+        "workbench: memory ran out; use a smaller size, or close other programs.\n",
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of the address space are Linux's")
+def test_a_size_beyond_the_limit_of_the_address_space_is_refused(tmp_path: Path) -> None:
+    command = f"ulimit -v 6000000; exec {sys.executable} -m workbench stylize sample:astronaut"
+    command += " sample:swirls -o a.png --size 4096 --device cpu --precision float32"
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 2
+    assert re.fullmatch(
+        r"workbench: size = 4096: a painting of 4096x4096 pixels takes \d\d\.\d GB of memory, and"
+        r" there are \d\.\d GB; use size \d+\.\n",
+        done.stderr,
+    )
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of the address space are Linux's")
+def test_a_limit_that_is_hit_in_the_middle_leaves_the_picture_so_far(tmp_path: Path) -> None:
+    program = """
+import resource, sys, psutil
+import matplotlib.figure
+import workbench.cli, workbench.optimize, workbench.progress, workbench.samples
+sys.modules["workbench.optimize"].free_megabytes = lambda device: None
+limit = psutil.Process().memory_info().vms + 900 * 2**20
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+sys.argv = "workbench stylize sample:astronaut sample:swirls -o a.png --size 640".split()
+sys.argv += "--steps 2,1,1 --device cpu --precision float32".split()
+workbench.cli.main()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 1
+    assert re.search(r"memory ran out after [1-4] steps towards size 640; use a", done.stderr)
+    assert done.stderr.endswith("The last good picture is a.unfinished.png.\n")
+    assert max(load_image(tmp_path / "a.unfinished.png").shape) in (160, 320)
 
 
 def test_without_vgg19_it_is_vgg16_and_said_so(

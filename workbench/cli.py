@@ -71,10 +71,10 @@ def main() -> None:
         if _wanted["debug"]:
             raise
         message = str(error).strip().splitlines() or ["no message"]
-        print(
-            f"workbench: {type(error).__name__}: {message[0]} (add --debug for the whole story)",
-            file=sys.stderr,
-        )
+        sentence = f"{type(error).__name__}: {message[0]} (add --debug for the whole story)"
+        if _ran_out_of_memory(error):
+            sentence = "memory ran out; use a smaller size, or close other programs."
+        print(f"workbench: {sentence}", file=sys.stderr)
         sys.exit(1)
 
 
@@ -90,6 +90,14 @@ def _commands() -> Any:
 
 def _want_debug(wanted: bool) -> None:
     _wanted["debug"] |= wanted
+
+
+def _ran_out_of_memory(error: Exception) -> bool:
+    if "torch" not in sys.modules:
+        return isinstance(error, MemoryError)
+    from workbench.devices import ran_out_of_memory
+
+    return ran_out_of_memory(error)
 
 
 def _print_version(wanted: bool) -> None:

@@ -1,4 +1,4 @@
-"""Which device and which precision to compute with."""
+"""Which device and which precision to compute with, and how much memory there is."""
 
 from __future__ import annotations
 
@@ -6,17 +6,22 @@ import contextlib
 import functools
 import json
 import platform
+import re
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import psutil
 import torch
 import torch.nn.functional as F
 
 from workbench.errors import InputError, OutputError
 from workbench.files import write_bytes
-from workbench.weights import cache_folder
+from workbench.settings import PRECISIONS, Settings
+from workbench.weights import BACKBONES, cache_folder
 
+HISTORY = 20  # pairs that L-BFGS remembers; more gains nothing
 # float32 is kept unless bfloat16 is clearly faster, so that the answer does not hang on noise.
 _CLEARLY_FASTER = 0.9
 
@@ -40,7 +45,7 @@ def choose_device(device: str = "auto") -> torch.device:
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         chosen = torch.device(device)
-        torch.empty(1, device=chosen)
+        torch.zeros(1, device=chosen).item()  # what is "meta" holds no numbers
     except (RuntimeError, AssertionError, NotImplementedError):
         raise InputError(
             f"device = {device!r}: torch finds no such device here; use auto or cpu."
@@ -58,16 +63,23 @@ def choose_precision(precision: str, device: torch.device) -> torch.dtype:
         faster is remembered for this machine, beside the weights.
     device
         Where the network will run.
+
+    Raises
+    ------
+    InputError
+        If it is none of these.
     """
+    if precision not in PRECISIONS:
+        raise InputError(f"precision = {precision!r}: use one of {', '.join(PRECISIONS)}.")
     if precision != "auto":
         return {"float32": torch.float32, "bfloat16": torch.bfloat16}[precision]
-    return _faster_precision(device.type, cache_folder() / "workbench-precision.json")
+    return _faster_precision(device, cache_folder() / "workbench-precision.json")
 
 
 @functools.lru_cache
-def _faster_precision(device: str, memory: Path) -> torch.dtype:
-    name = torch.cuda.get_device_name() if device == "cuda" else _processor()
-    key = f"{name}, {device}, torch {torch.__version__}, {torch.get_num_threads()} threads"
+def _faster_precision(device: torch.device, memory: Path) -> torch.dtype:
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
+    key = f"{name}, {device.type}, torch {torch.__version__}, {torch.get_num_threads()} threads"
     try:
         remembered = json.loads(memory.read_text())
     except (OSError, ValueError):
@@ -84,7 +96,7 @@ def _faster_precision(device: str, memory: Path) -> torch.dtype:
     return {"float32": torch.float32, "bfloat16": torch.bfloat16}[remembered[key]]
 
 
-def time_convolutions(dtype: torch.dtype, device: str) -> float:
+def time_convolutions(dtype: torch.dtype, device: torch.device) -> float:
     """Seconds for a small stack of VGG-like convolutions, there and back; the best of five.
 
     Infinite where the device cannot compute in that precision at all.
@@ -109,21 +121,21 @@ def time_convolutions(dtype: torch.dtype, device: str) -> float:
     return min(times[3:])
 
 
-def reset_peak_megabytes() -> None:
-    """Start measuring the peak memory of this process anew, where the system can do that."""
+def reset_peak_megabytes(device: torch.device | None = None) -> None:
+    """Start measuring the peak memory anew, where the system can do that."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")  # Linux: VmHWM
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
+    if device is not None and device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
 
 
-def peak_megabytes() -> float:
-    """Peak memory since `reset_peak_megabytes`: of the GPU if there is one, else of the process.
+def peak_megabytes(device: torch.device | None = None) -> float:
+    """Peak memory since `reset_peak_megabytes`: of a CUDA GPU that is named, else of the process.
 
     0 where the system does not tell.
     """
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**20
+    if device is not None and device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
     with contextlib.suppress(OSError):
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("VmHWM:"):
@@ -135,6 +147,148 @@ def peak_megabytes() -> float:
     # Of the whole life of the process; in bytes on macOS, in kilobytes elsewhere.
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+
+
+# --- memory that there is, and that a painting takes ------------------------------------
+
+
+def free_megabytes(device: torch.device) -> float | None:
+    """How much more memory this process could take; None where the system does not tell.
+
+    On the CPU: what the machine has, swap space included, within the limits that are set for
+    the process (`ulimit -v`) and its container or job (control groups).
+    """
+    try:
+        if device.type == "cuda":
+            cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+            return (torch.cuda.mem_get_info(device)[0] + cached) / 2**20
+        if device.type == "mps":
+            limit = torch.mps.recommended_max_memory()
+            return (limit - torch.mps.current_allocated_memory()) / 2**20
+        free = [_free_on_the_machine(), *_free_in_control_groups(), *_free_in_the_address_space()]
+    except (OSError, RuntimeError, AttributeError, ValueError):
+        return None
+    return max(0.0, min(free) / 2**20)
+
+
+def _free_on_the_machine() -> float:
+    memory = psutil.virtual_memory()
+    if sys.platform == "darwin":
+        return float(memory.total)  # swap space grows as it is needed
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        swap = next(1024 * int(line.split()[1]) for line in lines if line.startswith("SwapFree"))
+    except (OSError, StopIteration):
+        swap = psutil.swap_memory().free
+    return float(memory.available + swap)
+
+
+def _free_in_control_groups(root: Path = Path("/")) -> Iterator[float]:
+    """Of the groups that this process is in, and those around them, what is left of the limit."""
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, group = line.split(":", 2)
+        if controllers == "":
+            mount, names = "sys/fs/cgroup", ("memory.max", "memory.current", "inactive_file")
+        elif "memory" in controllers.split(","):
+            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+            mount = "sys/fs/cgroup/memory"
+        else:
+            continue
+        inner = root / mount / group.lstrip("/")
+        for folder in (inner, *inner.parents):
+            # In a container the path is often that of the host, and only the mount is there.
+            with contextlib.suppress(OSError, ValueError):
+                limit, used = (int((folder / name).read_text()) for name in names[:2])
+                stat = dict(map(str.split, (folder / "memory.stat").read_text().splitlines()))
+                yield float(limit - used + int(stat.get(names[2], 0)))
+            if folder == root / mount:
+                break
+
+
+def _free_in_the_address_space() -> Iterator[float]:
+    try:
+        import resource
+    except ImportError:  # Windows
+        return
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit != resource.RLIM_INFINITY:
+        # What is reserved and never used counts there too: up to 380 MB were measured.
+        yield float(limit - psutil.Process().memory_info().vms - 350 * 2**20)
+
+
+# Of the measurements in experiments/benchmarks/memory.py, on a CPU.
+_FIXED = 230.0  # megabytes, whatever the size: compiled kernels, filters in their order
+_AT_WORK = 2.75  # times the largest activation: gradients and what a convolution reorders
+_WIDTHS = (64, 128, 256, 512, 512)  # channels of VGG's blocks
+
+
+def still_megabytes(
+    shape: tuple[int, int],
+    settings: Settings,
+    *,
+    precision: torch.dtype = torch.float32,
+    styles: Sequence[tuple[int, int]] = (),
+    masks: int = 0,
+) -> float:
+    """Forecast what painting a still takes, on top of the program and its weights.
+
+    Within 20% of what was measured on a CPU from 256 to 1024 pixels.
+
+    Parameters
+    ----------
+    shape
+        `(H, W)` of the result in pixels.
+    settings
+        Of these count the layers, pooling, optimizer and steps.
+    precision
+        Of the activations.
+    styles
+        `(H, W)` of each style picture as it is looked at.
+    masks
+        How many regions have a style of their own.
+    """
+    each = precision.itemsize
+    values = _values_a_pixel(settings.backbone, settings.layers)
+    widest = max(values.values())
+    a_pixel = each * (sum(values.values()) + _AT_WORK * widest)
+    for block in range(2, max(_block(layer) for layer in values) + 1):  # what pooling leaves
+        a_pixel += _WIDTHS[block - 2] / 4 ** (block - 1) * (each + 8 * (settings.pooling == "max"))
+    matched = sum(values[layer] for layer in settings.style_layers)
+    if precision != torch.float32:
+        a_pixel += 4 * max(values[layer] for layer in settings.style_layers)
+    a_pixel += each * masks * matched
+    a_pixel += 12 * (
+        8 + (2 * min(HISTORY, settings.steps[-1]) if settings.optimizer == "lbfgs" else 2)
+    )
+    of_styles = max((height * width for height, width in styles), default=0)
+    needed = max(a_pixel * shape[0] * shape[1], each * (matched + 3 * widest) * of_styles)
+    return _FIXED + needed / 2**20
+
+
+def _block(layer: str) -> int:
+    return int(layer.removeprefix("relu").partition("_")[0])
+
+
+def _values_a_pixel(backbone: str, layers: Sequence[str]) -> dict[str, float]:
+    """Layer, down to the deepest of `layers` -> activations for each pixel of the picture."""
+    known = BACKBONES[backbone].layers
+    deepest = max(known.index(layer) for layer in layers)
+    return {
+        layer: _WIDTHS[_block(layer) - 1] / 4 ** (_block(layer) - 1)
+        for layer in known[: deepest + 1]
+    }
+
+
+def ran_out_of_memory(error: BaseException) -> bool:
+    """Whether that is what an error of Python or torch says, on whatever device."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    words = r"out of memory|allocate memory|bad_alloc|ALLOC_FAILED"
+    return isinstance(error, RuntimeError) and re.search(words, str(error)) is not None
 
 
 def _processor() -> str:

@@ -45,9 +45,13 @@ class OptimizationError(WorkbenchError):
         The last iterate with a finite, sensible loss; its `.image` is worth keeping.
     """
 
-    def __init__(self, message: str, last_good: Iterate) -> None:
+    def __init__(self, message: str, last_good: Iterate | None) -> None:
         super().__init__(message)
         self.last_good = last_good
+
+
+class MemoryExceeded(OptimizationError):
+    """Memory ran out in the middle; `last_good` is None if that was before the first iterate."""
 
 
 class TrainingError(WorkbenchError):

@@ -19,7 +19,7 @@ from workbench.weights import BACKBONES, Weights
 POOLING_SCALE = {"max": 1.0, "average": 1.75, "average-unscaled": 1.0, "l2": 1.45}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Network:
     """A frozen VGG, cut behind the deepest layer asked for. Call it with a picture.
 
@@ -75,6 +75,8 @@ class Network:
             x = F.relu_(F.conv2d(x, weight, bias, padding=1))
             if layer in layers:
                 activations[layer] = x
+                if len(activations) == len(set(layers)):
+                    break  # nothing is asked for behind it
         return activations
 
     def _pool(self, x: Tensor) -> Tensor:

@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
@@ -153,15 +152,15 @@ class Region:
 
     Attributes
     ----------
-    mask
-        `(1, 1, H, W)`, float32 in [0, 1], at the size of the picture: where it lies.
+    masks
+        Layer -> where it lies, `(1, 1, H, W)`, float32 in [0, 1], as large as the activation.
     grams
         Layer -> Gram matrix of its style, `(C, C)`, float32.
     weight
         Of its style loss beside those of the other regions.
     """
 
-    mask: Tensor
+    masks: Mapping[str, Tensor]
     grams: Mapping[str, Tensor]
     weight: float = 1.0
 
@@ -180,8 +179,7 @@ def region_loss(activation: Tensor, layer: str, regions: Sequence[Region]) -> Te
     """
     terms = []
     for region in regions:
-        shape = (int(activation.shape[-2]), int(activation.shape[-1]))
-        mask = F.interpolate(region.mask, shape, mode="area")
+        mask = region.masks[layer]
         loss = style_loss(gram_matrix(activation, mask), region.grams[layer])
         terms.append(region.weight * mask.mean() * loss)
     return torch.stack(terms).sum()

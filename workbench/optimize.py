@@ -26,8 +26,15 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 import workbench
 from workbench.checkpoints import Checkpoints, Moment, Run
-from workbench.devices import choose_device, choose_precision
-from workbench.errors import InputError, OptimizationError
+from workbench.devices import (
+    HISTORY,
+    choose_device,
+    choose_precision,
+    free_megabytes,
+    ran_out_of_memory,
+    still_megabytes,
+)
+from workbench.errors import InputError, MemoryExceeded, OptimizationError
 from workbench.features import Network, build_network
 from workbench.images import check_image, check_mask, fit, load_image, resize, share_masks
 from workbench.losses import (
@@ -41,13 +48,12 @@ from workbench.losses import (
     to_losses,
     weighted_losses,
 )
-from workbench.settings import Settings
-from workbench.weights import cache_folder, digest, load_weights
+from workbench.settings import MIN_SIZE, Settings
+from workbench.weights import BACKBONES, cache_folder, digest, load_weights
 
 SMALLEST_COARSE_SIDE = 64  # pixels; a coarse scale with a shorter side is left out
 WARM_UP_STEPS = 20  # of Adam before L-BFGS at the first scale, where it would explode at once
 FIRST_STEP = 0.25  # grey levels (root mean square) of the first step of L-BFGS
-HISTORY = 20  # pairs that L-BFGS remembers; more gains nothing
 EXPLODED = 2.0  # times the lowest loss so far: a step of L-BFGS beyond that is taken back
 MAX_RESCUES = 8  # in a row, each with half the step of the one before
 TARGETS_KEPT = 8  # of each picture: sizes, networks
@@ -131,11 +137,55 @@ def optimize(
     Raises
     ------
     InputError
-        If a picture is too small or not a picture, or a setting names an unknown thing.
+        If a picture is too small or not a picture, or a setting names an unknown thing, or
+        there is not enough memory; the message says what would fit.
     OptimizationError
         If the loss keeps exploding; the last good iterate comes with it.
+    MemoryExceeded
+        If memory runs out all the same, likewise.
     """
+    last: Iterate | None = None
+    iterates = _optimize(
+        content,
+        styles,
+        settings,
+        start=start,
+        masks=masks,
+        temporal=temporal,
+        targets=targets,
+        checkpoints=checkpoints,
+    )
+    with contextlib.closing(iterates):
+        try:
+            for last in iterates:
+                yield last
+            return
+        except (MemoryError, RuntimeError) as error:
+            if not ran_out_of_memory(error):
+                raise
+    # Out here, because that error holds on to all the memory.
+    adam = ", or optimizer adam" if settings.optimizer == "lbfgs" else ""
+    raise MemoryExceeded(
+        f"memory ran out after {last.step if last else 0} steps towards size {settings.size}; use"
+        f" a smaller size{adam}, or close other programs.",
+        last,
+    )
+
+
+def _optimize(
+    content: Tensor,
+    styles: Sequence[Tensor],
+    settings: Settings,
+    *,
+    start: Tensor | None,
+    masks: Sequence[Tensor],
+    temporal: Sequence[TemporalTarget],
+    targets: TargetCache | None,
+    checkpoints: Checkpoints | None,
+) -> Generator[Iterate]:
+    """As `optimize`, but memory that runs out is torch's error."""
     problem = Problem.of(content, styles, settings, masks, temporal, targets)
+    problem.check_memory()
     steps = sum(steps for _, steps in problem.scales())
     if checkpoints is None:
         moments = _paint(problem, start)
@@ -250,8 +300,9 @@ def measure(
     exact = replace(settings, precision="float32")
     problem = Problem.of(content, styles, exact, masks, targets=targets)
     shape = problem.scales()[-1][0]
-    evaluate = problem.at(shape)
-    with torch.no_grad():
+    # On CUDA, convolutions in float32 are TF32 otherwise, with 10 bits of mantissa.
+    with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        evaluate = problem.at(shape)
         pixels = problem.pixels(image, shape).clamp(0, settings.white)
         return to_losses(evaluate(pixels)[1])
 
@@ -275,15 +326,15 @@ _Evaluate = Callable[[Tensor], tuple[Tensor, dict[str, Tensor]]]
 @functools.lru_cache(maxsize=2)
 def _network(
     backbone: str,
-    layers: tuple[str, ...],
+    deepest: str,
     pooling: str,
     device: torch.device,
     dtype: torch.dtype,
-    cache: Path,
+    cache: Path,  # where the weights lie; another folder may hold others
 ) -> Network:
     """Kept from call to call: a film calls `optimize` and `measure` for every frame."""
     weights = load_weights(backbone)
-    return build_network(weights, layers, pooling=pooling, device=device, dtype=dtype)
+    return build_network(weights, [deepest], pooling=pooling, device=device, dtype=dtype)
 
 
 @dataclass(frozen=True, eq=False)
@@ -332,10 +383,12 @@ class Problem:
             check_mask(mask, f"mask {number}")
         for number, target in enumerate(temporal, start=1):
             check_image(target.picture, f"temporal target {number}")
+            check_mask(target.visible, f"what is visible of temporal target {number}")
         device = choose_device(settings.device)
         precision = choose_precision(settings.precision, device)
+        deepest = max(settings.layers, key=BACKBONES[settings.backbone].layers.index)
         network = _network(
-            settings.backbone, settings.layers, settings.pooling, device, precision, cache_folder()
+            settings.backbone, deepest, settings.pooling, device, precision, cache_folder()
         )
         if targets is None:
             targets = TargetCache()
@@ -354,25 +407,65 @@ class Problem:
 
     def _check_sizes(self) -> None:
         smallest = self.network.smallest_side
-        style_size = self._style_size(self.settings.size)
-        pictures = [("the content picture", self.content, self.settings.size)]
-        pictures += [("a style picture", style, style_size) for style in self.styles]
-        for name, picture, size in pictures:
+        pictures = [("the content picture", self.content)]
+        pictures += [("a style picture", style) for style in self.styles]
+        for name, picture in pictures:
             height, width = picture.shape[-2:]
             if min(height, width) < smallest:
                 raise InputError(
                     f"{name} is {width}x{height} pixels; its shorter side needs at least"
                     f" {smallest} for the layers asked for."
                 )
-            fitted = fit((height, width), size)
-            if min(fitted) < smallest:
-                raise InputError(
-                    f"{name} becomes {fitted[1]}x{fitted[0]} pixels at size {size}; its shorter"
-                    f" side needs at least {smallest}: crop it or raise size."
-                )
+        height, width = self.scales()[-1][0]
+        if min(height, width) < smallest:
+            raise InputError(
+                f"the content picture becomes {width}x{height} pixels at size {self.settings.size};"
+                f" its shorter side needs at least {smallest}: crop it or raise size."
+            )
 
-    def _style_size(self, size: int) -> int:
-        return max(1, math.ceil(self.settings.style_scale * size))
+    def check_memory(self) -> None:
+        """Refuse, in a sentence that says what fits, what takes more memory than there is."""
+        free, settings = free_megabytes(self.device), self.settings
+        if free is None:
+            return
+        if self.device.type != "cpu":
+            free /= 0.8  # what is forecast was measured on a CPU
+        if self._megabytes(settings) <= free:
+            return
+        ways = []
+        fits = [size for size in range(MIN_SIZE, settings.size, 16) if self._fits(free, size=size)]
+        if fits:
+            ways.append(f"size {fits[-1]}")
+        if self._fits(free, optimizer="adam"):
+            ways.append("optimizer adam")
+        height, width = self.scales()[-1][0]
+        raise InputError(
+            f"size = {settings.size}: a painting of {width}x{height} pixels takes"
+            f" {_gigabytes(self._megabytes(settings))} of memory, and there are"
+            f" {_gigabytes(free)}; use {' or '.join(ways) or 'a machine with more'}."
+        )
+
+    def _fits(self, free: float, **changes: Any) -> bool:
+        return self._megabytes(replace(self.settings, **changes)) <= free
+
+    def _megabytes(self, settings: Settings) -> float:
+        height, width = self.content.shape[-2:]
+        return still_megabytes(
+            scales((height, width), settings)[-1][0],
+            settings,
+            precision=self.network.dtype,
+            styles=[self._style_shape(style, settings.size) for style in self.styles],
+            masks=len(self.masks),
+        )
+
+    def _style_shape(self, style: Tensor, size: int) -> tuple[int, int]:
+        """`(H, W)` that a style picture is looked at beside pictures whose longest side is `size`.
+
+        The shorter side is kept large enough for the deepest layer to see something.
+        """
+        height, width = int(style.shape[-2]), int(style.shape[-1])
+        smallest = math.ceil(self.network.smallest_side * max(height, width) / min(height, width))
+        return fit((height, width), max(math.ceil(self.settings.style_scale * size), smallest))
 
     def scales(self) -> list[tuple[tuple[int, int], int]]:
         """What is worked through, from coarse to fine; see the function of that name."""
@@ -402,15 +495,13 @@ class Problem:
                 grams, blends = self._style_grams(max(shape)), self._blends()
                 mean = sum(blends) / len(blends)
                 for mask, gram, share in zip(self.masks, grams, blends, strict=True):
-                    regions.append(Region(resize(mask.to(self.device), shape), gram, share / mean))
+                    regions.append(Region(self._shrunk(mask, shape), gram, share / mean))
             else:
                 styles = self.style_targets(max(shape))
             temporal = [
                 TemporalTarget(
                     resize(target.picture.to(self.device, torch.float32), shape),
-                    F.interpolate(
-                        target.visible.to(self.device, torch.float32), shape, mode="area"
-                    ),
+                    _averaged(target.visible, shape).to(self.device),
                     target.weight,
                 )
                 for target in self.temporal
@@ -421,6 +512,14 @@ class Problem:
             return weighted_losses(pixels, network(pixels, settings.layers), targets, weights)
 
         return evaluate
+
+    def _shrunk(self, mask: Tensor, shape: tuple[int, int]) -> dict[str, Tensor]:
+        """Style layer -> the mask of a picture of `shape`, as large as the activation."""
+        mask, shrunk = resize(mask.cpu(), shape), {}
+        for layer in self.settings.style_layers:
+            cell = 2 ** (int(layer.removeprefix("relu").partition("_")[0]) - 1)
+            shrunk[layer] = _averaged(mask, (shape[0] // cell, shape[1] // cell)).to(self.device)
+        return shrunk
 
     def _content_target(self, shape: tuple[int, int]) -> dict[str, Tensor]:
         """Content layer -> activation of the content picture at `shape`."""
@@ -444,17 +543,16 @@ class Problem:
         return self.settings.style_blend_weights or (1.0,) * len(self.styles)
 
     def _style_grams(self, size: int) -> list[dict[str, Tensor]]:
-        size = max(self._style_size(size), self.network.smallest_side)
-        return [self._grams(style, size) for style in self.styles]
+        return [self._grams(style, self._style_shape(style, size)) for style in self.styles]
 
-    def _grams(self, style: Tensor, size: int) -> dict[str, Tensor]:
-        """Style layer -> Gram matrix of a style picture whose longest side is `size`."""
+    def _grams(self, style: Tensor, shape: tuple[int, int]) -> dict[str, Tensor]:
+        """Style layer -> Gram matrix of a style picture at `shape`."""
 
         def look(layers: Sequence[str]) -> dict[str, Tensor]:
-            activations = self.network(self.pixels(style, size), layers)
+            activations = self.network(self.pixels(style, shape), layers)
             return {layer: gram_matrix(activation) for layer, activation in activations.items()}
 
-        seen_as = ("style", size, *self._eye())
+        seen_as = ("style", shape, *self._eye())
         return self.targets.get(style, seen_as, self.settings.style_layers, look)
 
     def pixels(self, picture: Tensor, size: int | tuple[int, int]) -> Tensor:
@@ -507,7 +605,7 @@ def _paint(
     done = 0
     for shape, steps in problem.scales():
         if begin is None or begin.step <= done + steps:
-            beginning = begin or resize(image.to(problem.device, torch.float32), shape)
+            beginning = begin or resize(image.detach().to(problem.device, torch.float32), shape)
             fresh = done == 0 and start is None
             for moment in _descend(
                 problem, shape, beginning, steps, done=done, fresh=fresh, remember=remember
@@ -605,6 +703,15 @@ def _descend(
             rate, rescues = 1.0, 0
         good = now()
         yield good
+
+
+def _averaged(mask: Tensor, shape: tuple[int, int]) -> Tensor:
+    """Each cell as the mean of what it covers; on the CPU, as MPS cannot if sizes do not divide."""
+    return F.interpolate(mask.to("cpu", torch.float32), shape, mode="area")
+
+
+def _gigabytes(megabytes: float) -> str:
+    return f"{megabytes / 1024:.1f} GB"
 
 
 def _iterate(moment: Moment, steps: int, settings: Settings) -> Iterate:

@@ -138,7 +138,7 @@ def keep_latest(
         for iterate in iterates:
             latest = iterate
             began = time.monotonic()
-            if began - saved >= max(seconds, took / share):
+            if iterate.step > 0 and began - saved >= max(seconds, took / share):
                 with contextlib.suppress(OutputError):
                     save_image(iterate.image, path)
                 saved = time.monotonic()

@@ -148,7 +148,7 @@ def finish_frame(folder: Path, number: int, iterate: Iterate, **figures: Any) ->
         sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
         steps=iterate.step,
         losses=iterate.losses.by_kind(),
-        megabytes=peak_megabytes(),
+        megabytes=peak_megabytes(iterate.image.device),
         **figures,
     )
     _write_figures(folder, number, finished)

@@ -296,7 +296,8 @@ def paint_clip(
         while _recolours(original_colors) and begin > 0 and not done[begin].scene_start:
             begin -= 1
         started = time.monotonic()
-        reset_peak_megabytes()
+        device = choose_device(settings.device)
+        reset_peak_megabytes(device)
         pictures = zip(read_frames(clip, begin), read_masks(masks, begin), strict=False)
         for number, (picture, regions) in enumerate(pictures, start=begin):
             if scene and is_cut(scene[-1][1], picture):
@@ -326,7 +327,7 @@ def paint_clip(
                     )
                 yield ClipIterate(number, clip.frames, None, figures)
                 started = time.monotonic()
-                reset_peak_megabytes()
+                reset_peak_megabytes(device)
             scene.append((number, picture))
 
 
