@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote
 
+import nbformat
+import numpy as np
 import pytest
+from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
+
+import workbench
+from workbench.notebook import find_notebook
 
 FLAGS = (
     "--no-sandbox",
@@ -57,53 +70,96 @@ def page(browser: Browser) -> Iterator[Page]:
 
 
 @dataclass(frozen=True)
-class Lab:
-    """A running JupyterLab: its address, and the folder that it serves."""
+class Project:
+    """A folder with `notebooks/` in it, as people have it, and Labs that were started nearby.
 
-    url: str
-    folder: Path
+    Attributes
+    ----------
+    root
+        The project's folder, with `photo.jpg` and `style.png` in it.
+    lab
+        Place that a Lab is started in ("root", "notebooks", "above") -> its address. The server
+        is started by the first who asks.
+    """
+
+    root: Path
+    lab: Callable[[str], str]
+
+    def url(self, notebook: str, place: str = "root") -> str:
+        """Address of a notebook that lies in `notebooks/`."""
+        here = quote(self.root.name)
+        folder = {"root": "notebooks/", "notebooks": "", "above": f"{here}/notebooks/"}[place]
+        return f"{self.lab(place)}/lab/tree/{folder}{notebook}.ipynb"
+
+    def copy(self, notebook: str, name: str | None = None, **parameters: Any) -> None:
+        """Put a notebook of the workbench into `notebooks/`, with some parameters set by hand."""
+        document = nbformat.read(find_notebook(notebook), 4)
+        (cell,) = [c for c in document.cells if "parameters" in c.metadata.get("tags", [])]
+        for parameter, value in parameters.items():
+            line = re.compile(rf"^({parameter}: \w+ = ).*?(  #.*)?$", re.MULTILINE)
+            cell.source, count = line.subn(lambda m, v=value: f"{m[1]}{v!r}{m[2]}", cell.source)
+            assert count == 1, parameter
+        nbformat.write(document, self.root / "notebooks" / f"{name or notebook}.ipynb")
 
 
 @pytest.fixture(scope="session")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    """A server with nobody's configuration, for the folder of this session."""
-    home, folder = tmp_path_factory.mktemp("jupyter"), tmp_path_factory.mktemp("notebooks")
-    news = home / "settings" / "@jupyterlab" / "apputils-extension"
-    news.mkdir(parents=True)
-    # Nobody is to be asked whether they want news.
-    (news / "notification.jupyterlab-settings").write_text(
-        '{"fetchNews": "false", "checkForUpdates": false}'
-    )
-    environment = {
-        **os.environ,
-        "JUPYTER_CONFIG_DIR": str(home / "config"),
-        "JUPYTER_DATA_DIR": str(home / "data"),
-        "JUPYTER_RUNTIME_DIR": str(home / "runtime"),
-        "JUPYTERLAB_SETTINGS_DIR": str(home / "settings"),
-        "JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces"),
-        "IPYTHONDIR": str(home / "ipython"),
-    }
+def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+    """A project in a folder with a blank in its name; what it serves has nobody's settings."""
+    above = tmp_path_factory.mktemp("above")
+    root = above / "my project"
+    (root / "notebooks").mkdir(parents=True)
+    pixels = np.random.default_rng(0).integers(0, 255, (6, 8, 3), dtype=np.uint8)
+    picture = Image.fromarray(pixels).resize((160, 120), Image.Resampling.BICUBIC)
+    picture.save(root / "photo.jpg")
+    picture.transpose(Image.Transpose.ROTATE_90).save(root / "style.png")
+    places = {"root": root, "notebooks": root / "notebooks", "above": above}
+    with ExitStack() as servers:
+        lab = cache(lambda place: servers.enter_context(_lab(places[place])))
+        yield Project(root, lab)
+
+
+@contextmanager
+def _lab(folder: Path) -> Iterator[str]:
+    """A JupyterLab started in a folder; gives its address."""
+    home = Path(tempfile.mkdtemp(prefix="jupyter-"))
+    for plugin, settings in {
+        # Nobody is to be asked whether they want news, or which of two versions to keep.
+        "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
+        "docmanager-extension/plugin": {"autosave": False},
+    }.items():
+        path = home / "settings" / "@jupyterlab" / f"{plugin}.jupyterlab-settings"
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps(settings))
+    names = {"JUPYTER_CONFIG_DIR": "config", "JUPYTER_DATA_DIR": "data", "IPYTHONDIR": "ipython"}
+    names |= {"JUPYTER_RUNTIME_DIR": "runtime", "JUPYTERLAB_SETTINGS_DIR": "settings"}
+    names |= {"JUPYTERLAB_WORKSPACES_DIR": "workspaces"}
+    environment = os.environ | {name: str(home / folder) for name, folder in names.items()}
+    package = str(Path(workbench.__file__).parents[1])  # wherever the tests were started
+    environment["PYTHONPATH"] = os.pathsep.join([package, os.environ.get("PYTHONPATH", "")])
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root"]
     command += ["--ServerApp.ip=127.0.0.1", f"--ServerApp.port={port}"]
-    command += ["--ServerApp.port_retries=0", f"--ServerApp.root_dir={folder}"]
-    command += ["--IdentityProvider.token=", "--LabApp.news_url=None"]
+    command += ["--ServerApp.port_retries=0", "--IdentityProvider.token="]
+    command += ["--LabApp.news_url=None"]
     log = home / "log"
     with log.open("w") as output:
-        server = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
+        server = subprocess.Popen(
+            command, cwd=folder, env=environment, stdout=output, stderr=output
+        )
     try:
         url = f"http://127.0.0.1:{port}"
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         while not _answers(f"{url}/api"):
             assert server.poll() is None, log.read_text()
             assert time.monotonic() < deadline, log.read_text()
             time.sleep(0.1)
-        yield Lab(url, folder)
+        yield url
     finally:
         server.terminate()  # and with it all kernels
         server.wait(30)
+        shutil.rmtree(home, ignore_errors=True)
 
 
 def _answers(url: str) -> bool:
