@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,8 @@ from sample_clip import clip
 from tools import shown
 
 from workbench.errors import InputError
-from workbench.notebook import find_notebook, run_notebook
+from workbench.images import from_array, save_image
+from workbench.notebook import find_notebook, read_parameters, run_notebook
 from workbench.runs import read_result
 from workbench.settings import MODES
 from workbench.video.clips import open_clip, read_frames, write_film
@@ -24,6 +26,19 @@ def short_clip(tmp_path: Path) -> Path:
     path = tmp_path / "short.mp4"
     write_film(film.frames[film.cut - 3 : film.cut + 3], path, film.fps, sound=film.sound)
     return path
+
+
+@pytest.mark.parametrize("name", ["stylize_clip", "compare_video", "mix_style_models"])
+def test_times_are_numbers_or_texts(name: str) -> None:
+    cells = json.loads(find_notebook(name).read_text("utf-8"))["cells"]
+    (source,) = [
+        cell["source"] for cell in cells if "parameters" in cell["metadata"].get("tags", ())
+    ]
+    parameters = read_parameters("".join(source))
+    for time in {"start", "end", "gif_start"} & set(parameters):
+        assert parameters[time].accepts(1.5)
+        assert parameters[time].accepts("00:01:30")
+        assert not parameters[time].accepts([1.5])
 
 
 @pytest.mark.slow
@@ -75,7 +90,7 @@ def test_stylize_clip_makes_one_film_of_a_section(short_clip: Path, tmp_path: Pa
     output = tmp_path / "run"
     executed = output / "stylize_clip.ipynb"
     parameters = {"clip": str(short_clip), "output_dir": str(output), "mode": "flow-warped"}
-    section = {"start": 0.04, "end": 0.2, "stride": 2}
+    section = {"start": "00:00:00.04", "end": 0.2, "stride": 2, "gif_start": "0:00"}
     run_notebook(find_notebook("stylize_clip"), executed, {**parameters, **section, **QUICK})
     result = read_result(output)
     assert result is not None
@@ -87,11 +102,15 @@ def test_stylize_clip_makes_one_film_of_a_section(short_clip: Path, tmp_path: Pa
 
 
 @pytest.mark.slow
-def test_another_style_in_the_same_folder_is_refused(short_clip: Path, tmp_path: Path) -> None:
+def test_another_style_in_the_same_folder_is_refused(tmp_path: Path) -> None:
+    pictures = tmp_path / "pictures"
+    for number, frame in enumerate(clip().frames[:3]):
+        save_image(from_array(frame), pictures / f"frame_{number}.png")
     output = tmp_path / "run"
-    parameters = {"clip": str(short_clip), "output_dir": str(output), "end": 0.08, **QUICK}
+    parameters = {"clip": str(pictures), "output_dir": str(output), "end": 0.08, "fps": 24, **QUICK}
     executed = output / "stylize_clip.ipynb"
     run_notebook(find_notebook("stylize_clip"), executed, parameters)
+    assert (open_clip(output / "film.mp4").fps, open_clip(output / "film.mp4").frames) == (24, 2)
     film = (output / "film.mp4").read_bytes()
     with pytest.raises(InputError, match=r"another run: style_weight is 100\.0 there"):
         run_notebook(find_notebook("stylize_clip"), executed, {**parameters, "style_weight": 7.0})
