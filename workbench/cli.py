@@ -348,9 +348,14 @@ def stylize(
     if mp4 is not None:
         clips.check_film(mp4)
     box = _box(crop)
-    photo = load_picture(content, crop=box)
-    paintings = [match_colors(load_picture(name), photo, original_colors) for name in styles]
-    masks = [load_mask(name, crop=box) for name in mask or ()]
+    largest = settings.largest
+    photo = load_picture(content, for_size=largest, crop=box)
+    alpha = load_alpha(content, for_size=largest, crop=box)
+    paintings = [
+        match_colors(load_picture(name, for_size=largest), photo, original_colors)
+        for name in styles
+    ]
+    masks = [load_mask(name, for_size=largest, crop=box) for name in mask or ()]
     if masks:
         _say_masks(masks, photo)
     recorder = progress.Recorder()
@@ -380,7 +385,7 @@ def stylize(
     except OptimizationError as error:
         kept = f" The last good picture is {unfinished}." if unfinished.is_file() else ""
         raise WorkbenchError(f"{error}{kept}") from error
-    save_image(iterate.image, output)
+    save_image(iterate.image, output, alpha=alpha)
     frames = [snapshot.frame for snapshot in recorder.snapshots()]
     if gif is not None:
         progress.save_gif(frames, gif, max_megabytes=gif_megabytes)
@@ -497,7 +502,7 @@ def video(
     folder = output.with_suffix(".frames")
     refuse_overwriting([output, folder], [clip, *style, settings.init])
     check_writable(output)
-    paintings = [load_picture(name) for name in find_pictures(style)]
+    paintings = [load_picture(name, for_size=settings.largest) for name in find_pictures(style)]
     source = clips.open_clip(
         find_clip(clip),
         start=start,
@@ -590,12 +595,12 @@ def train(
         names = find_pictures(style)
         refuse_overwriting([output], [*names, *(on or ()), preview or ""])
         iterates = run_training(
-            [load_picture(name) for name in names],
+            [load_picture(name, for_size=settings.largest) for name in names],
             on or ["sample:photographs"],
             output,
             settings=settings,
             training=training,
-            preview=None if preview is None else load_picture(preview),
+            preview=None if preview is None else load_picture(preview, for_size=settings.size),
             style_names=names,
         )
         step = 0

@@ -346,7 +346,7 @@ def _ratio(image: Tensor) -> float:
 
 def _thumbnail(name: str, crop: Box | None) -> Tensor | None:
     try:
-        return _at_most(load_picture(name, crop=crop), _THUMBNAIL)
+        return _at_most(load_picture(name, for_size=_THUMBNAIL, crop=crop), _THUMBNAIL)
     except InputError:
         return None
 

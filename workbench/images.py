@@ -88,8 +88,8 @@ def load_image(
         None keeps it as it is.
     for_size
         Longest side in pixels that it will be needed at, to save time and memory: a picture of
-        more than 16 megapixels may come smaller than it is, though at least twice as large as
-        this. By default `size`.
+        more than 16 megapixels may come at a half, a quarter and so on of its size, though at
+        least twice as large as this. By default `size`.
     crop
         `(left, top, right, bottom)` as fractions of width and height, cut out before
         resizing. A tight crop spends the pixels on the subject.
@@ -247,9 +247,11 @@ def _decode(picture: Image.Image, path: Path, for_size: float | None, crop: Box)
     x0, y0, x1, y1 = _pixel_box((height, width), crop)
     shape = (y1 - y0, x1 - x0)
     enough = math.inf if for_size is None or height * width <= _LARGE else 2 * for_size
-    shrink = max(1, int(max(shape) / enough))
+    shrink = 1
+    while max(shape) >= 2 * shrink * enough:
+        shrink *= 2
     if shrink > 1:
-        picture.draft(None, (picture.width // shrink, picture.height // shrink))
+        picture.draft(None, (-(-picture.width // shrink), -(-picture.height // shrink)))
     picture.load()
     profile = picture.info.get("icc_profile")
     if turn is not None:
@@ -260,19 +262,18 @@ def _decode(picture: Image.Image, path: Path, for_size: float | None, crop: Box)
         picture = picture.convert("LA" if picture.mode in ("L", "LA") else "RGBA")
     elif picture.mode not in ("RGB", "CMYK", "L"):
         picture = picture.convert("RGB")
+    shrink //= max(1, round(max(height, width) / max(picture.size)))
+    if shrink > 1:
+        picture = picture.reduce(shrink)
     alpha, varies = None, False
     if picture.mode in ("LA", "RGBA"):
-        low, high = picture.getchannel("A").getextrema()
-        varies = low != high
-    box = _pixel_box((picture.height, picture.width), crop)
-    shrink = max(1, int(max(box[2] - box[0], box[3] - box[1]) / enough))
-    if shrink > 1:
-        picture = picture.reduce(shrink, box)
-    elif box != (0, 0, *picture.size):
-        picture = picture.crop(box)
-    if picture.mode in ("LA", "RGBA"):
         alpha = picture.getchannel("A")
+        low, high = alpha.getextrema()
+        varies = low != high
         picture = picture.convert(picture.mode[:-1])
+    if crop != _WHOLE:
+        box = _pixel_box((picture.height, picture.width), crop)
+        picture, alpha = picture.crop(box), alpha and alpha.crop(box)
     return _Picture(_from_profile(picture, profile).convert("RGB"), alpha, varies, shape)
 
 

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from workbench import images
 from workbench.errors import InputError
-from workbench.files import pictures_in
+from workbench.files import expanded, pictures_in
 from workbench.images import (
     Box,
     crop_image,
@@ -103,9 +104,9 @@ def find_pictures(
     for name in [names] if isinstance(names, (str, os.PathLike)) else names:
         if name == PREFIX + ALL_PHOTOGRAPHS:
             found += [PREFIX + photograph for photograph in PHOTOGRAPHS]
-        elif str(name).startswith(PREFIX) or not Path(name).is_dir():
+        elif str(name).startswith(PREFIX) or not expanded(name).is_dir():
             found.append(os.fspath(name))
-        elif pictures := pictures_in(Path(name), say=say):
+        elif pictures := pictures_in(expanded(name), say=say):
             found += map(str, pictures)
         else:
             raise InputError(f"{name} is a folder without pictures; name one that has some.")
@@ -116,6 +117,7 @@ def load_picture(
     name: str | os.PathLike[str],
     size: int | None = None,
     *,
+    for_size: float | None = None,
     crop: Box | None = None,
 ) -> torch.Tensor:
     """Load a picture from a file, or a sample picture by its name.
@@ -127,6 +129,8 @@ def load_picture(
         another of the `PHOTOGRAPHS`.
     size : int, optional
         Longest side in pixels; by default the picture keeps its own.
+    for_size : float, optional
+        Longest side in pixels that it will be needed at; see `workbench.images.load_image`.
     crop : tuple of float, optional
         Box to cut out before resizing, as `workbench.images.crop_image` takes it.
 
@@ -141,7 +145,7 @@ def load_picture(
         If there is no sample of that name, or the file cannot be read.
     """
     if not (isinstance(name, str) and name.startswith(PREFIX)):
-        return load_image(name, size, crop=crop)
+        return load_image(name, size, for_size=for_size, crop=crop)
     sample = name.removeprefix(PREFIX)
     if sample not in (*PHOTOGRAPHS, *STYLES):
         known = ", ".join(PREFIX + each for each in (*PHOTOGRAPHS, *STYLES))
@@ -150,6 +154,15 @@ def load_picture(
     if crop is not None:
         image = crop_image(image, crop)
     return image if size is None else resize(image, size)
+
+
+def load_alpha(
+    name: str | os.PathLike[str], *, for_size: float | None = None, crop: Box | None = None
+) -> torch.Tensor | None:
+    """How opaque a picture is, as `workbench.images.load_alpha` gives it; samples are opaque."""
+    if str(name).startswith(PREFIX):
+        return None
+    return images.load_alpha(name, for_size=for_size, crop=crop)
 
 
 def find_clip(name: str | os.PathLike[str]) -> Path:
@@ -166,7 +179,7 @@ def find_clip(name: str | os.PathLike[str]) -> Path:
         If there is no sample clip of that name.
     """
     if not (isinstance(name, str) and name.startswith(PREFIX)):
-        return Path(name)
+        return expanded(name)
     if name != PREFIX + CLIP:
         raise InputError(f"no sample clip {name!r}; there is: {PREFIX + CLIP}")
     return _DATA / "sample_clip.mp4"

@@ -213,6 +213,11 @@ class Settings(Knobs):
         "auto", 'of the activations: "auto", "float32" or "bfloat16"', among=PRECISIONS
     )
 
+    @property
+    def largest(self) -> float:
+        """Longest side in pixels at which a photograph or a style picture is looked at."""
+        return self.size * max(1.0, self.style_scale)
+
     def __post_init__(self) -> None:
         if _is(self.steps, int):
             object.__setattr__(self, "steps", (self.steps,))

@@ -258,7 +258,7 @@ def paint_picture(
         As for `paint_film`.
     """
     _check_colors(original_colors)
-    picture = load_picture(name)
+    picture = load_picture(name, for_size=size)
     if size is not None:
         picture = resize_down(picture, size)
     painted = model(picture)
