@@ -357,7 +357,8 @@ def stylize(
     ]
     masks = [load_mask(name, for_size=largest, crop=box) for name in mask or ()]
     if masks:
-        _say_masks(masks, photo)
+        height, width = photo.shape[-2:]
+        _say_masks(masks, (height, width), "the photograph")
     recorder = progress.Recorder()
     checkpoints = Checkpoints(
         folder,
@@ -437,17 +438,16 @@ def _settings_on_this_machine(settings: Settings) -> Settings:
     return settings
 
 
-def _say_masks(masks: Sequence[Tensor], photo: Tensor) -> None:
+def _say_masks(masks: Sequence[Tensor], shape: tuple[int, int], what: str) -> None:
     from workbench.images import share_masks
 
-    height, width = photo.shape[-2:]
     for number, mask in enumerate(masks, start=1):
-        if mask.shape[-2:] != photo.shape[-2:]:
+        if mask.shape[-2:] != shape:
             print(
-                f"Mask {number} is {mask.shape[-1]}x{mask.shape[-2]} pixels and the photograph"
-                f" {width}x{height}: the mask is stretched."
+                f"Mask {number} is {mask.shape[-1]}x{mask.shape[-2]} pixels and {what}"
+                f" {shape[1]}x{shape[0]}: the mask is stretched."
             )
-    shares = [float(mask.mean()) for mask in share_masks(masks, (height, width))]
+    shares = [float(mask.mean()) for mask in share_masks(masks, shape)]
     told = [f"style {number} {share:.0%}" for number, share in enumerate(shares, start=1)]
     print(f"Of the picture: {', '.join(told)}, no style {1 - sum(shares):.0%}.", flush=True)
 
@@ -468,6 +468,20 @@ def video(
     ],
     settings: Settings,
     clip_settings: ClipSettings,
+    mask: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A picture that is white where a style belongs, or a clip or folder of them, one"
+            " for each frame of the clip; once for each style picture, in their order."
+        ),
+    ] = None,
+    original_colors: Annotated[
+        str,
+        typer.Option(
+            help="Keep the clip's colours: luma takes the painting's brightness only; cholesky,"
+            " pca and monge-kantorovich recolour the style for each scene."
+        ),
+    ] = "off",
     start: Annotated[str, typer.Option(help="Where to begin, in seconds or as 00:01:30.")] = "0",
     end: Annotated[
         str | None, typer.Option(help="Where to end, in seconds or as 00:01:30.")
@@ -490,17 +504,19 @@ def video(
     Example: workbench video interview.mp4 sketch.jpg -o painted.mp4 --mode flow-warped --size 480
     """
     from workbench.files import check_writable, refuse_overwriting
-    from workbench.progress import show_frames
+    from workbench.images import check_original_colors
     from workbench.samples import find_clip, find_pictures, load_picture
     from workbench.video import clips, modes
-    from workbench.video.frames import FrameFigures, PaintedFrames, film_figures
+    from workbench.video.frames import finished_frames
+    from workbench.video.masks import open_masks, read_masks
 
     clips.check_film(output, quality=quality)
+    check_original_colors(original_colors)
     for name in style:
         if Path(name).suffix.lower() in clips.FORMATS:
             raise InputError(f"{name} is not a picture but a clip. {clips.MANY}")
     folder = output.with_suffix(".frames")
-    refuse_overwriting([output, folder], [clip, *style, settings.init])
+    refuse_overwriting([output, folder], [clip, *style, *(mask or ()), settings.init])
     check_writable(output)
     paintings = [load_picture(name, for_size=settings.largest) for name in find_pictures(style)]
     source = clips.open_clip(
@@ -511,27 +527,30 @@ def video(
         size=settings.size,
         fps=fps,
     )
+    regions = open_masks(mask or (), source)
+    if regions:
+        _say_masks(next(read_masks(regions)), source.shape, "the first frame")
     began = time.monotonic()
-    finished: list[FrameFigures] = []
-    iterates = modes.paint_clip(source, paintings, folder, settings, clip_settings)
     try:
-        for now in modes.show_progress(iterates, clip_settings.mode):
-            if now.figures is not None:
-                finished.append(now.figures)
-    except KeyboardInterrupt:
-        _interrupted(
-            f"Interrupted after {len(finished)} of {source.frames} frames; the same command"
-            " goes on there."
+        frames, figures = modes.paint_film(
+            source,
+            paintings,
+            folder,
+            output,
+            settings,
+            clip_settings,
+            masks=regions,
+            original_colors=original_colors,
+            quality=quality,
         )
-    if sentence := modes.shortfall(source, len(finished)):
-        print(f"workbench: {sentence}", file=sys.stderr)
-    frames = PaintedFrames(folder, len(finished))
-    pictures = show_frames(frames.pictures(), len(frames), "writing")
-    clips.write_film(pictures, output, source.fps, sound=source, quality=quality)
-    figures = film_figures(finished)
+    except KeyboardInterrupt:
+        done = sum(number < source.frames for number in finished_frames(folder))
+        _interrupted(
+            f"Interrupted after {done} of {source.frames} frames; the same command goes on there."
+        )
     height, width = source.shape
     print(
-        f"{len(finished)} frames of {width}x{height} px in {time.monotonic() - began:.0f} s"
+        f"{len(frames)} frames of {width}x{height} px in {time.monotonic() - began:.0f} s"
         f" ({figures['seconds_a_frame']:.2f} s a frame), {'with' if source.sound else 'no'} sound"
     )
     print(f"  {output}")

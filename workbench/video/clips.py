@@ -252,6 +252,28 @@ def read_frames(clip: Clip, first: int = 0, *, masks: bool = False) -> Iterator[
         due += clip.stride
 
 
+def read_moment(
+    path: str | os.PathLike[str], start: float | str, length: float, *, size: int | None = None
+) -> list[Frame]:
+    """Read a moment of a film, one frame of it at least.
+
+    Parameters
+    ----------
+    path
+        The film.
+    start, length
+        In seconds. Where it begins behind the film's end, it is the last frame.
+    size
+        As for `open_clip`.
+    """
+    film = open_clip(path)
+    frame = float(1 / film.fps)
+    begin = max(0.0, min(seconds(start), float(film.duration) - frame))
+    return list(
+        read_frames(open_clip(path, start=begin, end=begin + max(frame, length), size=size))
+    )
+
+
 def is_series(path: Path) -> bool:
     """Whether a clip is pictures: a folder of them, or a pattern such as `frame_%04d.png`."""
     return path.is_dir() or bool(_PATTERN.search(path.name) and not path.exists())

@@ -56,7 +56,14 @@ def _open(path: Path, clip: Clip) -> Mask:
             f"{path} is shorter than {clip.path}: it has {whole.frames} masks, and the"
             f" {needed} frames up to the end of the film need one each."
         )
-    return replace(clip, path=path, origin=whole.origin)  # the same section of it
+    return replace(
+        whole,
+        shape=clip.shape,
+        fps=clip.fps,
+        frames=clip.frames,
+        start=clip.start,
+        stride=clip.stride,
+    )
 
 
 def read_masks(masks: Sequence[Mask], first: int = 0) -> Iterator[tuple[Tensor, ...]]:

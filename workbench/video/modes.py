@@ -357,6 +357,8 @@ def stylize_clip(
     mode: str | None = None,
     settings: Settings = Settings(),  # noqa: B008 (frozen)
     clip_settings: ClipSettings = ClipSettings(),  # noqa: B008
+    masks: Sequence[Mask] = (),
+    original_colors: str = "off",
     quality: int = 18,
 ) -> Result:
     """Paint a clip into a film with the clip's sound; run again, it goes on where it stopped.
@@ -373,13 +375,13 @@ def stylize_clip(
         "per-frame", "blended", "flow-warped" or "temporal"; None: as `clip_settings` says.
     settings, clip_settings
         See `Settings` and `ClipSettings`.
-    quality
-        Of the film, as for `clips.write_film`; smaller is better.
+    masks, original_colors, quality
+        As for `paint_film`.
 
     Raises
     ------
     InputError, OptimizationError, OutputError
-        As `paint_clip` and `clips.write_film`. Finished frames stay.
+        As `paint_film`. Finished frames stay.
     """
     check_film("film.mp4", quality=quality)
     if not isinstance(clip, Clip):
@@ -388,13 +390,28 @@ def stylize_clip(
         clip_settings = replace(clip_settings, mode=mode)
     folder = start_run(output_dir)
     film = folder / "film.mp4"
-    frames = folder.parent / "frames"
-    figures = paint_film(clip, styles, frames, film, settings, clip_settings, quality=quality)
+    _, figures = paint_film(
+        clip,
+        styles,
+        folder.parent / "frames",
+        film,
+        settings,
+        clip_settings,
+        masks=masks,
+        original_colors=original_colors,
+        quality=quality,
+    )
+    colors = {} if original_colors == "off" else {"original_colors": original_colors}
     return finish_run(
         folder,
         outputs={"film": film},
         figures=figures,
-        settings={"clip": str(clip.path), **settings.as_dict(), **clip_settings.as_dict()},
+        settings={
+            "clip": str(clip.path),
+            **colors,
+            **settings.as_dict(),
+            **clip_settings.as_dict(),
+        },
         weights=load_weights(settings.backbone).as_dict(),
     )
 
@@ -407,8 +424,11 @@ def paint_film(
     settings: Settings,
     clip_settings: ClipSettings,
     *,
+    masks: Sequence[Mask] = (),
+    original_colors: str = "off",
+    alone: str | os.PathLike[str] | None = None,
     quality: int = 18,
-) -> dict[str, float]:
+) -> tuple[PaintedFrames, dict[str, float]]:
     """Paint a clip into a film with its sound, with progress bars; see `stylize_clip`.
 
     Parameters
@@ -417,31 +437,50 @@ def paint_film(
         Folder for its frames, as for `paint_clip`.
     film
         Ends in .mp4, .mov or .mkv.
+    masks, alone
+        As for `paint_clip`.
+    original_colors
+        One of `images.ORIGINAL_COLORS`, to keep the colours of the clip. "luma" gives the film
+        the brightness of the painting only; the others give each style the colours that a scene
+        begins with.
+    quality
+        Of the film, as for `clips.write_film`; smaller is better.
 
     Returns
     -------
-    dict
-        `frames.film_figures` of its frames.
+    PaintedFrames, dict
+        Its frames, and `frames.film_figures` of them.
+
+    Raises
+    ------
+    InputError, OptimizationError, OutputError
+        As `paint_clip` and `clips.write_film`. Finished frames stay.
     """
-    iterates = paint_clip(clip, styles, frames, settings, clip_settings)
+    iterates = paint_clip(
+        clip,
+        styles,
+        frames,
+        settings,
+        clip_settings,
+        masks=masks,
+        original_colors=original_colors,
+        alone=alone,
+    )
     with contextlib.closing(iterates):  # or a traceback in Jupyter would keep it, and its lock
         shown = show_progress(iterates, clip_settings.mode)
         finished = [now.figures for now in shown if now.figures is not None]
     if sentence := shortfall(clip, len(finished)):
         warnings.warn(sentence, stacklevel=3)
-    write_painted(clip, frames, len(finished), film, quality=quality)
-    return film_figures(finished)
+    colors_of = clip if original_colors == "luma" else None
+    painted = PaintedFrames(Path(frames), len(finished), colors_of)
+    write_painted(painted, clip, film, quality=quality)
+    return painted, film_figures(finished)
 
 
 def write_painted(
-    clip: Clip,
-    folder: str | os.PathLike[str],
-    count: int,
-    film: str | os.PathLike[str],
-    *,
-    quality: int = 18,
-) -> PaintedFrames:
-    """Write the first `count` frames in a folder of `paint_clip` as a film with the clip's sound.
+    frames: PaintedFrames, clip: Clip, film: str | os.PathLike[str], *, quality: int = 18
+) -> None:
+    """Write frames of `paint_clip` as a film with the clip's sound.
 
     Raises
     ------
@@ -450,12 +489,10 @@ def write_painted(
     OutputError
         If the film cannot be written.
     """
-    if not count:
-        raise InputError(f"{folder} has no finished frame yet; go on painting.")
-    frames = PaintedFrames(Path(folder), count)
-    pictures = show_frames(frames.pictures(), count, "writing")
+    if not frames:
+        raise InputError(f"{frames.folder} has no finished frame yet; go on painting.")
+    pictures = show_frames(frames.pictures(), len(frames), "writing")
     write_film(pictures, film, clip.fps, sound=clip, quality=quality)
-    return frames
 
 
 def shortfall(clip: Clip, frames: int) -> str | None:
