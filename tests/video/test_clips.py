@@ -1273,3 +1273,26 @@ def test_a_film_has_the_same_bytes_in_every_process(tmp_path: Path) -> None:
     runs = [subprocess.Popen([sys.executable, "-c", script, str(film)]) for film in films]
     assert [run.wait() for run in runs] == [0] * 4
     assert len({film.read_bytes() for film in films}) == 1
+
+
+def test_a_moment_of_a_film_is_read_without_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames = [np.full((32, 64, 3), 2 * i, np.uint8) for i in range(125)]
+    path = tmp_path / "film.mp4"
+    write_film(frames, path, 25)
+    made: list[int] = []
+    make = clips._picture
+    monkeypatch.setattr(clips, "_picture", lambda *a: made.append(1) or make(*a))
+
+    def greys(*moment: Any, **options: Any) -> list[int]:
+        shown = clips.read_moment(path, *moment, **options)
+        return [round(float(frame.mean()) / 2) for frame in shown]
+
+    assert greys(2.0, 0.2) == [50, 51, 52, 53, 54]
+    assert len(made) == 5
+    assert greys("0:02", 0.2) == [50, 51, 52, 53, 54]
+    assert greys(0.0, 0.0) == [0]
+    assert greys(99.0, 2.0) == [124]
+    assert greys(4.9, 2.0)[-1] == 124
+    assert clips.read_moment(path, 1.0, 0.04, size=32)[0].shape == (16, 32, 3)

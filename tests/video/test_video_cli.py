@@ -22,9 +22,11 @@ from PIL import Image
 from test_cli import interrupt, workbench
 
 from workbench import cli
+from workbench.images import from_array, load_image, to_array, transfer_luma
 from workbench.settings import Settings
 from workbench.video import modes
 from workbench.video.clips import Sound, open_clip, read_frames, write_film
+from workbench.video.frames import frame_path
 from workbench.weights import load_weights
 
 FRAMES = 6
@@ -61,6 +63,9 @@ def write_bad(folder: Path) -> None:
     (folder / "empty").mkdir()
     (folder / "letters").mkdir()
     Image.new("RGB", (64, 48)).save(folder / "letters" / "abc.png")
+    (folder / "masks").mkdir()
+    for number in range(2):
+        Image.new("RGB", (64, 48), "white").save(folder / "masks" / f"{number}.png")
     for name, codec in (("sound.mp3", "libmp3lame"), ("sound.wav", "pcm_s16le")):
         write_sound(folder / name, codec)
 
@@ -118,6 +123,13 @@ BAD = [
     ("clip.mp4 style.png -o out.mp4 --temporal-lags 2,4", "temporal_lags = [2, 4]"),
     ("clip.mp4 style.png -o out.mp4 --temporal-lags 1,x", "--temporal-lags 1,x: give numbers"),
     ("clip.mp4 style.png -o out.mp4 --flow-method guess", "flow_method = 'guess'"),
+    ("clip.mp4 style.png -o out.mp4 --mask nowhere.png", "nowhere.png: there is no such file"),
+    ("clip.mp4 style.png -o out.mp4 --mask text.jpg", "text.jpg is not a picture"),
+    (
+        "clip.mp4 style.png -o out.mp4 --mask masks",
+        "masks is shorter than clip.mp4: it has 2 masks",
+    ),
+    ("clip.mp4 style.png -o out.mp4 --original-colors sepia", "original_colors = 'sepia'"),
 ]
 
 
@@ -208,6 +220,37 @@ def test_a_clip_becomes_a_film_with_its_sound(video: Video, folder: Path) -> Non
     copied = sound_packets(folder / "out.mp4")
     assert copied == sound_packets(folder / "clip.mp4")[: len(copied)]
     assert frames_in(folder / "out.frames") == [f"{number:06d}.png" for number in range(4)]
+
+
+def test_masks_and_colours_of_a_film(video: Video, folder: Path) -> None:
+    half = np.zeros((48, 64, 3), np.uint8)
+    half[:, :32] = 255
+    Image.fromarray(half).save(folder / "half.png")
+    run = [*RUN, "--mode", "per-frame", "--original-colors", "luma"]
+    run[run.index("22")] = "3"
+    done = video(*run, "--mask", "half.png")
+    assert done.code == 0, done.err
+    assert "Of the picture: style 1 50%, no style 50%." in done.out
+    sources = list(read_frames(open_clip(folder / "clip.mp4")))
+    shown = read_frames(open_clip(folder / "out.mp4"))
+    for number, (source, frame) in enumerate(zip(sources, shown, strict=True)):
+        painted = load_image(frame_path(folder / "out.frames", number))
+        expected = to_array(transfer_luma(painted, from_array(source)))
+        assert np.abs(frame.astype(int) - expected).mean() < 12  # x264 thins colours out
+        assert np.abs(to_array(painted).astype(int) - expected).mean() > 20
+    assert "another run: masks is " in video(*run).err
+    painted = (folder / "out.frames" / "000000.png").read_bytes()
+    assert video(*run[:-2], "--mask", "half.png").code == 0  # other colours, the same painting
+    assert (folder / "out.frames" / "000000.png").read_bytes() == painted
+
+
+def test_a_mask_that_is_the_film_is_not_written_over(video: Video, folder: Path) -> None:
+    mask = (folder / "clip.mp4").read_bytes()
+    (folder / "mask.mp4").write_bytes(mask)
+    done = video("clip.mp4", "style.png", "-o", "mask.mp4", "--mask", "mask.mp4")
+    assert done.code == 2
+    assert "mask.mp4" in done.err
+    assert (folder / "mask.mp4").read_bytes() == mask
 
 
 def test_a_film_that_cannot_be_written_is_found_out_first(video: Video) -> None:
