@@ -296,7 +296,7 @@ def stylize(
         save_image,
     )
     from workbench.optimize import optimize
-    from workbench.samples import find_pictures, load_picture
+    from workbench.samples import find_pictures, load_alpha, load_picture
     from workbench.video import clips
 
     if like is not None:
