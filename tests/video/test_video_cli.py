@@ -226,7 +226,7 @@ def test_masks_and_colours_of_a_film(video: Video, folder: Path) -> None:
     half = np.zeros((48, 64, 3), np.uint8)
     half[:, :32] = 255
     Image.fromarray(half).save(folder / "half.png")
-    run = [*RUN, "--mode", "per-frame", "--original-colors", "luma"]
+    run = [*RUN, "--init", "other.png", "--mode", "per-frame", "--original-colors", "luma"]
     run[run.index("22")] = "3"
     done = video(*run, "--mask", "half.png")
     assert done.code == 0, done.err
