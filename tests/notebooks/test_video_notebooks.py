@@ -3,20 +3,22 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from PIL import Image
 from sample_clip import clip
 from tools import shown
 
 from workbench.errors import InputError
-from workbench.images import from_array, save_image
+from workbench.images import from_array, load_image, save_image, to_array, transfer_luma
 from workbench.notebook import find_notebook, read_parameters, run_notebook
 from workbench.runs import read_result
 from workbench.settings import MODES
 from workbench.video.clips import open_clip, read_frames, write_film
 from workbench.video.frames import frame_path
 
-QUICK = {"size": 96, "steps": [22], "later_steps": 6, "flow_method": "dis"}
+QUICK = {"size": 64, "steps": [22], "later_steps": 4, "flow_method": "dis"}
 
 
 @pytest.fixture
@@ -91,9 +93,20 @@ def test_stylize_clip_makes_one_film_of_a_section(short_clip: Path, tmp_path: Pa
     executed = output / "stylize_clip.ipynb"
     parameters = {"clip": str(short_clip), "output_dir": str(output), "mode": "flow-warped"}
     section = {"start": "00:00:00.04", "end": 0.2, "stride": 2, "gif_start": "0:00"}
-    run_notebook(find_notebook("stylize_clip"), executed, {**parameters, **section, **QUICK})
+    half = torch.zeros(1, 3, 48, 64)
+    half[..., :32] = 1
+    save_image(half, tmp_path / "half.png")
+    region = {"masks": [str(tmp_path / "half.png")], "original_colors": "luma"}
+    given = {**parameters, **section, **region, **QUICK}
+    run_notebook(find_notebook("stylize_clip"), executed, given)
     result = read_result(output)
     assert result is not None
+    assert {name: result.settings[name] for name in region} == region
+    source = next(read_frames(open_clip(short_clip, start=0.04, size=64)))
+    shown_first = next(read_frames(open_clip(output / "film.mp4")))
+    painted = load_image(frame_path(output / "frames", 0))
+    expected = to_array(transfer_luma(painted, from_array(source)))
+    assert np.abs(shown_first.astype(int) - expected).mean() < 8
     assert set(result.outputs) == {"film", "gif", "strip", "inputs"}
     film = open_clip(output / "film.mp4")
     assert (film.frames, film.fps, film.sound) == (2, 12.5, True)

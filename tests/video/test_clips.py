@@ -1291,7 +1291,6 @@ def test_a_moment_of_a_film_is_read_without_the_rest(
 
     assert greys(2.0, 0.2) == [50, 51, 52, 53, 54]
     assert len(made) == 5
-    assert greys("0:02", 0.2) == [50, 51, 52, 53, 54]
     assert greys(0.0, 0.0) == [0]
     assert greys(99.0, 2.0) == [124]
     assert greys(4.9, 2.0)[-1] == 124

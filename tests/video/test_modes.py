@@ -491,7 +491,11 @@ def test_show_progress_passes_everything_on(
     iterates = list(show_progress(paint_clip(*run), "temporal"))
     assert [now.frame for now in iterates if now.figures] == [0, 1, 2]
     assert "3/3" in capsys.readouterr().out
-    assert len(list(show_progress(paint_clip(*run), "temporal"))) == 3
+    held = paint_clip(*run)
+    shown = show_progress(held, "temporal")
+    next(shown)
+    shown.close()  # type: ignore[attr-defined]
+    assert len(list(show_progress(paint_clip(*run), "temporal"))) == 3  # though `held` is alive
     assert "3/3" in capsys.readouterr().out
 
 

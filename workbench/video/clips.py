@@ -253,7 +253,7 @@ def read_frames(clip: Clip, first: int = 0, *, masks: bool = False) -> Iterator[
 
 
 def read_moment(
-    path: str | os.PathLike[str], start: float | str, length: float, *, size: int | None = None
+    path: str | os.PathLike[str], start: float, length: float, *, size: int | None = None
 ) -> list[Frame]:
     """Read a moment of a film, one frame of it at least.
 
@@ -268,7 +268,7 @@ def read_moment(
     """
     film = open_clip(path)
     frame = float(1 / film.fps)
-    begin = max(0.0, min(seconds(start), float(film.duration) - frame))
+    begin = max(0.0, min(start, float(film.duration) - frame))
     return list(
         read_frames(open_clip(path, start=begin, end=begin + max(frame, length), size=size))
     )

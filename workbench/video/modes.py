@@ -14,7 +14,7 @@ import os
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -331,9 +331,13 @@ def paint_clip(
             scene.append((number, picture))
 
 
-def show_progress(iterates: Iterable[ClipIterate], title: str) -> Iterator[ClipIterate]:
-    """Pass iterates on and draw a progress bar with the frame, its step and its loss."""
-    with tqdm(desc=title, unit="frame", file=canvas(), ncols=88, mininterval=0.2) as bar:
+def show_progress(iterates: Generator[ClipIterate], title: str) -> Iterator[ClipIterate]:
+    """Pass iterates on and draw a progress bar with the frame, its step and its loss.
+
+    Closed, it closes them, and so gives their folder free.
+    """
+    options = {"unit": "frame", "file": canvas(), "ncols": 88, "mininterval": 0.2}
+    with contextlib.closing(iterates), tqdm(desc=title, **options) as bar:
         painted = False
         for now in iterates:
             bar.total = max(now.frames, now.frame + 1)
