@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 import os
 import random
 import re
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import av
 import cv2
@@ -343,6 +345,53 @@ def test_another_style_into_the_same_film_is_refused(video: Video, folder: Path)
         assert f"out.frames belongs to another run: {named} is " in done.err
         assert done.err.count("\n") == 1
     assert (folder / "out.mp4").read_bytes() == film
+
+
+NO_MEMORY = RuntimeError(
+    "DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
+)
+
+
+@pytest.mark.parametrize("where", ["optimize", "find_motion"])
+def test_where_memory_runs_out_the_finished_frames_stay(
+    where: str, video: Video, folder: Path, unbroken: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+    module: Any = importlib.import_module(
+        f"workbench.{'optimize' if where == 'optimize' else 'video.modes'}"
+    )
+    name = "_paint" if where == "optimize" else where
+    real = getattr(module, name)
+
+    def without_memory(*arguments: Any, **options: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 3:
+            raise NO_MEMORY
+        return real(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, name, without_memory)
+        done = video(*RUN)
+    assert done.code == 1
+    assert done.err.startswith("workbench: memory ran out")
+    assert done.err.rstrip().endswith("The finished frames are kept in out.frames.")
+    assert done.err.count("\n") == 1
+    assert 1 <= len(frames_in(folder / "out.frames")) < FRAMES
+    assert video(*RUN).code == 0
+    assert (folder / "out.mp4").read_bytes() == (unbroken / "out.mp4").read_bytes()
+
+
+def test_frames_too_large_for_memory_are_refused_before_the_first(
+    video: Video, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    optimize: Any = importlib.import_module("workbench.optimize")
+    with monkeypatch.context() as patch:
+        patch.setattr(optimize, "free_megabytes", lambda device: 1.0)
+        done = video(*RUN)
+    assert done.code == 2
+    assert "a painting of 64x48 pixels takes" in done.err
+    assert done.err.count("\n") == 1
+    assert video(*RUN, "--optimizer", "adam", "--end", "0.3").code == 0  # into the same folder
 
 
 @contextmanager

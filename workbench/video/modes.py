@@ -26,8 +26,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 import workbench
-from workbench.devices import choose_device, choose_precision, reset_peak_megabytes
-from workbench.errors import InputError
+from workbench.devices import (
+    choose_device,
+    choose_precision,
+    ran_out_of_memory,
+    reset_peak_megabytes,
+)
+from workbench.errors import InputError, MemoryExceeded, OptimizationError
 from workbench.files import claimed
 from workbench.images import (
     Frame,
@@ -267,7 +272,7 @@ def paint_clip(
         If a folder belongs to another run (the message says what differs) or is in use,
         or the clip has no frames.
     OptimizationError
-        As `optimize`. Finished frames stay.
+        As `optimize`, or if memory runs out. Finished frames stay.
     """
     folder = Path(folder)
     if max(clip.shape) < MIN_SIZE:
@@ -315,9 +320,12 @@ def paint_clip(
                 if figures is None:
                     frame = from_array(picture)
                     paint = partial(optimize, frame, paintings, masks=regions, targets=targets)
-                    beginning = _begin(frame, number, scene, folder, paint, settings, clip_settings)
-                    for iterate in _paint_frame(paint, settings, clip_settings, beginning):
-                        yield ClipIterate(number, clip.frames, iterate, None)
+                    with _saying_what_stays(folder):
+                        beginning = _begin(
+                            frame, number, scene, folder, paint, settings, clip_settings
+                        )
+                        for iterate in _paint_frame(paint, settings, clip_settings, beginning):
+                            yield ClipIterate(number, clip.frames, iterate, None)
                     figures = finish_frame(
                         folder,
                         number,
@@ -329,6 +337,21 @@ def paint_clip(
                 started = time.monotonic()
                 reset_peak_megabytes(device)
             scene.append((number, picture))
+
+
+@contextlib.contextmanager
+def _saying_what_stays(folder: Path) -> Iterator[None]:
+    stays = f"The finished frames are kept in {folder}."
+    try:
+        yield
+    except OptimizationError as error:
+        raise type(error)(f"{error} {stays}", error.last_good) from error
+    except (MemoryError, RuntimeError) as error:
+        if not ran_out_of_memory(error):
+            raise
+        raise MemoryExceeded(
+            f"memory ran out; use a smaller size, or close other programs. {stays}", None
+        ) from error
 
 
 def show_progress(iterates: Generator[ClipIterate], title: str) -> Iterator[ClipIterate]:
