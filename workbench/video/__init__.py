@@ -8,6 +8,7 @@
 
 from workbench.video.clips import Clip, open_clip, read_frames, write_film
 from workbench.video.flow import flow, flow_to_color, occlusion, warp
+from workbench.video.masks import open_masks
 from workbench.video.metrics import warping_error
 from workbench.video.modes import paint_clip, stylize_clip
 
@@ -17,6 +18,7 @@ __all__ = [
     "flow_to_color",
     "occlusion",
     "open_clip",
+    "open_masks",
     "paint_clip",
     "read_frames",
     "stylize_clip",
