@@ -162,9 +162,13 @@ def keep_colors(
     content
         The photograph, `(1, 3, H, W)`, sRGB in [0, 1].
     """
+    fitted = content
     for iterate in iterates:
         if original_colors == "luma":
-            iterate = replace(iterate, image=transfer_luma(iterate.image, content))
+            shape = (int(iterate.image.shape[-2]), int(iterate.image.shape[-1]))
+            if fitted.shape[-2:] != shape:  # once a scale
+                fitted = resize(content, shape)
+            iterate = replace(iterate, image=transfer_luma(iterate.image, fitted))
         yield iterate
 
 
