@@ -915,13 +915,14 @@ def test_what_the_save_buttons_write(panel: Tuner, tiny: Settings) -> None:
     assert said(panel) == f"Saved {folder / 'progress.gif'}"
     with Image.open(folder / "progress.gif") as gif:
         assert gif.n_frames > 1
-    panel.save_run.click()
-    settle(panel)
-    assert said(panel) == f"Saved {folder / 'result.json'}"
-    result = read_result(folder)
-    assert result is not None
-    assert result.figures["steps"] == 8
-    assert result.settings["content"] == panel.content.name
+    for number in ("001", "002"):  # one run is not written over the other
+        panel.save_run.click()
+        settle(panel)
+        assert said(panel) == f"Saved {folder / number / 'result.json'}"
+        result = read_result(folder / number)
+        assert result is not None
+        assert result.figures["steps"] == 8
+        assert result.settings["content"] == panel.content.name
     assert panel.session.state == "paused"
 
 
@@ -929,7 +930,7 @@ def test_a_run_can_be_saved_while_it_paints(make: Callable[..., Tuner], tiny: Se
     panel = make(steps=(30,))
     at(panel, 7, panel.save_run.click)
     run(panel)
-    result = read_result(panel.output_dir)
+    result = read_result(panel.output_dir / "001")
     assert result is not None
     assert result.figures["steps"] == 7
     assert panel.session.state == "finished"

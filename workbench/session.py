@@ -598,9 +598,16 @@ def save_settings(
 
 
 def save_run(
-    painting: Painting, content: str, style: str, output_dir: str | os.PathLike[str]
+    painting: Painting,
+    content: str,
+    style: str,
+    output_dir: str | os.PathLike[str],
+    told: Mapping[str, Any] | None = None,
 ) -> runs.Result:
-    """Write the picture, its progress, curves, settings and a `result.json` into a folder."""
+    """Write the picture, its progress, curves, settings and a `result.json` into a folder.
+
+    `told` is what else `result.json` is to have among its settings.
+    """
     iterate = painting.iterate
     if iterate is None:
         raise InputError("there is no picture yet; start the painting first.")
@@ -632,6 +639,7 @@ def save_run(
         outputs=outputs,
         figures={**_figures(losses), "steps": iterate.step, "moves": len(moves)},
         settings={
+            **(told or {}),
             "content": content,
             "style": style,
             **painting.settings_so_far().as_dict(),

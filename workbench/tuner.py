@@ -127,7 +127,9 @@ class Tuner:
         )
         self.save_gif = button("Save GIF", "film", "The progress so far")
         self.save_run = button(
-            "Save run", "folder-open", "Picture, GIF, curves, settings and result.json"
+            "Save run",
+            "folder-open",
+            "Picture, GIF, curves, settings and result.json, in a folder of their own",
         )
         self.picture = widgets.Image(format="jpeg", layout=widgets.Layout(max_width="100%"))
         self.caption = widgets.HTML()
@@ -359,8 +361,9 @@ class Tuner:
 
     def _save_run(self) -> str:
         assert self.session.painting is not None
-        save_run(self.session.painting, self.content.name, self.style.name, self.output_dir)
-        return f"Saved {self.output_dir / runs.RESULT}"
+        folder = runs.start_run(self.output_dir / runs.NUMBER)
+        save_run(self.session.painting, self.content.name, self.style.name, folder)
+        return f"Saved {folder.parent / runs.RESULT}"
 
 
 class PictureChooser:

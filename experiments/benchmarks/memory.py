@@ -15,13 +15,14 @@ import psutil
 import torch
 
 from workbench.devices import (
+    HISTORY,
     choose_device,
     choose_precision,
     peak_megabytes,
     reset_peak_megabytes,
     still_megabytes,
 )
-from workbench.optimize import HISTORY, optimize
+from workbench.optimize import optimize
 from workbench.samples import load_picture
 from workbench.settings import Settings
 from workbench.weights import load_weights
