@@ -23,6 +23,11 @@ from workbench.errors import InputError, OutputError
 from workbench.files import PICTURE_SUFFIXES as PICTURE_SUFFIXES
 from workbench.files import expanded, no_such_file, write_bytes
 
+# What Pillow raises where a file is damaged inside.
+_DAMAGE = (
+    *(OSError, EOFError, KeyError, RuntimeError, SyntaxError, TypeError, ValueError),
+    struct.error,
+)
 # Named, so that no decoder that runs a program (EPS) is ever reached from a picture file.
 _FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
 _HEIC_BRANDS = (b"hei", b"hev", b"mif1", b"msf1")
@@ -170,7 +175,7 @@ def _read(path: str | os.PathLike[str], for_size: float | None, crop: Box | None
         ) from None
     except PermissionError:
         raise InputError(f"{path} may not be read; check its permissions.") from None
-    except (OSError, SyntaxError, ValueError, EOFError, RuntimeError, struct.error) as error:
+    except _DAMAGE as error:
         if isinstance(error, OSError) and error.strerror:
             raise InputError(f"{path} cannot be read: {error.strerror.lower()}.") from None
         # Pillow reports damage inside a file as any of these.
@@ -263,17 +268,19 @@ def _decode(picture: Image.Image, path: Path, for_size: float | None, crop: Box)
     elif picture.mode not in ("RGB", "CMYK", "L"):
         picture = picture.convert("RGB")
     shrink //= max(1, round(max(height, width) / max(picture.size)))
+    varies = False
+    if picture.mode in ("LA", "RGBA"):
+        low, high = picture.getchannel("A").getextrema()
+        varies = low != high
+    box = _pixel_box((picture.height, picture.width), crop)
     if shrink > 1:
-        picture = picture.reduce(shrink)
-    alpha, varies = None, False
+        picture = picture.reduce(shrink, box)
+    elif crop != _WHOLE:
+        picture = picture.crop(box)
+    alpha = None
     if picture.mode in ("LA", "RGBA"):
         alpha = picture.getchannel("A")
-        low, high = alpha.getextrema()
-        varies = low != high
         picture = picture.convert(picture.mode[:-1])
-    if crop != _WHOLE:
-        box = _pixel_box((picture.height, picture.width), crop)
-        picture, alpha = picture.crop(box), alpha and alpha.crop(box)
     return _Picture(_from_profile(picture, profile).convert("RGB"), alpha, varies, shape)
 
 
