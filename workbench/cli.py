@@ -133,15 +133,20 @@ def demo(
     """
     began = time.monotonic()
     # A tight crop spends the pixels on the face; few steps and frames keep this short.
-    photograph = {"output_dir": str(output_dir), "size": 400, "crop": [0.08, 0.0, 0.88, 0.8]}
+    photograph = {
+        "output_dir": str(output_dir),
+        "size": 360,
+        "steps": [60, 80],
+        "crop": [0.08, 0.0, 0.88, 0.8],
+    }
     films = {
         "output_dir": str(output_dir / "clip"),
         "start": 1.2,
-        "end": 1.92,
+        "end": 1.76,
         "stride": 2,
-        "size": 240,
+        "size": 216,
         "steps": [30, 40],
-        "later_steps": 20,
+        "later_steps": 16,
         "content_weight": 10.0,
         "style_scale": 0.6,
     }
