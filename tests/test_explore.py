@@ -243,9 +243,9 @@ def test_style_pictures_are_not_in_memory_together(
     most = 0
     real = explore.load_picture
 
-    def load(name: str) -> Tensor:
+    def load(name: str, **options: Any) -> Tensor:
         nonlocal most
-        picture = real(name)
+        picture = real(name, **options)
         if Path(name).parent == sketches:
             gc.collect()
             alive.add(picture)

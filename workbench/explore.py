@@ -311,12 +311,10 @@ def paint_variations(
         If a picture cannot be written. Finished ones stay.
     """
     folder, ruler = Path(folder), _with_unit_weights(ruler)
-    photographs = {name: load_picture(name) for name in {each.content for each in variations}}
+    largest = max(each.largest for each in (ruler, *(each.settings for each in variations)))
     contents = {
-        (each.content, each.crop): photographs[each.content]
-        if each.crop is None
-        else crop_image(photographs[each.content], each.crop)
-        for each in variations
+        (name, crop): load_picture(name, for_size=largest, crop=crop)
+        for name, crop in {(each.content, each.crop) for each in variations}
     }
     backbones = {ruler.backbone, *(each.settings.backbone for each in variations)}
     weights = {name: load_weights(name).sha256 for name in backbones}
@@ -339,7 +337,9 @@ def paint_variations(
                 if figures is None:
                     if variation.styles not in styles:
                         styles.clear()
-                        styles[variation.styles] = [*map(load_picture, variation.styles)]
+                        styles[variation.styles] = [
+                            load_picture(name, for_size=largest) for name in variation.styles
+                        ]
                     watch = _watch(bar, variation)
                     picture, figures = _paint(
                         content, styles[variation.styles], variation.settings, ruler, targets, watch

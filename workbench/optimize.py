@@ -481,7 +481,7 @@ class Problem:
             generator = torch.Generator().manual_seed(self.settings.seed)
             shape = self.scales()[0][0]
             return (0.5 + 0.1 * torch.randn(1, 3, *shape, generator=generator)).clamp(0, 1)
-        return load_image(self.settings.init)
+        return load_image(self.settings.init, for_size=self.settings.size)
 
     def at(self, shape: tuple[int, int]) -> _Evaluate:
         """The loss at one scale, for content pictures of `shape`."""

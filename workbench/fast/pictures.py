@@ -65,7 +65,7 @@ class Pictures:
         if name in self.skipped:
             return None
         try:
-            picture = samples.load_picture(name)
+            picture = samples.load_picture(name, for_size=self.size)
             frame = to_array(resize(picture, self._fit(name, picture.shape[-2:])))
         except InputError as error:
             self.skipped[name] = str(error)
