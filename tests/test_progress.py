@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image, ImageSequence
 
-from workbench import progress
+from workbench import images, progress
 from workbench.errors import InputError, OutputError
 from workbench.images import resize, to_array
 from workbench.losses import Losses
@@ -352,3 +352,28 @@ def test_texts_on_a_contact_sheet_stay_below_their_pictures() -> None:
 def test_frames_pass_through_the_bar(capsys: pytest.CaptureFixture[str]) -> None:
     assert list(show_frames(iter("abc"), 3, "writing")) == ["a", "b", "c"]
     assert "writing: 100%" in capsys.readouterr().out
+
+
+def test_colours_are_kept_with_one_resizing_of_the_photograph_for_each_size(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    generator = torch.Generator().manual_seed(5)
+    photograph = torch.rand(1, 3, 90, 120, generator=generator)
+    painted = [
+        iterate(step, torch.rand(1, 3, side, side + 4, generator=generator))
+        for step, side in enumerate([20, 20, 20, 40, 40])
+    ]
+    real, resized = images.resize, []
+
+    def counting(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+        if tuple(image.shape[-2:]) != size:
+            resized.append(size)
+        return real(image, size)
+
+    for module in (images, progress):
+        monkeypatch.setattr(module, "resize", counting)
+    kept = list(progress.keep_colors(painted, photograph, "luma"))
+    assert resized == [(20, 24), (40, 44)]
+    for before, after in zip(painted, kept, strict=True):
+        assert torch.equal(after.image, images.transfer_luma(before.image, photograph))
+    assert list(progress.keep_colors(painted, photograph, "off")) == painted

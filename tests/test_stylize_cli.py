@@ -6,7 +6,7 @@ import gc
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,10 +16,10 @@ import yaml
 from PIL import Image
 from torch import Tensor
 
-from workbench import cli, commands, progress, weights
+from workbench import cli, commands, images, progress, weights
 from workbench.errors import WeightsError
 from workbench.features import Network
-from workbench.images import load_image, luminance, save_image
+from workbench.images import load_image, luminance, resize, save_image, to_array
 from workbench.notebook import papermill_command
 from workbench.optimize import Iterate
 from workbench.settings import Settings
@@ -303,3 +303,41 @@ def test_without_vgg19_it_is_vgg16_and_said_so(
     said = capsys.readouterr().out
     assert said.startswith("- The vgg19 weights are not on this machine. Until then it is painted")
     assert cli._settings_on_this_machine(tiny) is tiny
+
+
+def test_a_logo_keeps_its_transparency(stylize: Stylize, photo: Tensor) -> None:
+    logo = Image.fromarray(to_array(photo)).convert("RGBA")
+    logo.putalpha(Image.radial_gradient("L").resize(logo.size))
+    logo.save("logo.png")
+    for name in ("a.png", "a.jpg"):
+        assert stylize("logo.png", "style.png", "-o", name, "--steps", "2").code == 0
+    with Image.open("a.png") as painted, Image.open("a.jpg") as opaque:
+        assert (painted.mode, opaque.mode) == ("RGBA", "RGB")
+        kept = np.asarray(painted.getchannel("A").resize(logo.size)).astype(int)
+    assert np.abs(kept - np.asarray(logo.getchannel("A"))).mean() < 6
+    assert stylize("photo.png", "style.png", "-o", "b.png", "--steps", "2").code == 0
+    with Image.open("b.png") as painted:
+        assert painted.mode == "RGB"
+
+
+def test_a_large_photograph_is_held_no_larger_than_it_is_needed(
+    stylize: Stylize, photo: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_image(resize(photo, 1000), "large.jpg")
+    save_image(resize(photo[:, :1].expand(-1, 3, -1, -1), 1000), "mask.png")
+    monkeypatch.setattr(images, "_LARGE", 500_000)
+    real, seen = progress.keep_colors, []
+
+    def keep(
+        iterates: Iterable[Iterate], content: Tensor, original_colors: str
+    ) -> Iterator[Iterate]:
+        seen.append(tuple(content.shape))
+        return real(iterates, content, original_colors)
+
+    monkeypatch.setattr(progress, "keep_colors", keep)
+    said = stylize("large.jpg", "style.png", "-o", "a.png", "--steps", "2", "--mask", "mask.png")
+    assert said.code == 0, said.err
+    assert "stretched" not in said.out
+    assert seen == [(1, 3, 188, 250)]
+    with Image.open("a.png") as painted:
+        assert painted.size == (64, 48)
