@@ -50,6 +50,7 @@ def log(*words):
         file.write(" ".join(map(str, (number, time.time(), worker, *words))) + "\\n")
 
 out = start_run(output_dir)
+kept = out.parent  # where the next attempt finds it
 log("starts")
 """
 MISHAPS = """\
@@ -68,13 +69,13 @@ if not Path("cured").exists():
 """
 WORK = f"""\
 for part in range({PARTS}):
-    path = out / f"part-{{part}}.png"
+    path = kept / f"part-{{part}}.png"
     while part and Path(f"hold-{{number}}").exists():
         time.sleep(0.02)
     if not path.exists():
         if weight:
-            write_bytes(out / f"part-{{part}}.bin", bytes(weight))
-        beside = out / "beside.png"
+            write_bytes(kept / f"part-{{part}}.bin", bytes(weight))
+        beside = kept / "beside.png"
         Image.new("RGB", (16, 9), (number, part, sum(text.encode()) % 256)).save(beside)
         beside.replace(path)
         log("makes", part)
@@ -82,7 +83,7 @@ for part in range({PARTS}):
 END = f"""\
 picture = Image.new("RGB", (16, 9 * {PARTS}))
 for part in range({PARTS}):
-    picture.paste(Image.open(out / f"part-{{part}}.png"), (0, 9 * part))
+    picture.paste(Image.open(kept / f"part-{{part}}.png"), (0, 9 * part))
 picture.save(out / "picture.png")
 finish_run(
     out, outputs={{"picture": out / "picture.png"}}, figures={{"twice": 2 * number}},
