@@ -375,7 +375,8 @@ def until_interrupted(
     Parameters
     ----------
     stream
-        Such as iterates; it is closed when it is interrupted.
+        Such as iterates; it is closed when it is interrupted, and with it what it draws from,
+        if nothing else refers to that.
     stopped
         Says, of the last item that `each` has had, how far it came: "step 3 of 40".
 
