@@ -715,6 +715,20 @@ def test_a_full_disk_costs_the_checkpoints_and_not_the_painting(
     assert_same(list(long.run()), unbroken)
 
 
+def test_a_disk_that_is_full_from_the_start_is_left_as_it_was(
+    long: Painter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_room(tensors: object, path: Path, **options: object) -> None:
+        path.write_bytes(b"half of it")
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(module, "save_file", no_room)
+    with closing(long.run(every=5)) as iterates:  # type: ignore[type-var]
+        assert [each.step for each in islice(iterates, 12)][-1] == 11
+    assert len(long.said) == 1
+    assert not long.folder.exists()
+
+
 @pytest.mark.parametrize("every", [0, -3])
 def test_every_is_a_number_of_steps(tmp_path: Path, every: int) -> None:
     with pytest.raises(InputError, match=f"every = {every}: give a number of steps from 1 on."):

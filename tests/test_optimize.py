@@ -163,6 +163,20 @@ def test_style_scale_changes_what_is_aimed_at(
     assert small.style_total != pytest.approx(large.style_total, rel=1e-3)
 
 
+def test_bfloat16_ends_where_float32_does(tiny: Settings, photo: Tensor, painting: Tensor) -> None:
+    settings = replace(tiny, steps=(WARM_UP_STEPS + 20,))
+    totals = [
+        measure(
+            stylize(photo, [painting], replace(settings, precision=precision)),
+            photo,
+            [painting],
+            settings,
+        ).total
+        for precision in ("float32", "bfloat16")
+    ]
+    assert totals[1] == pytest.approx(totals[0], rel=0.1)
+
+
 def test_adam_alone_calms_down(tiny: Settings, photo: Tensor, painting: Tensor) -> None:
     settings = replace(tiny, optimizer="adam", steps=(60,), learning_rate=2.0)
     losses = [iterate.losses.total for iterate in optimize(photo, [painting], settings)]

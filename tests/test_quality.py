@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
+from workbench.devices import choose_device, choose_precision
 from workbench.images import from_array, resize, to_array
 from workbench.optimize import measure, optimize
 from workbench.samples import STYLES, load_picture
@@ -16,10 +18,10 @@ pytestmark = pytest.mark.slow
 def test_a_painting_has_the_style_and_keeps_the_content(style: str) -> None:
     photo = load_picture("sample:astronaut", crop=(0.08, 0.0, 0.88, 0.8))
     painting = load_picture(f"sample:{style}")
-    settings = Settings(size=192, steps=(40, 50))
+    settings = Settings(size=128, steps=(50,))
     *_, last = optimize(photo, [painting], settings)
     painted = measure(from_array(to_array(last.image)), photo, [painting], settings)
-    untouched = measure(resize(photo, 192), photo, [painting], settings)
+    untouched = measure(resize(photo, 128), photo, [painting], settings)
     someone_else = measure(load_picture("sample:astronaut").flip(3), photo, [painting], settings)
     assert painted.style_total < untouched.style_total / 30
     assert painted.content_total < someone_else.content_total
@@ -28,6 +30,8 @@ def test_a_painting_has_the_style_and_keeps_the_content(style: str) -> None:
 
 def test_bfloat16_ends_where_float32_does() -> None:
     photo, painting = load_picture("sample:astronaut"), load_picture("sample:swirls")
+    if choose_precision("auto", choose_device()) != torch.bfloat16:
+        pytest.skip("bfloat16 is slower than float32 here, and is not taken")
     totals = {}
     for precision in ("float32", "bfloat16"):
         settings = Settings(size=128, steps=(100,), precision=precision)

@@ -438,7 +438,7 @@ def test_plots(tiny: Settings, photo: Tensor, painting: Tensor, tmp_path: Path) 
 @pytest.mark.slow
 def test_a_texture_loses_nearly_all_of_the_distance_at_every_layer() -> None:
     swirls = load_picture("sample:swirls")
-    settings = synthesis.SETTINGS.changed(size=128, steps=(100,))
+    settings = synthesis.SETTINGS.changed(size=96, steps=(80,))
     first, *_, last = synthesize_texture(swirls, TEXTURE_LAYERS, settings)
     saved = from_array(to_array(last.image))
     noise = gram_distances(first.image, swirls, settings=settings)
@@ -451,7 +451,7 @@ def test_a_texture_loses_nearly_all_of_the_distance_at_every_layer() -> None:
 @pytest.mark.parametrize("name", ["astronaut", "swirls"])
 def test_a_shallow_reconstruction_is_the_picture_and_a_deep_one_is_not(name: str) -> None:
     picture = load_picture(f"sample:{name}")
-    settings = synthesis.SETTINGS.changed(size=128, steps=(60,))
+    settings = synthesis.SETTINGS.changed(size=80, steps=(50,))
     likeness = []
     for layer in ("relu2_2", "relu4_2"):
         *_, last = reconstruct(picture, layer, settings)
