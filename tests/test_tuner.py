@@ -696,7 +696,7 @@ def test_an_upload_that_cannot_be_kept_is_told(
         ("", "the path is empty; type one, or choose a picture from the folder."),
         ("https://x/a.jpg", "https://x/a.jpg is an address; save the picture there and give"),
         ("~/gone.jpg", f"{Path.home() / 'gone.jpg'}: there is no such file."),
-        ("~nobody-of-that-name/a.jpg", "there is no such file."),
+        ("~nobody-of-that-name/a.jpg", "~nobody-of-that-name/a.jpg: there is no such file"),
         ("/", "folder"),
         ("x" * 5000, ""),
     ],
@@ -915,15 +915,25 @@ def test_what_the_save_buttons_write(panel: Tuner, tiny: Settings) -> None:
     assert said(panel) == f"Saved {folder / 'progress.gif'}"
     with Image.open(folder / "progress.gif") as gif:
         assert gif.n_frames > 1
-    for number in ("001", "002"):  # one run is not written over the other
+    panel.save_run.click()
+    settle(panel)
+    assert said(panel).startswith(f"Saved {folder / '001'}: picture.png, ")
+    result = read_result(folder / "001")
+    assert result is not None
+    assert result.figures["steps"] == 8
+    assert result.settings["content"] == panel.content.name
+    assert panel.session.state == "paused"
+
+
+def test_every_saved_run_has_a_folder_of_its_own(panel: Tuner) -> None:
+    for number, step in enumerate((3, 7, 8), start=1):
+        run_until(panel, step)
         panel.save_run.click()
         settle(panel)
-        assert said(panel) == f"Saved {folder / number / 'result.json'}"
-        result = read_result(folder / number)
-        assert result is not None
-        assert result.figures["steps"] == 8
-        assert result.settings["content"] == panel.content.name
-    assert panel.session.state == "paused"
+        assert said(panel).startswith(f"Saved {panel.output_dir / f'{number:03}'}: ")
+    results = [read_result(panel.output_dir / f"{number:03}") for number in (1, 2, 3)]
+    assert [result.figures["steps"] for result in results] == [3, 7, 8]  # type: ignore[union-attr]
+    assert len(list(panel.output_dir.iterdir())) == 3
 
 
 def test_a_run_can_be_saved_while_it_paints(make: Callable[..., Tuner], tiny: Settings) -> None:

@@ -27,6 +27,7 @@ from workbench.weights import load_weights
 SNAPSHOT_EVERY = 10  # steps between two pictures that can be gone back to
 SAVED_SIDE = 640  # px; longest side of the small pictures of content and style
 SNAPSHOTS_KEPT = 24  # of those, the newest
+NO_PICTURE = "there is no picture yet; start the painting first."
 CHOOSE = "Choose a content picture and a style picture first."
 START_ONLY = ("init", "seed")  # settings that say where a painting begins
 
@@ -610,7 +611,7 @@ def save_run(
     """
     iterate = painting.iterate
     if iterate is None:
-        raise InputError("there is no picture yet; start the painting first.")
+        raise InputError(NO_PICTURE)
     folder = runs.start_run(output_dir)
     outputs = {
         "picture": folder / "picture.png",

@@ -25,7 +25,15 @@ from workbench.errors import InputError, WorkbenchError
 from workbench.files import pictures_in, write_bytes
 from workbench.images import Frame, load_image, resize_down, to_array
 from workbench.notebook import UPLOADS, papermill_command
-from workbench.session import CHOOSE, Painting, Session, effective, save_run, save_settings
+from workbench.session import (
+    CHOOSE,
+    NO_PICTURE,
+    Painting,
+    Session,
+    effective,
+    save_run,
+    save_settings,
+)
 from workbench.settings import OPTIMIZERS, Settings
 from workbench.weights import BACKBONES
 
@@ -68,7 +76,8 @@ def tuner(
     settings
         Where the sliders begin; None: the preset "draft".
     output_dir
-        Folder that the Save buttons write to, and uploads are kept in.
+        Folder that the Save buttons write to, and uploads are kept in. Every saved run gets a
+        folder of its own in it: 001, 002 and so on.
     """
     content = "sample:astronaut" if content is None else str(content)
     style = "sample:swirls" if style is None else str(style)
@@ -127,9 +136,7 @@ class Tuner:
         )
         self.save_gif = button("Save GIF", "film", "The progress so far")
         self.save_run = button(
-            "Save run",
-            "folder-open",
-            "Picture, GIF, curves, settings and result.json, in a folder of their own",
+            "Save run", "folder-open", "Picture, GIF, curves and settings, in a folder of their own"
         )
         self.picture = widgets.Image(format="jpeg", layout=widgets.Layout(max_width="100%"))
         self.caption = widgets.HTML()
@@ -360,10 +367,12 @@ class Tuner:
         return f"Saved {path}"
 
     def _save_run(self) -> str:
-        assert self.session.painting is not None
+        painting = self.session.painting
+        if painting is None or painting.iterate is None:
+            raise InputError(NO_PICTURE)
         folder = runs.start_run(self.output_dir / runs.NUMBER)
-        save_run(self.session.painting, self.content.name, self.style.name, folder)
-        return f"Saved {folder.parent / runs.RESULT}"
+        save_run(painting, self.content.name, self.style.name, folder)
+        return f"Saved {folder.parent}: picture.png, progress.gif and what made them"
 
 
 class PictureChooser:

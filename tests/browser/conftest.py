@@ -107,7 +107,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     """A project in a folder with a blank in its name; what it serves has nobody's settings."""
     above = tmp_path_factory.mktemp("above")
     root = above / "my project"
-    (root / "notebooks").mkdir(parents=True)
+    notebooks = find_notebook("tune_weights").parent
+    shutil.copytree(notebooks, root / "notebooks", ignore=shutil.ignore_patterns(".*"))
     pixels = np.random.default_rng(0).integers(0, 255, (6, 8, 3), dtype=np.uint8)
     picture = Image.fromarray(pixels).resize((160, 120), Image.Resampling.BICUBIC)
     picture.save(root / "photo.jpg")
