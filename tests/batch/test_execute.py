@@ -56,10 +56,11 @@ from pathlib import Path
 from workbench.runs import finish_run, start_run
 
 folder = start_run(output_dir)
-parts = len(list(folder.glob("part-*")))
-(folder / f"part-{parts}").touch()
-(folder / "pids.partial").write_text(f"{os.getpid()} {os.getppid()}")
-(folder / "pids.partial").rename(folder / "pids")
+kept = folder.parent  # where the next attempt finds it
+parts = len(list(kept.glob("part-*")))
+(kept / f"part-{parts}").touch()
+(kept / "pids.partial").write_text(f"{os.getpid()} {os.getppid()}")
+(kept / "pids.partial").rename(kept / "pids")
 """
 END = """\
 from PIL import Image
@@ -178,9 +179,9 @@ CASES: dict[str, list[str]] = {
     "process killed": [START, "os.kill(os.getppid(), 9); time.sleep(1000)"],
     "hangs": [START, HANG, END],
     "no result": [START],
-    "damaged result": [START, "(folder / 'result.json').write_text('{\"outputs\": 1')"],
-    "missing file": [START, END, "(folder / 'picture.png').unlink()"],
-    "damaged picture": [START, END, "(folder / 'picture.png').write_bytes(b'no picture')"],
+    "damaged result": [START, "(kept / 'result.json').write_text('{\"outputs\": 1')"],
+    "missing file": [START, END, "(kept / 'picture.png').unlink()"],
+    "damaged picture": [START, END, "(kept / 'picture.png').write_bytes(b'no picture')"],
     "changed": [START, "Path('style.txt').write_text('another')", END],
 }
 CHANGES: dict[str, dict[str, Any]] = {
@@ -472,8 +473,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 @needs_root
 def test_full_disk_is_said_and_costs_no_finished_run(small_disk: Path) -> None:
     fill = (
-        "file = (folder / 'a.bin').open('wb', buffering=0)\n"
-        "while True:\n    file.write(bytes(9999))"
+        "file = (kept / 'a.bin').open('wb', buffering=0)\nwhile True:\n    file.write(bytes(9999))"
     )
     job = make_job(small_disk, START, fill, END)
     earlier = replace(
