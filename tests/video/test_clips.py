@@ -928,6 +928,19 @@ def test_a_film_that_cannot_be_written(tmp_path: Path) -> None:
         write_film([numbered(0)], tmp_path / "file" / "film.mp4", 25)
 
 
+@pytest.mark.parametrize("error", [PermissionError(13, "not yours"), av.InvalidDataError(1, "odd")])
+def test_frames_that_cannot_be_read_are_not_called_unwritable(
+    error: Exception, tmp_path: Path
+) -> None:
+    def frames() -> Iterator[Frame]:
+        yield numbered(0)
+        raise error
+
+    with pytest.raises(InputError, match=r"frames of a film cannot be read: .*(not yours|odd)"):
+        write_film(frames(), tmp_path / "a.mp4", 25)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
 def test_a_full_disk_is_named(suffix: str, tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 255, (60, 96, 96, 3)).astype(np.uint8)

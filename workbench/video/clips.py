@@ -650,7 +650,8 @@ def write_film(
         Frames a second, above 0 and at most 1000.
     sound
         A clip: its sound from `start` on for as long as the film is, copied as it is or,
-        where that kind of file cannot carry it, encoded as AAC. `Sound`: encoded as AAC.
+        where that kind of file cannot carry it, encoded as AAC; its subtitles and chapters
+        likewise. A warning names what the film goes without. `Sound`: encoded as AAC.
     quality
         0 to 51; smaller is better and larger in bytes. 18 looks like the original, 28 is
         rough.
@@ -663,16 +664,15 @@ def write_film(
     Raises
     ------
     InputError
-        If there are no frames, or they differ in shape, or a parameter makes no sense.
+        If there are no frames, or they cannot be read or differ in shape, or a parameter makes
+        no sense.
     OutputError
         If the file cannot be written.
     """
-    check_film(path)
+    check_film(path, quality=quality)
     path = Path(path)
     rate = _checked_rate(fps)
-    if not 0 <= quality <= 51:
-        raise InputError(f"quality = {quality}: give 0 (best) to 51.")
-    frames = iter(frames)
+    frames = _pulled(frames)
     first = next(frames, None)
     if first is None:
         raise InputError("a film needs at least one frame.")
@@ -692,6 +692,14 @@ def write_film(
             write_until(count / rate)
         film.mux(video.encode())
     return count
+
+
+def _pulled(frames: Iterable[Frame]) -> Iterator[Frame]:
+    """The same frames; an error in making them is not taken for one in writing the film."""
+    try:
+        yield from frames
+    except (OSError, av.FFmpegError) as error:
+        raise InputError(f"the frames of a film cannot be read: {error}.") from error
 
 
 def join_films(
