@@ -438,7 +438,7 @@ def test_plots(tiny: Settings, photo: Tensor, painting: Tensor, tmp_path: Path) 
 @pytest.mark.slow
 def test_a_texture_loses_nearly_all_of_the_distance_at_every_layer() -> None:
     swirls = load_picture("sample:swirls")
-    settings = synthesis.SETTINGS.changed(size=96, steps=(80,))
+    settings = synthesis.SETTINGS.changed(size=128, steps=(100,))
     first, *_, last = synthesize_texture(swirls, TEXTURE_LAYERS, settings)
     saved = from_array(to_array(last.image))
     noise = gram_distances(first.image, swirls, settings=settings)
