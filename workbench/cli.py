@@ -135,18 +135,18 @@ def demo(
     # A tight crop spends the pixels on the face; few steps and frames keep this short.
     photograph = {
         "output_dir": str(output_dir),
-        "size": 360,
-        "steps": [60, 80],
+        "size": 320,
+        "steps": [50, 60],
         "crop": [0.08, 0.0, 0.88, 0.8],
     }
     films = {
         "output_dir": str(output_dir / "clip"),
         "start": 1.2,
-        "end": 1.76,
+        "end": 1.6,
         "stride": 2,
-        "size": 216,
+        "size": 192,
         "steps": [30, 40],
-        "later_steps": 16,
+        "later_steps": 14,
         "content_weight": 10.0,
         "style_scale": 0.6,
     }
