@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import io
 import os
+import shlex
 import sys
 import time
 import warnings
@@ -646,7 +647,8 @@ def train(
         if model.skipped:
             print(f"{len(model.skipped)} training pictures could not be used: see model.json")
     for name, step in model.labels.items():
-        print(f"  {output}@{name.replace(' ', '-')}  (step {step})")
+        checkpoint = f"{output}@{name.replace(' ', '-')}"
+        print(f"  {shlex.quote(checkpoint)}  (step {step})")
     for name, path in result.outputs.items():
         print(f"  {output / path}  ({name})")
 

@@ -355,7 +355,7 @@ class TrainingSettings(Knobs):
         0.05,
         "how far a step of training goes; larger learns sooner, and explodes sooner",
         above=0,
-        most=0.999,
+        most=math.nextafter(1.0, 0.0),
     )
     minutes: float = knob(15.0, "time for training, all runs together; 0: no limit", least=0)
     checkpoint_every: int = knob(

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -88,6 +89,9 @@ def test_labels_are_given_and_named(trained: Path, call: Call) -> None:
     assert run.returncode == 0, run.stderr
     assert "ink@less-good  (step 3)" in run.stdout
     assert read_folder(trained / "ink").labels == {"less good": 3, "good": 6}
+    shutil.copytree(trained / "ink", trained / "my ink")
+    run = call("train", "-o", "my ink", "--label", "6=odd", cwd=trained)
+    assert "  'my ink@odd'  (step 6)" in run.stdout
     run = call("train", "-o", "ink", "--label", "good", cwd=trained)
     assert (run.returncode, "--label good: give a step and a name" in run.stderr) == (2, True)
     run = call("train", "-o", "ink", "--label", "7=good", cwd=trained)
@@ -181,6 +185,20 @@ def test_apply_keeps_colours(folder: Path, photo: Tensor, call: Call) -> None:
     assert (load_image(folder / "luma.png") - expected).abs().max() < 0.02
     run = call(*words, "-o", "pca.png", "--original-colors", "pca", cwd=folder)
     assert (run.returncode, "use luma or off" in run.stderr) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [("--precision half", "precision = 'half'"), ("--device meta", "device = 'meta'")],
+)
+def test_what_nothing_can_be_painted_with(
+    words: str, sentence: str, folder: Path, call: Call
+) -> None:
+    run = call("apply", "ink.safetensors", "photos", "-o", "out", *words.split(), cwd=folder)
+    assert run.returncode == 2, run.stderr
+    assert sentence in run.stderr
+    assert len(run.stderr.splitlines()) == 1
+    assert not (folder / "out").exists()
 
 
 BAD_TRAINING = [

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import re
+import shlex
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
 import yaml
 from sample_clip import clip
@@ -10,7 +13,7 @@ from tools import run_cells, shown
 
 from workbench.errors import InputError
 from workbench.fast.models import read_folder
-from workbench.images import load_image
+from workbench.images import from_array, load_image, resize, to_array
 from workbench.notebook import find_notebook, run_notebook
 from workbench.runs import read_result
 from workbench.video.clips import open_clip, read_frames, write_film
@@ -38,7 +41,7 @@ def film(tmp_path: Path) -> Path:
 def test_train_style_model_shows_previews_and_goes_on_where_it_was(
     film: Path, tmp_path: Path
 ) -> None:
-    notebook, folder = find_notebook("train_style_model"), tmp_path / "models" / "ink"
+    notebook, folder = find_notebook("train_style_model"), tmp_path / "my models" / "ink"
     executed = tmp_path / "executed.ipynb"
     parameters = {"style": "sample:hatching", "on": str(film), "output_dir": str(folder), **QUICK}
     run_notebook(notebook, executed, {**parameters, "training_steps": 6})
@@ -60,6 +63,10 @@ def test_train_style_model_shows_previews_and_goes_on_where_it_was(
     assert (folder / "step-000003.safetensors").stat().st_mtime_ns == first
     table = nbformat.read(executed, 4).cells[-3].outputs[0].data["text/markdown"]
     assert "| less good |" in table
+    commands = re.search(r"```sh\n(.*)\n(.*)\n```", table)
+    assert commands is not None
+    assert shlex.split(commands[1])[:3] == ["workbench", "apply", str(folder)]
+    assert shlex.split(commands[2])[:3] == ["workbench", "apply", f"{folder}@3"]
 
 
 @pytest.mark.slow
@@ -77,6 +84,7 @@ def test_mix_style_models_trains_what_is_missing_and_follows_the_schedule(
         "size": 320,
         "hold": 2,
         "crossfade": 1,
+        "original_colors": "luma",
     }
     run_notebook(notebook, tmp_path / "executed.ipynb", parameters)
     result = read_result(output)
@@ -85,6 +93,9 @@ def test_mix_style_models_trains_what_is_missing_and_follows_the_schedule(
     painted = open_clip(output / "film.mp4")
     assert (painted.frames, painted.shape, painted.sound) == (12, (240, 320), True)
     assert len(list(read_frames(painted))) == 12
+    own, kept = (next(read_frames(open_clip(path))) for path in (film, output / "film.mp4"))
+    hue = [each - each.mean(2, keepdims=True) for each in (own.astype(float), kept.astype(float))]
+    assert np.abs(hue[0] - hue[1]).mean() < 8  # brightness that leaves 0 to 255 is clipped
     shares = [result.figures[f"share of {name}"] for name in ("ink", "stones", "stones@2")]
     assert sum(shares) == pytest.approx(1)
     assert 5 / 12 <= shares[0] <= 6 / 12
@@ -99,6 +110,31 @@ def test_mix_style_models_trains_what_is_missing_and_follows_the_schedule(
     run_notebook(notebook, tmp_path / "executed.ipynb", {**parameters, "schedule": text})
     assert (output / "film.mp4").read_bytes() == film_before
     assert {path: path.stat().st_mtime_ns for path in models} == models
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("longest", "size", "crop"), [(320, 96, 72), (100, 640, 74)])
+def test_a_small_film_is_learned_on_in_small_crops(
+    tmp_path: Path, longest: int, size: int, crop: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    frames = (to_array(resize(from_array(each), longest)) for each in clip().frames[:6])
+    write_film(frames, tmp_path / "small.mp4", 25)
+    made = run_cells(
+        "mix_style_models",
+        3,
+        clip=str(tmp_path / "small.mp4"),
+        schedule="ink",
+        styles={"ink": "sample:hatching"},
+        models_dir=str(tmp_path / "models"),
+        output_dir=str(tmp_path / "run"),
+        training_steps=1,
+        size=size,
+        device="cpu",
+        precision="float32",
+    )
+    assert "Left out" not in capsys.readouterr().out
+    assert min(made["source"].shape) == crop  # of 4:3, in even numbers
+    assert read_folder(tmp_path / "models" / "ink").settings["crop"] == crop
 
 
 @pytest.mark.parametrize(
