@@ -36,6 +36,18 @@ LONG = {
     "content_layers": ["relu2_1"],
     "style_layers": ["relu1_1", "relu2_1"],
 }
+# Width and address of a picture that can be decoded; a newer one may take its place meanwhile.
+DECODED = """async img => {
+    for (;;) {
+        const address = img.src;
+        try {
+            await img.decode();
+            if (img.src === address) return [img.naturalWidth, address];
+        } catch (error) {
+            if (img.src === address) throw error;
+        }
+    }
+}"""
 CAPTION = re.compile(
     r"(?P<state>\w+) · step (?P<step>\d+) of \d+ · \d+×\d+ px\s+"
     r"content weight \S+ · style weight (?P<style_weight>\S+) · tv weight \S+\s+loss (?P<loss>\S+)"
@@ -105,9 +117,9 @@ class Notebook:
         right = self.page.locator(".widget-html-content", has_text=" · step ").last.locator(
             "xpath=ancestor::*[contains(@class, 'widget-vbox')][1]"
         )
-        picture = right.locator("img").first
-        assert picture.evaluate("img => img.decode().then(() => img.naturalWidth)") == 128
-        return picture.get_attribute("src") or ""
+        width, address = right.locator("img").first.evaluate(DECODED)
+        assert width == 128
+        return str(address)
 
     def slider(self, title: str) -> Locator:
         return self.page.locator(f"label:text-is('{title}')").last.locator("xpath=..")
