@@ -32,11 +32,12 @@ from torch import Tensor
 import workbench
 from workbench import checkpoints as module
 from workbench.checkpoints import Checkpoints
+from workbench.descent import WARM_UP_STEPS, Iterate, optimize
 from workbench.errors import InputError, OptimizationError, OutputError
 from workbench.losses import TemporalTarget
-from workbench.optimize import WARM_UP_STEPS, Iterate, optimize
-from workbench.progress import Recorder, keep_latest, plot_losses, save_gif, show_progress
+from workbench.progress import Recorder, keep_latest, show_progress
 from workbench.settings import Settings
+from workbench.sheets import plot_losses, save_gif
 
 FULL = 34  # steps of `long`
 
@@ -649,7 +650,7 @@ def test_other_weights_are_another_run(long: Painter, monkeypatch: pytest.Monkey
     long.kill(15)
     weights = workbench.weights.load_weights("tiny")
     other = replace(weights, sha256="0" * 64)
-    monkeypatch.setattr(sys.modules["workbench.optimize"], "load_weights", lambda name: other)
+    monkeypatch.setattr(sys.modules["workbench.descent"], "load_weights", lambda name: other)
     assert next(long.run()).step == 0
     assert "(the set of weights is another one)" in long.said[0]
 

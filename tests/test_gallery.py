@@ -19,8 +19,8 @@ from PIL import Image
 
 from workbench.errors import InputError, OutputError
 from workbench.gallery import GENERATOR, Gallery, build_gallery, find_runs
-from workbench.progress import save_gif
 from workbench.runs import RESULT, finish_run, start_run
+from workbench.sheets import save_gif
 from workbench.video.clips import save_mp4
 
 EVIL = """<script>alert(1)</script> "quoted" 'single' & 100% #1? ünï côdé 絵"""

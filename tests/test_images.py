@@ -25,6 +25,7 @@ from PIL import Image, ImageCms
 from torch import Tensor
 
 from workbench import images
+from workbench.colour import match_colors, recolour, transfer_luma
 from workbench.errors import InputError, OutputError
 from workbench.images import (
     Box,
@@ -34,13 +35,10 @@ from workbench.images import (
     load_alpha,
     load_image,
     load_mask,
-    match_colors,
-    recolour,
     resize,
     save_image,
     share_masks,
     to_array,
-    transfer_luma,
 )
 
 unhurried = hypothesis_settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -257,7 +257,7 @@ from workbench import notebook, progress
 from workbench.video import clips
 Image.effect_noise((900, 600), 90).convert("RGB").save("noise.png")
 frames = [np.full((40, 60, 3), 60 * i, np.uint8) for i in range(4)]
-progress.save_gif(frames, "a.gif")
+sheets.save_gif(frames, "a.gif")
 clips.save_mp4(frames, "a.mp4", fps=5.0)
 notebook.show("noise.png", 'Grey "noise" <seen>')
 notebook.show("a.gif", "It gets lighter")

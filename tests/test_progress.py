@@ -9,12 +9,13 @@ import pytest
 import torch
 from PIL import Image, ImageSequence
 
-from workbench import images, progress
+from workbench import colour, images, progress, sheets
+from workbench.descent import Iterate
 from workbench.errors import InputError, OutputError
 from workbench.images import resize, to_array
 from workbench.losses import Losses
-from workbench.optimize import Iterate
-from workbench.progress import Recorder, contact_sheet, show_frames
+from workbench.progress import Recorder, show_frames
+from workbench.sheets import contact_sheet
 
 
 def losses(total: float = 10.0) -> Losses:
@@ -114,7 +115,7 @@ def test_recorder_refuses_nonsense() -> None:
 
 def test_gif_has_its_frames_durations_and_loop(tmp_path: Path) -> None:
     path = tmp_path / "film.gif"
-    progress.save_gif(film(6), path, fps=5, hold=2)
+    sheets.save_gif(film(6), path, fps=5, hold=2)
     with Image.open(path) as gif:
         durations = [frame.info["duration"] for frame in ImageSequence.Iterator(gif)]
         assert gif.info["loop"] == 0
@@ -129,7 +130,7 @@ def test_a_gif_is_as_long_as_the_clip(fps: float, tmp_path: Path) -> None:
     path = tmp_path / "film.gif"
     # Each frame differs from its neighbours, or Pillow would make one of them.
     frames = [np.full((4, 4, 3), 4 * i, np.uint8) for i in range(61)]
-    progress.save_gif(frames, path, fps=fps, hold=0, one_palette=False)
+    sheets.save_gif(frames, path, fps=fps, hold=0, one_palette=False)
     with Image.open(path) as gif:
         durations = [frame.info["duration"] for frame in ImageSequence.Iterator(gif)]
     assert sum(durations) == pytest.approx(1000 * 61 / fps, abs=10)
@@ -140,7 +141,7 @@ def test_a_gif_is_as_long_as_the_clip(fps: float, tmp_path: Path) -> None:
 
 
 def test_a_gif_of_one_frame_is_a_gif(tmp_path: Path) -> None:
-    progress.save_gif(film(1), tmp_path / "film.gif", fps=1000, hold=0)
+    sheets.save_gif(film(1), tmp_path / "film.gif", fps=1000, hold=0)
     with Image.open(tmp_path / "film.gif") as gif:
         assert gif.n_frames == 1
 
@@ -148,7 +149,7 @@ def test_a_gif_of_one_frame_is_a_gif(tmp_path: Path) -> None:
 def test_gif_colours_are_near(tmp_path: Path) -> None:
     path = tmp_path / "film.gif"
     frames = film(6)
-    progress.save_gif(frames, path)
+    sheets.save_gif(frames, path)
     with Image.open(path) as gif:
         for frame, decoded in zip(frames, ImageSequence.Iterator(gif), strict=True):
             difference = np.asarray(decoded.convert("RGB")).astype(int) - frame
@@ -165,7 +166,7 @@ def test_pictures_with_few_colours_in_common_have_a_palette_each(tmp_path: Path)
     worst = {}
     for one_palette in (True, False):
         path = tmp_path / f"{one_palette}.gif"
-        progress.save_gif(frames, path, one_palette=one_palette)
+        sheets.save_gif(frames, path, one_palette=one_palette)
         with Image.open(path) as gif:
             decoded = [np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(gif)]
         pairs = zip(frames, decoded, strict=True)
@@ -176,7 +177,7 @@ def test_pictures_with_few_colours_in_common_have_a_palette_each(tmp_path: Path)
 
 def test_gif_frames_of_coarse_scales_grow_to_the_last(tmp_path: Path) -> None:
     path = tmp_path / "film.gif"
-    progress.save_gif([*film(2, 20, 30), *film(2)], path)
+    sheets.save_gif([*film(2, 20, 30), *film(2)], path)
     with Image.open(path) as gif:
         assert gif.size == (60, 40)
         assert gif.n_frames == 4
@@ -185,12 +186,12 @@ def test_gif_frames_of_coarse_scales_grow_to_the_last(tmp_path: Path) -> None:
 def test_gif_keeps_to_its_megabytes(tmp_path: Path) -> None:
     path = tmp_path / "film.gif"
     frames = film(12, 200, 300)
-    progress.save_gif(frames, path)
+    sheets.save_gif(frames, path)
     free = path.stat().st_size
-    progress.save_gif(frames, path, max_megabytes=free / 3e6)
+    sheets.save_gif(frames, path, max_megabytes=free / 3e6)
     assert free / 30 < path.stat().st_size <= free / 3
     with pytest.raises(InputError, match="do not fit"):
-        progress.save_gif(frames, path, max_megabytes=1e-5)
+        sheets.save_gif(frames, path, max_megabytes=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -206,7 +207,7 @@ def test_gif_keeps_to_its_megabytes(tmp_path: Path) -> None:
 )
 def test_a_gif_refuses_nonsense(name: str, options: dict, tmp_path: Path) -> None:  # type: ignore[type-arg]
     with pytest.raises(InputError):
-        progress.save_gif(**{"frames": film(2), "path": tmp_path / name, **options})
+        sheets.save_gif(**{"frames": film(2), "path": tmp_path / name, **options})
     assert not list(tmp_path.iterdir())
 
 
@@ -214,18 +215,18 @@ def test_a_gif_that_cannot_be_written(tmp_path: Path) -> None:
     blocker = tmp_path / "file"
     blocker.write_text("in the way")
     with pytest.raises(OutputError, match=r"film\.gif"):
-        progress.save_gif(film(2), blocker / "film.gif")
+        sheets.save_gif(film(2), blocker / "film.gif")
 
 
 def test_strip_and_plot_are_pictures(tmp_path: Path) -> None:
     recorder = Recorder(frames=8)
     for each in fading(30):
         recorder.add(each)
-    progress.save_progress_strip(recorder, tmp_path / "strip.png", count=4, height=50)
+    sheets.save_progress_strip(recorder, tmp_path / "strip.png", count=4, height=50)
     with Image.open(tmp_path / "strip.png") as strip:
         width = 4 * round(32 * 50 / 24) + 5 * 8
         assert strip.size == (width, 50 + 8 + 26)
-    progress.save_plot(progress.plot_losses(recorder), tmp_path / "losses.png")
+    sheets.save_plot(sheets.plot_losses(recorder), tmp_path / "losses.png")
     with Image.open(tmp_path / "losses.png") as plot:
         assert np.asarray(plot.convert("L")).std() > 5
 
@@ -234,7 +235,7 @@ def test_a_plot_is_in_the_format_that_its_name_says(tmp_path: Path) -> None:
     recorder = Recorder()
     for each in fading(5):
         recorder.add(each)
-    progress.save_plot(progress.plot_losses(recorder), tmp_path / "losses.jpg")
+    sheets.save_plot(sheets.plot_losses(recorder), tmp_path / "losses.jpg")
     with Image.open(tmp_path / "losses.jpg") as plot:
         assert plot.format == "JPEG"
 
@@ -243,7 +244,7 @@ def test_plot_draws_every_loss_by_layer() -> None:
     recorder = Recorder()
     for each in fading(5):
         recorder.add(each)
-    (axes,) = progress.plot_losses(recorder).axes
+    (axes,) = sheets.plot_losses(recorder).axes
     lines = {line.get_label(): line for line in axes.get_lines()}
     assert {"total", "content relu4_2", "style relu1_1"} <= set(lines)
     assert list(lines["total"].get_ydata()) == [1000, 500, 1000 / 3, 250, 200]
@@ -311,8 +312,8 @@ def test_a_contact_sheet_puts_every_picture_in_its_place() -> None:
     pictures = [np.full((20, 30, 3), colour, np.uint8) for colour in colours]
     sheet = contact_sheet(pictures, ["a", "b", "c"], columns=2, height=40)
     assert sheet.shape == (2 * (40 + 8 + 26), 2 * 60 + 3 * 8, 3)
-    for colour, (x, y) in zip(colours, [(38, 28), (106, 28), (38, 102)], strict=True):
-        assert tuple(sheet[y, x]) == colour
+    for shade, (x, y) in zip(colours, [(38, 28), (106, 28), (38, 102)], strict=True):
+        assert tuple(sheet[y, x]) == shade
     assert sheet[60, 38 - 10 : 38 + 10].min() < 100  # a caption below the first
     assert (sheet[85:120, 80:] == 255).all()  # nothing in the fourth place
 
@@ -375,5 +376,5 @@ def test_colours_are_kept_with_one_resizing_of_the_photograph_for_each_size(
     kept = list(progress.keep_colors(painted, photograph, "luma"))
     assert resized == [(20, 24), (40, 44)]
     for before, after in zip(painted, kept, strict=True):
-        assert torch.equal(after.image, images.transfer_luma(before.image, photograph))
+        assert torch.equal(after.image, colour.transfer_luma(before.image, photograph))
     assert list(progress.keep_colors(painted, photograph, "off")) == painted

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from workbench.descent import measure, optimize
 from workbench.devices import choose_device, choose_precision
 from workbench.images import from_array, resize, to_array
-from workbench.optimize import measure, optimize
 from workbench.samples import STYLES, load_picture
 from workbench.settings import Settings
 

@@ -17,9 +17,9 @@ from PIL import Image
 from torch import Tensor
 
 from workbench import session as session_module
+from workbench.descent import measure, optimize, stylize
 from workbench.errors import InputError, OptimizationError
 from workbench.images import load_image, resize
-from workbench.optimize import measure, optimize, stylize
 from workbench.runs import read_result
 from workbench.session import (
     SNAPSHOT_EVERY,

@@ -16,12 +16,13 @@ import yaml
 from PIL import Image
 from torch import Tensor
 
-from workbench import cli, commands, images, progress, weights
+from workbench import cli, dialects, images, progress, weights
+from workbench.colour import luminance
+from workbench.descent import Iterate
 from workbench.errors import WeightsError
 from workbench.features import Network
-from workbench.images import load_image, luminance, resize, save_image, to_array
+from workbench.images import load_image, resize, save_image, to_array
 from workbench.notebook import papermill_command
-from workbench.optimize import Iterate
 from workbench.settings import Settings
 
 LUA = "th neural_style.lua -style_image style.png -content_image photo.png -init image"
@@ -272,8 +273,8 @@ def test_a_limit_that_is_hit_in_the_middle_leaves_the_picture_so_far(tmp_path: P
     program = """
 import resource, sys, psutil
 import matplotlib.figure
-import workbench.cli, workbench.optimize, workbench.progress, workbench.samples
-sys.modules["workbench.optimize"].free_megabytes = lambda device: None
+import workbench.cli, workbench.descent, workbench.progress, workbench.samples
+sys.modules["workbench.descent"].free_megabytes = lambda device: None
 limit = psutil.Process().memory_info().vms + 900 * 2**20
 resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 sys.argv = "workbench stylize sample:astronaut sample:swirls -o a.png --size 640".split()
@@ -297,7 +298,7 @@ def test_without_vgg19_it_is_vgg16_and_said_so(
             raise WeightsError("the vgg19 weights are not on this machine.")
 
     monkeypatch.setattr(weights, "load_weights", load)
-    settings = commands.read_command("th neural_style.lua -image_size 99").settings
+    settings = dialects.read_command("th neural_style.lua -image_size 99").settings
     assert settings.backbone == "vgg19"
     assert cli._settings_on_this_machine(settings) == settings.changed(backbone="vgg16")
     said = capsys.readouterr().out

@@ -21,9 +21,9 @@ from PIL import Image
 from torch import Tensor
 
 from workbench import session
+from workbench.descent import stylize
 from workbench.images import from_array, load_image, resize, save_image
 from workbench.notebook import papermill_command
-from workbench.optimize import stylize
 from workbench.runs import read_result
 from workbench.session import Move, Painting
 from workbench.settings import Settings

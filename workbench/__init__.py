@@ -10,17 +10,15 @@
 from __future__ import annotations
 
 import importlib
-import sys
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from workbench import fast, video
+    from workbench.descent import Iterate, measure, optimize, stylize
     from workbench.errors import WorkbenchError
     from workbench.images import load_image, save_image
-    from workbench.optimize import Iterate, measure, optimize, stylize
     from workbench.progress import Recorder
     from workbench.settings import Settings
 
@@ -30,10 +28,10 @@ _HOMES = {
     "load_image": "images",
     "save_image": "images",
     "Settings": "settings",
-    "Iterate": "optimize",
-    "measure": "optimize",
-    "optimize": "optimize",
-    "stylize": "optimize",
+    "Iterate": "descent",
+    "measure": "descent",
+    "optimize": "descent",
+    "stylize": "descent",
     "Recorder": "progress",
 }
 
@@ -58,14 +56,3 @@ def __getattr__(name: str) -> Any:
     if name in ("fast", "video"):
         return importlib.import_module(f"workbench.{name}")
     raise AttributeError(f"module 'workbench' has no attribute {name!r}")
-
-
-class _Package(ModuleType):
-    """Keeps `workbench.optimize` the function when the submodule of that name is imported."""
-
-    def __setattr__(self, name: str, value: object) -> None:
-        if not (name in _HOMES and isinstance(value, ModuleType)):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package

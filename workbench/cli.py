@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from workbench.batch.plan import Plan
     from workbench.batch.record import State
-    from workbench.commands import Command
+    from workbench.dialects import Command
     from workbench.images import Box
 
 # Everything that loads torch is imported inside the commands: `--help` answers at once.
@@ -291,22 +291,17 @@ def stylize(
     Example: workbench stylize --like "th neural_style.lua -style_image starry.jpg -content_image
     me.jpg -num_iterations 500 -init image -style_weight 300"
     """
-    from workbench import progress
+    from workbench import progress, sheets
     from workbench.checkpoints import Checkpoints
+    from workbench.colour import check_original_colors, match_colors
+    from workbench.descent import optimize
     from workbench.files import check_writable, refuse_overwriting
-    from workbench.images import (
-        check_original_colors,
-        check_picture_suffix,
-        load_mask,
-        match_colors,
-        save_image,
-    )
-    from workbench.optimize import optimize
+    from workbench.images import check_picture_suffix, load_mask, save_image
     from workbench.samples import find_pictures, load_alpha, load_picture
     from workbench.video import clips
 
     if like is not None:
-        from workbench.commands import OUTPUT
+        from workbench.dialects import OUTPUT
 
         command = _say_conversion(
             like,
@@ -350,7 +345,7 @@ def stylize(
     for path in outputs:
         check_writable(path)
     if gif is not None:
-        progress.check_gif(gif, max_megabytes=gif_megabytes)
+        sheets.check_gif(gif, max_megabytes=gif_megabytes)
     if mp4 is not None:
         clips.check_film(mp4)
     box = _box(crop)
@@ -395,13 +390,13 @@ def stylize(
     save_image(iterate.image, output, alpha=alpha)
     frames = [snapshot.frame for snapshot in recorder.snapshots()]
     if gif is not None:
-        progress.save_gif(frames, gif, max_megabytes=gif_megabytes)
+        sheets.save_gif(frames, gif, max_megabytes=gif_megabytes)
     if mp4 is not None:
         clips.save_mp4(frames, mp4)
     if strip is not None:
-        progress.save_progress_strip(recorder, strip)
+        sheets.save_progress_strip(recorder, strip)
     if losses is not None:
-        progress.save_plot(progress.plot_losses(recorder), losses)
+        sheets.save_plot(sheets.plot_losses(recorder), losses)
     checkpoints.remove()
     height, width = iterate.image.shape[-2:]
     loss = iterate.losses
@@ -415,13 +410,13 @@ def stylize(
 
 def _say_conversion(like: str, **given: Any) -> Command:
     """Print another program's command line as ours, with what was given beside it."""
-    from workbench import commands
+    from workbench import dialects
     from workbench.notebook import papermill_command
 
     changes = {name: value for name, value in given.items() if value is not None}
-    command = dataclasses.replace(commands.read_command(like), **changes)
-    print(f"{command.program}, as the workbench has it:\n\n  {commands.as_options(command)}\n")
-    print(f"  {papermill_command('stylize_image')} {commands.as_parameters(command)}")
+    command = dataclasses.replace(dialects.read_command(like), **changes)
+    print(f"{command.program}, as the workbench has it:\n\n  {dialects.as_options(command)}\n")
+    print(f"  {papermill_command('stylize_image')} {dialects.as_parameters(command)}")
     print("".join(f"\n- {note}" for note in command.notes) + "\n", flush=True)
     return command
 
@@ -509,8 +504,8 @@ def video(
 
     Example: workbench video interview.mp4 sketch.jpg -o painted.mp4 --mode flow-warped --size 480
     """
+    from workbench.colour import check_original_colors
     from workbench.files import check_writable, refuse_overwriting
-    from workbench.images import check_original_colors
     from workbench.samples import find_clip, find_pictures, load_picture
     from workbench.video import clips, modes
     from workbench.video.frames import finished_frames

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from workbench.optimize import Iterate
+    from workbench.descent import Iterate
 
 
 class WorkbenchError(Exception):

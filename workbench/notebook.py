@@ -39,14 +39,14 @@ from PIL import Image
 from workbench import errors
 from workbench.errors import InputError, WorkbenchError
 from workbench.files import check_writable, refuse_overwriting, replace
+from workbench.runs import HEADLESS
 from workbench.settings import ClipSettings, Settings, TrainingSettings
 from workbench.yaml_files import parse_yaml
 
 if TYPE_CHECKING:
-    from workbench.optimize import Iterate
+    from workbench.descent import Iterate
     from workbench.runs import Result
 
-HEADLESS = "WORKBENCH_HEADLESS"  # is set in the kernels of `run_notebook`
 UPLOADS = "uploads"  # folder in `output_dir` of what the panel was handed
 PARAMETERS = "parameters"  # tag of the parameters cell
 _INJECTED = "# Parameters"  # papermill's first line in the cell that it adds

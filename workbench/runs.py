@@ -26,6 +26,7 @@ from workbench.files import check_writable, claimed, output_errors, replace, wri
 RESULT = "result.json"
 UNFINISHED = "unfinished"
 NUMBER = "{n}"
+HEADLESS = "WORKBENCH_HEADLESS"  # is set in the kernels of runs that nobody watches
 _WHOLE = ".finished"  # what `UNFINISHED` is called while its files are moved out of it
 
 _began: dict[Path, float] = {}  # when the runs of this process were started, by their folder

@@ -15,12 +15,12 @@ from typing import Any, ClassVar, Literal
 import yaml
 from torch import Tensor
 
-from workbench import progress, runs, samples
+from workbench import progress, runs, samples, sheets
+from workbench.descent import Iterate, TargetCache, measure, optimize, scales
 from workbench.errors import InputError, WorkbenchError
 from workbench.files import write_bytes
 from workbench.images import load_image, resize_down, save_image
 from workbench.losses import Losses
-from workbench.optimize import Iterate, TargetCache, measure, optimize, scales
 from workbench.settings import Settings
 from workbench.weights import load_weights
 
@@ -625,11 +625,11 @@ def save_run(
     save_image(resize_down(painting.content, SAVED_SIDE), outputs["content"])
     save_image(resize_down(painting.styles[0], SAVED_SIDE), outputs["style"])
     frames = [snapshot.frame for snapshot in painting.recorder.snapshots()]
-    progress.save_gif(frames, outputs["gif"])
-    progress.save_progress_strip(painting.recorder, outputs["strip"])
+    sheets.save_gif(frames, outputs["gif"])
+    sheets.save_progress_strip(painting.recorder, outputs["strip"])
     moves = effective(painting.log)
-    curves = progress.plot_losses(painting.recorder, [move.step for move in moves])
-    progress.save_plot(curves, outputs["losses"])
+    curves = sheets.plot_losses(painting.recorder, [move.step for move in moves])
+    sheets.save_plot(curves, outputs["losses"])
     for path in save_settings(painting, content, style, folder):
         outputs[path.stem] = path
     picture = load_image(outputs["picture"])

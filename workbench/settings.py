@@ -272,7 +272,7 @@ class Settings(Knobs):
         InputError
             If the command is not understood, a setting is unknown, or a value makes no sense.
         """
-        from workbench.commands import read_command
+        from workbench.dialects import read_command
 
         return read_command(text).settings.changed(**changes)
 

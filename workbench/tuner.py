@@ -20,7 +20,7 @@ import traitlets
 from PIL import Image
 from torch import Tensor
 
-from workbench import progress, runs, samples
+from workbench import runs, samples, sheets
 from workbench.errors import InputError, WorkbenchError
 from workbench.files import pictures_in, write_bytes
 from workbench.images import Frame, load_image, resize_down, to_array
@@ -363,7 +363,7 @@ class Tuner:
         assert self.session.painting is not None
         path = self.output_dir / "progress.gif"
         frames = [snapshot.frame for snapshot in self.session.painting.recorder.snapshots()]
-        progress.save_gif(frames, path)
+        sheets.save_gif(frames, path)
         return f"Saved {path}"
 
     def _save_run(self) -> str:
@@ -590,14 +590,14 @@ def _caption(painting: Painting, state: str) -> str:
 def _strip(painting: Painting) -> Frame:
     snapshots = painting.recorder.snapshots(STRIP_PICTURES)
     captions = ["start" if shot.step == 0 else f"step {shot.step}" for shot in snapshots]
-    return progress.contact_sheet(
+    return sheets.contact_sheet(
         [snapshot.frame for snapshot in snapshots], captions, height=STRIP_HEIGHT
     )
 
 
 def _curves(painting: Painting) -> bytes:
     steps = [move.step for move in effective(painting.log)]
-    figure = progress.plot_losses(painting.recorder, steps)
+    figure = sheets.plot_losses(painting.recorder, steps)
     figure.set_size_inches(7, 3)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=90)

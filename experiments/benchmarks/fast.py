@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 from video import real_clip
 
+from workbench.descent import TargetCache, measure, stylize
 from workbench.devices import choose_device, choose_precision
 from workbench.fast import StyleModel, applying, train
 from workbench.fast.models import read_folder
@@ -31,9 +32,8 @@ from workbench.fast.network import TransformationNetwork
 from workbench.fast.training import finish_training, show_training
 from workbench.images import from_array, load_image, save_image, to_array
 from workbench.losses import Losses
-from workbench.optimize import TargetCache, measure, stylize
-from workbench.progress import save_strip
 from workbench.settings import Settings, TrainingSettings
+from workbench.sheets import save_strip
 from workbench.video.clips import Clip, open_clip, read_frames
 from workbench.video.metrics import warping_error
 

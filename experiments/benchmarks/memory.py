@@ -14,6 +14,7 @@ import multiprocessing
 import psutil
 import torch
 
+from workbench.descent import Problem, optimize
 from workbench.devices import (
     HISTORY,
     choose_device,
@@ -22,7 +23,6 @@ from workbench.devices import (
     reset_peak_megabytes,
     still_megabytes,
 )
-from workbench.optimize import Problem, optimize
 from workbench.samples import load_picture
 from workbench.settings import Settings
 

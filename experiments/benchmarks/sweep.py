@@ -23,11 +23,11 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
-from workbench.explore import paint_variations, sweep
+from workbench.descent import measure, optimize
 from workbench.features import Network
 from workbench.images import crop_image, from_array, save_image, to_array
-from workbench.optimize import measure, optimize
 from workbench.samples import STYLES, load_picture, style
+from workbench.series import paint_variations, sweep
 from workbench.settings import Settings
 from workbench.weights import load_weights
 

@@ -1,8 +1,8 @@
 """How near textures and reconstructions come to what they are made from.
 
-A texture's distance is that of its Gram matrices (`synthesis.gram_distances`) from the
+A texture's distance is that of its Gram matrices (`filters.gram_distances`) from the
 style's, in per cent of the distance of the noise that it started from, at each of its layers;
-a reconstruction's likeness is its PSNR. 200 steps at 256 px with `synthesis.SETTINGS`, all
+a reconstruction's likeness is its PSNR. 200 steps at 256 px with `textures.SETTINGS`, all
 measured in float32 on pictures as saved with 8 bits.
 
     python experiments/benchmarks/synthesis.py             # about 10 minutes on 2 cores
@@ -16,12 +16,12 @@ import time
 import torch
 from torch import Tensor
 
+from workbench.filters import gram_distances
 from workbench.images import from_array, to_array
 from workbench.samples import STYLES, load_picture
-from workbench.synthesis import (
+from workbench.textures import (
     SETTINGS,
     TEXTURE_LAYERS,
-    gram_distances,
     psnr,
     reconstruct,
     synthesize_texture,

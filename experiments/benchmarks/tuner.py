@@ -21,7 +21,7 @@ from itertools import islice
 import torch
 from PIL import Image
 
-from workbench.optimize import optimize
+from workbench.descent import optimize
 from workbench.samples import load_picture
 from workbench.settings import Settings
 from workbench.tuner import Tuner, tuner

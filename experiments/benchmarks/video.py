@@ -25,9 +25,9 @@ import torch
 from torch import Tensor
 
 from workbench import samples
+from workbench.descent import optimize
 from workbench.devices import peak_megabytes
 from workbench.images import from_array
-from workbench.optimize import optimize
 from workbench.settings import MODES, ClipSettings, Settings
 from workbench.video import clips, flow, metrics, modes, occlusion
 from workbench.video.flow import find_motion

@@ -15,8 +15,8 @@ from playwright.sync_api import Browser, Dialog, Locator, Page, Request, expect
 from workbench import samples
 from workbench.gallery import build_gallery
 from workbench.images import Frame, fit, save_image, to_array
-from workbench.progress import save_gif
 from workbench.runs import finish_run, start_run
+from workbench.sheets import save_gif
 from workbench.video.clips import save_mp4
 
 pytestmark = pytest.mark.slow

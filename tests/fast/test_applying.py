@@ -11,12 +11,13 @@ import pytest
 import torch
 from sample_clip import clip
 
+from workbench.colour import transfer_luma
 from workbench.errors import InputError
 from workbench.fast import applying
 from workbench.fast.applying import paint_film, paint_picture, paint_pictures
 from workbench.fast.models import StyleModel
 from workbench.fast.network import TransformationNetwork
-from workbench.images import Frame, load_image, save_image, to_array, transfer_luma
+from workbench.images import Frame, load_image, save_image, to_array
 from workbench.video.clips import Clip, open_clip, read_frames, write_film
 
 

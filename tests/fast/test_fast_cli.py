@@ -19,10 +19,11 @@ from test_cli import interrupt, workbench
 from torch import Tensor
 
 from workbench import cli
+from workbench.colour import transfer_luma
 from workbench.fast import training
 from workbench.fast.models import read_folder, save_network
 from workbench.fast.network import TransformationNetwork
-from workbench.images import load_image, save_image, transfer_luma
+from workbench.images import load_image, save_image
 from workbench.runs import check_result
 from workbench.settings import Settings
 from workbench.video.clips import open_clip, read_frames, write_film

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 from tools import default_parameters, run, run_cells, shown
 
+from workbench.descent import measure
 from workbench.errors import InputError
 from workbench.images import crop_image, load_image
 from workbench.notebook import settings_from
-from workbench.optimize import measure
 from workbench.runs import read_result
 from workbench.samples import load_picture
 from workbench.settings import Settings

@@ -8,11 +8,12 @@ from PIL import Image
 from tools import default_parameters, run, run_cells, shown
 
 from workbench.errors import InputError
+from workbench.filters import gram_distances
 from workbench.images import load_image
 from workbench.notebook import settings_from
 from workbench.runs import read_result
 from workbench.samples import load_picture
-from workbench.synthesis import SETTINGS, gram_distances, psnr
+from workbench.textures import SETTINGS, psnr
 
 QUICK = {
     "style_layers": ["relu1_1", "relu3_1"],

@@ -87,11 +87,11 @@ def test_killed_in_the_middle_it_goes_on(sketchbook: Path, tmp_path: Path) -> No
     parameters = {"styles": str(sketchbook), **QUICK, "steps": [12]}
     script = (
         "import json, sys\n"
-        "from workbench import explore\n"
+        "from workbench import series\n"
         "from workbench.settings import Settings\n"
         "settings = Settings(size=96, steps=(12,))\n"
-        "variations = explore.sweep('sample:astronaut', sys.argv[1], settings)\n"
-        "for _ in explore.paint_variations(variations, sys.argv[2], settings):\n"
+        "variations = series.sweep('sample:astronaut', sys.argv[1], settings)\n"
+        "for _ in series.paint_variations(variations, sys.argv[2], settings):\n"
         "    print('\\nfinished', flush=True)\n"
     )
     command = [sys.executable, "-c", script, str(sketchbook), str(folder / "pictures")]

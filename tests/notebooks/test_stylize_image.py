@@ -19,10 +19,10 @@ from PIL import Image
 from test_checkpoints import kill_once_it_wrote
 from tools import default_parameters, parameters_cell, run_cells, shown
 
+from workbench.descent import measure
 from workbench.errors import InputError, WorkbenchError
 from workbench.images import load_image
 from workbench.notebook import find_notebook, run_notebook, settings_from
-from workbench.optimize import measure
 from workbench.runs import read_result
 from workbench.samples import load_picture
 from workbench.settings import Settings

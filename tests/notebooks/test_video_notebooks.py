@@ -10,8 +10,9 @@ from PIL import Image
 from sample_clip import clip
 from tools import shown
 
+from workbench.colour import transfer_luma
 from workbench.errors import InputError
-from workbench.images import from_array, load_image, save_image, to_array, transfer_luma
+from workbench.images import from_array, load_image, save_image, to_array
 from workbench.notebook import find_notebook, read_parameters, run_notebook
 from workbench.runs import read_result
 from workbench.settings import MODES

@@ -13,9 +13,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from workbench.colour import recolour
+from workbench.descent import measure
 from workbench.errors import InputError
-from workbench.images import Frame, from_array, recolour, to_array
-from workbench.optimize import measure
+from workbench.images import Frame, from_array, to_array
 from workbench.settings import Settings
 from workbench.video.clips import Clip, open_clip
 from workbench.video.cuts import is_cut

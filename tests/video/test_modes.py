@@ -18,20 +18,13 @@ from filelock import FileLock
 from PIL import Image
 from torch import Tensor
 
+from workbench.colour import recolour, transfer_luma
+from workbench.descent import Iterate, optimize
 from workbench.devices import choose_device
 from workbench.errors import InputError, OptimizationError
 from workbench.features import Network
-from workbench.images import (
-    Frame,
-    from_array,
-    load_image,
-    recolour,
-    resize,
-    to_array,
-    transfer_luma,
-)
+from workbench.images import Frame, from_array, load_image, resize, to_array
 from workbench.losses import Losses
-from workbench.optimize import Iterate, optimize
 from workbench.runs import Result, read_result
 from workbench.settings import MODES, ClipSettings, Settings
 from workbench.video import modes

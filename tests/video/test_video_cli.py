@@ -24,7 +24,8 @@ from PIL import Image
 from test_cli import interrupt, workbench
 
 from workbench import cli
-from workbench.images import from_array, load_image, to_array, transfer_luma
+from workbench.colour import transfer_luma
+from workbench.images import from_array, load_image, to_array
 from workbench.settings import Settings
 from workbench.video import modes
 from workbench.video.clips import Sound, open_clip, read_frames, write_film
@@ -384,7 +385,7 @@ def test_where_memory_runs_out_the_finished_frames_stay(
 def test_frames_too_large_for_memory_are_refused_before_the_first(
     video: Video, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    optimize: Any = importlib.import_module("workbench.optimize")
+    optimize: Any = importlib.import_module("workbench.descent")
     with monkeypatch.context() as patch:
         patch.setattr(optimize, "free_megabytes", lambda device: 1.0)
         done = video(*RUN)

@@ -14,19 +14,12 @@ import torch
 from torch import Tensor
 
 import workbench
+from workbench.colour import check_original_colors, transfer_luma
 from workbench.errors import InputError
-from workbench.fast.mixing import Choice
 from workbench.fast.models import StyleModel
+from workbench.fast.schedule import Choice
 from workbench.files import claimed
-from workbench.images import (
-    Frame,
-    check_original_colors,
-    from_array,
-    resize_down,
-    save_image,
-    to_array,
-    transfer_luma,
-)
+from workbench.images import Frame, from_array, resize_down, save_image, to_array
 from workbench.progress import show_frames
 from workbench.samples import load_picture
 from workbench.video.clips import (
@@ -71,7 +64,7 @@ def paint_film(
     output
         Ends in .mp4, .mov or .mkv.
     choices
-        Which models paint each frame, from `mixing.choose_models`; None: the first, all.
+        Which models paint each frame, from `schedule.choose_models`; None: the first, all.
     original_colors
         "luma": the brightness of the painting in the colours of the clip; else "off".
     batch

@@ -30,6 +30,7 @@ from tqdm import tqdm
 
 import workbench
 from workbench.checkpoints import Run, save_tensors
+from workbench.descent import Problem, loss_weights
 from workbench.errors import InputError, TrainingError
 from workbench.fast.models import (
     MODEL,
@@ -51,10 +52,10 @@ from workbench.losses import (
     to_losses,
     weighted_losses,
 )
-from workbench.optimize import Problem, loss_weights
-from workbench.progress import canvas, save_gif, save_plot, save_strip
+from workbench.progress import canvas
 from workbench.runs import Result, finish_run
 from workbench.settings import Settings, TrainingSettings
+from workbench.sheets import save_gif, save_plot, save_strip
 from workbench.video.flow import Motion, warp
 from workbench.weights import digest, load_weights
 

@@ -17,18 +17,12 @@ from typing import Any
 
 from torch import Tensor
 
+from workbench.colour import transfer_luma
+from workbench.descent import Iterate
 from workbench.devices import peak_megabytes
 from workbench.errors import InputError
 from workbench.files import write_bytes
-from workbench.images import (
-    Frame,
-    from_array,
-    load_image,
-    save_image,
-    to_array,
-    transfer_luma,
-)
-from workbench.optimize import Iterate
+from workbench.images import Frame, from_array, load_image, save_image, to_array
 from workbench.video.clips import Clip, read_frames
 
 _RUN = "run.json"
@@ -171,7 +165,7 @@ class PaintedFrames(Sequence[Tensor]):
     length
         How many.
     colors_of
-        Clip whose colours they are shown in, frame by frame (`images.transfer_luma`); None: as
+        Clip whose colours they are shown in, frame by frame (`colour.transfer_luma`); None: as
         they were painted.
     """
 

@@ -18,12 +18,14 @@ import numpy as np
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from workbench.colour import match_colors
+from workbench.descent import TargetCache, measure
 from workbench.errors import InputError
-from workbench.images import Frame, check_image, from_array, match_colors, to_array
+from workbench.images import Frame, check_image, from_array, to_array
 from workbench.losses import Losses
-from workbench.optimize import TargetCache, measure
-from workbench.progress import contact_sheet, show_frames
+from workbench.progress import show_frames
 from workbench.settings import Settings
+from workbench.sheets import contact_sheet
 from workbench.video.clips import Clip, read_frames
 from workbench.video.cuts import is_cut
 from workbench.video.flow import find_motion

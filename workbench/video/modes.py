@@ -26,6 +26,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 import workbench
+from workbench.colour import check_original_colors, match_colors, recolour
+from workbench.descent import Iterate, TargetCache, optimize
 from workbench.devices import (
     choose_device,
     choose_precision,
@@ -34,18 +36,8 @@ from workbench.devices import (
 )
 from workbench.errors import InputError, MemoryExceeded, OptimizationError
 from workbench.files import claimed
-from workbench.images import (
-    Frame,
-    check_original_colors,
-    from_array,
-    load_image,
-    match_colors,
-    recolour,
-    resize,
-    to_array,
-)
+from workbench.images import Frame, from_array, load_image, resize, to_array
 from workbench.losses import TemporalTarget
-from workbench.optimize import Iterate, TargetCache, optimize
 from workbench.progress import canvas, show_frames
 from workbench.runs import Result, finish_run, start_run
 from workbench.settings import MIN_SIZE, ClipSettings, Settings
@@ -255,7 +247,7 @@ def paint_clip(
     masks
         One for each style, from `masks.open_masks`: where that style is painted.
     original_colors
-        One of `images.ORIGINAL_COLORS`. Most give each style the colours of a scene's first
+        One of `colour.ORIGINAL_COLORS`. Most give each style the colours of a scene's first
         frame; "luma" changes nothing here, but how `frames.PaintedFrames` shows the frames.
     alone
         Folder in which the same clip is painted in mode "per-frame": frames that begin a scene
@@ -467,7 +459,7 @@ def paint_film(
     masks, alone
         As for `paint_clip`.
     original_colors
-        One of `images.ORIGINAL_COLORS`, to keep the colours of the clip. "luma" gives the film
+        One of `colour.ORIGINAL_COLORS`, to keep the colours of the clip. "luma" gives the film
         the brightness of the painting only; the others give each style the colours that a scene
         begins with.
     quality

@@ -33,6 +33,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 import workbench
+from workbench.descent import Iterate, TargetCache, measure, optimize
 from workbench.errors import InputError, OptimizationError
 from workbench.files import PICTURE_SUFFIXES, claimed, pictures_in, portable_name, write_bytes
 from workbench.images import (
@@ -45,10 +46,10 @@ from workbench.images import (
     to_array,
 )
 from workbench.notebook import unknown_parameter
-from workbench.optimize import Iterate, TargetCache, measure, optimize
-from workbench.progress import canvas, contact_sheet
+from workbench.progress import canvas
 from workbench.samples import PREFIX, find_pictures, load_picture
 from workbench.settings import Settings
+from workbench.sheets import contact_sheet
 from workbench.weights import load_weights
 
 FIGURES = ("loss", "content_loss", "style_loss", "tv_loss", "steps", "seconds")

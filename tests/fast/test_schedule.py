@@ -15,7 +15,9 @@ from matplotlib.collections import PolyCollection
 from matplotlib.offsetbox import AnnotationBbox
 
 from workbench.errors import InputError
-from workbench.fast.mixing import (
+from workbench.fast.models import Checkpoint, ModelFolder, save_network, write_folder
+from workbench.fast.network import TransformationNetwork
+from workbench.fast.schedule import (
     PALETTE,
     Schedule,
     Section,
@@ -25,8 +27,6 @@ from workbench.fast.mixing import (
     plot_schedule,
     read_schedule,
 )
-from workbench.fast.models import Checkpoint, ModelFolder, save_network, write_folder
-from workbench.fast.network import TransformationNetwork
 
 PORTRAIT = """
 0-12.5: sketch-a

@@ -9,31 +9,34 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from workbench import synthesis, weights
+from workbench import weights
 from workbench.errors import InputError
 from workbench.features import Network, build_network
-from workbench.images import from_array, resize, to_array
-from workbench.losses import gram_matrix, style_loss
-from workbench.progress import save_plot
-from workbench.samples import load_picture
-from workbench.settings import Settings
-from workbench.synthesis import (
-    MILLION,
+from workbench.filters import (
     PATCH_EDGE,
-    TEXTURE_LAYERS,
     choose_filters,
     excite,
-    film,
     filter_sheet,
     gram_distances,
     gram_matrices,
     plot_gram_distances,
     plot_grams,
-    psnr,
     receptive_field,
+    strongest_patches,
+)
+from workbench.images import from_array, resize, to_array
+from workbench.losses import gram_matrix, style_loss
+from workbench.samples import load_picture
+from workbench.settings import Settings
+from workbench.sheets import save_plot
+from workbench.textures import (
+    MILLION,
+    SETTINGS,
+    TEXTURE_LAYERS,
+    film,
+    psnr,
     reconstruct,
     reconstructions,
-    strongest_patches,
     synthesize_texture,
     texture_settings,
     textures,
@@ -253,7 +256,7 @@ def test_a_silent_filter_wakes_up(tiny: Settings, monkeypatch: pytest.MonkeyPatc
     tensors = dict(weights.load_weights("tiny").tensors)
     tensors["conv1_1.bias"] = tensors["conv1_1.bias"] - 60
     silent = weights.Weights("tiny", tensors, "", "")
-    monkeypatch.setattr(synthesis, "load_weights", lambda _: silent)
+    monkeypatch.setattr("workbench.textures.load_weights", lambda _: silent)
     network = build_network(silent, ["relu1_1"])
     *_, pictures = excite("relu1_1", [0], tiny, size=32, steps=60)
     assert (
@@ -313,7 +316,7 @@ def cross(tiny: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
     tensors["conv1_1.bias"] = tensors["conv1_1.bias"].clone()
     tensors["conv1_1.weight"][2], tensors["conv1_1.bias"][2] = pattern, -1500.0
     planted = weights.Weights("tiny", tensors, "", "")
-    monkeypatch.setattr(synthesis, "load_weights", lambda _: planted)
+    monkeypatch.setattr("workbench.textures.load_weights", lambda _: planted)
     return tiny
 
 
@@ -438,7 +441,7 @@ def test_plots(tiny: Settings, photo: Tensor, painting: Tensor, tmp_path: Path) 
 @pytest.mark.slow
 def test_a_texture_loses_nearly_all_of_the_distance_at_every_layer() -> None:
     swirls = load_picture("sample:swirls")
-    settings = synthesis.SETTINGS.changed(size=128, steps=(100,))
+    settings = SETTINGS.changed(size=128, steps=(100,))
     first, *_, last = synthesize_texture(swirls, TEXTURE_LAYERS, settings)
     saved = from_array(to_array(last.image))
     noise = gram_distances(first.image, swirls, settings=settings)
@@ -451,7 +454,7 @@ def test_a_texture_loses_nearly_all_of_the_distance_at_every_layer() -> None:
 @pytest.mark.parametrize("name", ["astronaut", "swirls"])
 def test_a_shallow_reconstruction_is_the_picture_and_a_deep_one_is_not(name: str) -> None:
     picture = load_picture(f"sample:{name}")
-    settings = synthesis.SETTINGS.changed(size=80, steps=(50,))
+    settings = SETTINGS.changed(size=80, steps=(50,))
     likeness = []
     for layer in ("relu2_2", "relu4_2"):
         *_, last = reconstruct(picture, layer, settings)

@@ -17,11 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from workbench.commands import read_command
+from workbench.descent import TargetCache, measure, optimize
+from workbench.dialects import read_command
 from workbench.features import build_network
 from workbench.images import load_image, resize, save_image
 from workbench.losses import LossWeights, Targets, gram_matrix, tv_loss, weighted_losses
-from workbench.optimize import TargetCache, measure, optimize
 from workbench.samples import load_picture
 from workbench.settings import Settings
 from workbench.weights import BACKBONES, Weights, load_weights

@@ -12,12 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from workbench.devices import still_megabytes
-from workbench.errors import InputError, MemoryExceeded, OptimizationError
-from workbench.features import Network, build_network
-from workbench.images import from_array, resize, save_image, to_array
-from workbench.losses import TemporalTarget, content_loss, gram_matrix, style_loss, tv_loss
-from workbench.optimize import (
+from workbench.descent import (
     FIRST_STEP,
     HISTORY,
     TARGETS_KEPT,
@@ -28,6 +23,11 @@ from workbench.optimize import (
     scales,
     stylize,
 )
+from workbench.devices import still_megabytes
+from workbench.errors import InputError, MemoryExceeded, OptimizationError
+from workbench.features import Network, build_network
+from workbench.images import from_array, resize, save_image, to_array
+from workbench.losses import TemporalTarget, content_loss, gram_matrix, style_loss, tv_loss
 from workbench.settings import Settings
 from workbench.weights import load_weights
 
@@ -347,7 +347,7 @@ def test_a_long_narrow_style_is_painted_at_every_scale(
 
 
 def test_names_of_the_package() -> None:
-    import workbench.optimize  # must not hide the function of the same name
+    import workbench.descent  # must not hide the function of the same name
 
     assert callable(workbench.optimize)
     assert workbench.Settings is Settings
@@ -460,7 +460,7 @@ def test_measure_asks_for_float32_that_is_float32(
 def test_a_grid_of_content_layers_reads_the_weights_once(
     tiny: Settings, photo: Tensor, painting: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module = sys.modules["workbench.optimize"]
+    module = sys.modules["workbench.descent"]
     reads = []
     monkeypatch.setattr(
         module, "load_weights", lambda name: reads.append(name) or load_weights(name)
@@ -483,7 +483,7 @@ def test_what_memory_cannot_hold_is_refused_before_the_first_step(
 ) -> None:
     def refused(megabytes: float | None, **changes: object) -> str:
         monkeypatch.setattr(
-            sys.modules["workbench.optimize"], "free_megabytes", lambda device: megabytes
+            sys.modules["workbench.descent"], "free_megabytes", lambda device: megabytes
         )
         iterates = optimize(photo, [painting], replace(tiny, **changes))  # type: ignore[arg-type]
         with pytest.raises(InputError) as caught:
@@ -514,7 +514,7 @@ def test_what_fits_or_cannot_be_known_is_painted(
     needed = still_megabytes((48, 64), tiny, styles=[(64, 59)])
     for free in (None, needed + 0.1):
         monkeypatch.setattr(
-            sys.modules["workbench.optimize"], "free_megabytes", lambda device, free=free: free
+            sys.modules["workbench.descent"], "free_megabytes", lambda device, free=free: free
         )
         assert next(optimize(photo, [painting], tiny)).step == 0
 

@@ -14,13 +14,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from workbench import explore
+from workbench import series
+from workbench.descent import Iterate, measure, optimize
 from workbench.errors import InputError, OutputError
-from workbench.explore import Painted, Variation, grid, paint_variations, sweep
 from workbench.features import Network
 from workbench.images import crop_image, load_image, save_image
-from workbench.optimize import Iterate, measure, optimize
 from workbench.runs import finish_run
+from workbench.series import Painted, Variation, grid, paint_variations, sweep
 from workbench.settings import Settings
 
 WEIGHTS = ("content_weight", (1.0, 25.0)), ("style_weight", (10.0, 1000.0))
@@ -241,7 +241,7 @@ def test_style_pictures_are_not_in_memory_together(
 
     alive: weakref.WeakSet[Tensor] = weakref.WeakSet()
     most = 0
-    real = explore.load_picture
+    real = series.load_picture
 
     def load(name: str, **options: Any) -> Tensor:
         nonlocal most
@@ -252,7 +252,7 @@ def test_style_pictures_are_not_in_memory_together(
             most = max(most, len(alive))
         return picture
 
-    monkeypatch.setattr(explore, "load_picture", load)
+    monkeypatch.setattr(series, "load_picture", load)
     paint(sweep(content, sketches, replace(tiny, steps=(2,))), tmp_path / "out", tiny)
     assert most == 1
 
@@ -338,7 +338,7 @@ def test_what_is_not_whole_is_painted_anew_and_is_the_same(
     again = paint(variations, folder, tiny)
     assert [each.found for each in again] == [False, True]
     assert picture.read_bytes() == bytes_before
-    assert json.loads(figures.read_text())["figures"].keys() == set(explore.FIGURES)
+    assert json.loads(figures.read_text())["figures"].keys() == set(series.FIGURES)
 
 
 def test_a_bad_file_costs_one_line(
@@ -389,7 +389,7 @@ def test_a_series_that_was_stopped_goes_on(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(explore, "measure", interrupted)  # the third is painted, but not measured
+        patch.setattr(series, "measure", interrupted)  # the third is painted, but not measured
         with pytest.raises(KeyboardInterrupt):
             paint(variations, folder, tiny)
     assert len(written(folder)) == 2
@@ -444,13 +444,13 @@ def make_up(
         path = folder / f"{variation.name}.png"
         save_image(torch.full((1, 3, 30, 40), (i + 1) / 10), path)
         values = [1e6 / (i + 1), 1000.0 * (i + 1), 123456.0 / (i + 1), 5.0, 80, 1.5]
-        painted.append(Painted(variation, path, dict(zip(explore.FIGURES, values, strict=True))))
+        painted.append(Painted(variation, path, dict(zip(series.FIGURES, values, strict=True))))
     return painted
 
 
 def test_a_grid_sheet_has_labels_at_its_edges(tmp_path: Path) -> None:
     variations = grid("p.jpg", ["s.jpg"], Settings(), *WEIGHTS)
-    sheet = explore.grid_sheet(make_up(variations, tmp_path, problem=1), *WEIGHTS, height=90)
+    sheet = series.grid_sheet(make_up(variations, tmp_path, problem=1), *WEIGHTS, height=90)
     height, width = sheet.shape[:2]
     row_height, edge = 90 + 8 + 8 + 2 * 18, 8 + 18
     assert height == edge + 2 * row_height
@@ -468,18 +468,18 @@ def test_a_grid_sheet_has_labels_at_its_edges(tmp_path: Path) -> None:
 def test_a_sweep_sheet_leaves_problems_out(tmp_path: Path) -> None:
     variations = sweep("p.jpg", [f"{i}.jpg" for i in range(5)], Settings())
     painted = make_up(variations, tmp_path, problem=2)
-    sheet = explore.sweep_sheet(painted, columns=3, height=90)
+    sheet = series.sweep_sheet(painted, columns=3, height=90)
     assert sheet.shape == (2 * (90 + 8 + 8 + 3 * 18), 3 * 120 + 4 * 8, 3)
-    assert explore.sweep_sheet(painted, columns=9, height=90).shape[1] == 4 * 120 + 5 * 8
-    frames = explore.flip_frames(painted, size=20)
+    assert series.sweep_sheet(painted, columns=9, height=90).shape[1] == 4 * 120 + 5 * 8
+    frames = series.flip_frames(painted, size=20)
     assert len(frames) == 4
     assert {frame.shape for frame in frames} == {(15 + 8 + 26, 20 + 16, 3)}
-    assert explore.flip_frames(painted, size=500)[0].shape == (30 + 8 + 26, 40 + 16, 3)
+    assert series.flip_frames(painted, size=500)[0].shape == (30 + 8 + 26, 40 + 16, 3)
 
 
 def test_the_tradeoff_has_a_line_for_each_row_and_a_label_at_each_point(tmp_path: Path) -> None:
     painted = make_up(grid("p.jpg", ["s.jpg"], Settings(), *WEIGHTS), tmp_path)
-    (axes,) = explore.plot_tradeoff(painted, *WEIGHTS, Settings()).axes
+    (axes,) = series.plot_tradeoff(painted, *WEIGHTS, Settings()).axes
     assert axes.get_xscale() == axes.get_yscale() == "log"
     first, second = axes.get_lines()
     assert (first.get_label(), second.get_label()) == ("content_weight 1", "content_weight 25")
@@ -493,7 +493,7 @@ def test_the_tradeoff_has_a_line_for_each_row_and_a_label_at_each_point(tmp_path
 def test_the_tradeoff_leaves_out_what_a_log_scale_cannot_show(tmp_path: Path) -> None:
     painted = make_up(grid("p.jpg", ["s.jpg"], Settings(), *WEIGHTS), tmp_path, problem=3)
     painted[0] = replace(painted[0], figures={**painted[0].figures, "content_loss": 0.0})
-    figure = explore.plot_tradeoff(painted, *WEIGHTS, Settings())
+    figure = series.plot_tradeoff(painted, *WEIGHTS, Settings())
     assert [text.get_text() for text in figure.axes[0].texts] == ["1000", "10"]
     figure.canvas.draw()
 
@@ -501,15 +501,15 @@ def test_the_tradeoff_leaves_out_what_a_log_scale_cannot_show(tmp_path: Path) ->
 def test_a_table_is_sorted_with_problems_at_its_end(tmp_path: Path) -> None:
     variations = sweep("p.jpg", ["a.jpg", "b.jpg", "c*d.jpg"], Settings())
     painted = make_up(variations, tmp_path, problem=1)
-    ranked = explore.sort_painted(painted, "style_loss")
+    ranked = series.sort_painted(painted, "style_loss")
     assert [each.variation.caption for each in ranked] == ["c*d", "a", "b"]
-    ranked = explore.sort_painted(painted, "content_loss")
+    ranked = series.sort_painted(painted, "content_loss")
     assert [each.variation.caption for each in ranked] == ["a", "c*d", "b"]
-    assert [each.variation.caption for each in explore.sort_painted(painted, "name")][-1] == "b"
+    assert [each.variation.caption for each in series.sort_painted(painted, "name")][-1] == "b"
     with pytest.raises(InputError, match="sort_by = 'beauty': use one of name, loss"):
-        explore.check_figure("beauty")
+        series.check_figure("beauty")
 
-    explore.save_table(ranked, tmp_path / "table.csv")
+    series.save_table(ranked, tmp_path / "table.csv")
     with (tmp_path / "table.csv").open(encoding="utf-8", newline="") as file:
         lines = list(csv.DictReader(file))
     assert [line["caption"] for line in lines] == ["a", "c*d", "b"]
@@ -517,13 +517,13 @@ def test_a_table_is_sorted_with_problems_at_its_end(tmp_path: Path) -> None:
     assert lines[1]["picture"] == "c_d.png"
     assert lines[2]["problem"] == "it | is damaged."
 
-    head, _, first, second, third = explore.markdown_table(ranked).splitlines()
+    head, _, first, second, third = series.markdown_table(ranked).splitlines()
     names = "loss | content loss | style loss | tv loss | steps | seconds"
     assert head == f"|  | {names} | problem |"
     assert first == "| a | 1,000,000 | 1,000 | 123,000 | 5 | 80 | 1.5 |  |"
     assert second.startswith("| c\\*d | 333,000 |")
     assert third == "| b |  |  |  |  |  |  | it \\| is damaged. |"
-    fine = explore.markdown_table(ranked[:1]).splitlines()
+    fine = series.markdown_table(ranked[:1]).splitlines()
     assert fine[0] == f"|  | {names} |"
     assert fine[2] == "| a | 1,000,000 | 1,000 | 123,000 | 5 | 80 | 1.5 |"
 
@@ -532,8 +532,8 @@ def test_a_run_lists_its_pictures_and_figures(tmp_path: Path) -> None:
     painted = make_up(sweep("p.jpg", ["a.jpg", "b.jpg"], Settings()), tmp_path, problem=1)
     result = finish_run(
         tmp_path,
-        outputs=explore.pictures_of(painted),
-        figures=explore.figures_of(painted),
+        outputs=series.pictures_of(painted),
+        figures=series.figures_of(painted),
         settings={},
         weights={},
         seconds=1,
@@ -546,4 +546,4 @@ def test_a_run_lists_its_pictures_and_figures(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [0, -1, math.nan, math.inf])
 def test_numbers_for_looks_are_above_zero(number: float) -> None:
     with pytest.raises(InputError, match="gif_seconds = "):
-        explore.check_above_zero(sheet_height=3, gif_seconds=number)
+        series.check_above_zero(sheet_height=3, gif_seconds=number)
