@@ -253,7 +253,7 @@ def test_headless_an_interrupt_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> 
 SHOW = """
 import numpy as np
 from PIL import Image
-from workbench import notebook, progress
+from workbench import notebook, progress, sheets
 from workbench.video import clips
 Image.effect_noise((900, 600), 90).convert("RGB").save("noise.png")
 frames = [np.full((40, 60, 3), 60 * i, np.uint8) for i in range(4)]
@@ -264,7 +264,7 @@ notebook.show("a.gif", "It gets lighter")
 notebook.show("a.mp4", "The same as a film")
 notebook._EMBEDDED = 10
 notebook.show("a.mp4", "A large film")
-for _ in progress.show_frames(range(400), 400, "counting"):
+for _ in progress.bar(range(400), "counting", "step", total=400):
     pass
 """
 

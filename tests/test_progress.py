@@ -14,7 +14,7 @@ from workbench.descent import Iterate
 from workbench.errors import InputError, OutputError
 from workbench.images import resize, to_array
 from workbench.losses import Losses
-from workbench.progress import Recorder, show_frames
+from workbench.progress import Recorder, bar
 from workbench.sheets import contact_sheet
 
 
@@ -351,7 +351,7 @@ def test_texts_on_a_contact_sheet_stay_below_their_pictures() -> None:
 
 
 def test_frames_pass_through_the_bar(capsys: pytest.CaptureFixture[str]) -> None:
-    assert list(show_frames(iter("abc"), 3, "writing")) == ["a", "b", "c"]
+    assert list(bar(iter("abc"), "writing", "frame", total=3)) == ["a", "b", "c"]
     assert "writing: 100%" in capsys.readouterr().out
 
 

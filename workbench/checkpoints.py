@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import re
 import time
 import zlib
@@ -35,8 +36,9 @@ Tensors = Mapping[str, Tensor]
 _NAMES = re.compile(
     r"\.?workbench-(step|frames)(-[0-9a-f]{8})?-\d{8}(\.\w+\.partial)?\.safetensors"
 )
+_TENSOR = "$"  # the only name of a mapping that stands for a tensor
 _KEPT = 2
-_DAMAGED = (SafetensorError, OSError, ValueError, KeyError, TypeError)
+DAMAGED = (SafetensorError, OSError, ValueError, KeyError, TypeError)
 
 
 @dataclass(frozen=True, eq=False)
@@ -268,7 +270,7 @@ class Checkpoints:
             path = paths.pop()
             try:
                 return _load(path)
-            except _DAMAGED:
+            except DAMAGED:
                 rest = "the one before is used" if paths else "the painting begins anew"
                 self.say(f"{path} is damaged or not the workbench's; {rest}.")
                 path.unlink(missing_ok=True)
@@ -278,7 +280,7 @@ class Checkpoints:
         """Name what differs from the run that is nearest to this one."""
         others: list[list[str]] = []
         for path in self._files():
-            with contextlib.suppress(*_DAMAGED), safe_open(path, framework="pt") as file:
+            with contextlib.suppress(*DAMAGED), safe_open(path, framework="pt") as file:
                 other = Run(**json.loads(file.metadata()["workbench"])["run"])
                 others.append(self._run.differences(other) or ["by another version"])
         if others:
@@ -375,6 +377,56 @@ def save_tensors(tensors: Tensors, path: Path, metadata: dict[str, str]) -> None
             save_file(whole, beside, metadata=metadata)
     except SafetensorError as error:
         raise OutputError(f"{path} cannot be written: {error}.") from error
+
+
+def save_tree(path: str | os.PathLike[str], tree: Mapping[str, Any]) -> None:
+    """Write nested mappings and lists of tensors, and of what JSON has, as one safetensors file.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be written.
+    """
+    tensors: dict[str, Tensor] = {}
+
+    def skeleton(node: Any) -> Any:
+        if isinstance(node, Tensor):
+            name = str(len(tensors))
+            tensors[name] = node.detach().cpu().contiguous()
+            return {_TENSOR: name}
+        if isinstance(node, Mapping):
+            return {str(name): skeleton(value) for name, value in node.items()}
+        return [skeleton(value) for value in node] if isinstance(node, list | tuple) else node
+
+    text = json.dumps(skeleton(tree))
+    save_tensors(tensors, Path(path), {"tree": text, "checksum": _checksum(text, tensors)})
+
+
+def load_tree(path: str | os.PathLike[str]) -> Any:
+    """Read what `save_tree` wrote; names that are whole numbers are numbers again.
+
+    Raises
+    ------
+    DAMAGED
+        One of these, if the file is not there, cut short, changed or another program's.
+    """
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata() or {}
+        # As copies they begin where torch's own memory would, on which the bits of sums depend.
+        tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+    if metadata["checksum"] != _checksum(metadata["tree"], tensors):
+        raise ValueError("the checksum differs")
+
+    def whole(node: Any) -> Any:
+        if isinstance(node, list):
+            return [whole(value) for value in node]
+        if not isinstance(node, dict):
+            return node
+        if _TENSOR in node:
+            return tensors[node[_TENSOR]]
+        return {int(name) if name.isdigit() else name: whole(v) for name, v in node.items()}
+
+    return whole(json.loads(metadata["tree"]))
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -217,6 +217,18 @@ def no_such_file(path: Path) -> InputError:
     return InputError(f"{path}: there is no such file{where}.")
 
 
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn errors of the operating system into an `InputError` about a file that is read."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise no_such_file(path) from None
+    except OSError as error:
+        reason = (error.strerror or str(error)).rstrip(".").lower()
+        raise InputError(f"{path} cannot be read: {reason}.") from None
+
+
 _RESERVED = re.compile(
     r"(con|prn|aux|nul|com[0-9\u00b9\u00b2\u00b3]|lpt[0-9\u00b9\u00b2\u00b3])(\..*)?", re.I
 )

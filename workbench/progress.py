@@ -8,7 +8,7 @@ import itertools
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -60,47 +60,59 @@ def canvas() -> Any:
 # --- streams of iterates -----------------------------------------------------------------
 
 
-def show_progress(iterates: Iterable[Iterate], title: str = "painting") -> Iterator[Iterate]:
-    """Pass iterates on and draw a progress bar with the size and the loss.
-
-    The bar is text everywhere, because a notebook that was run headless and saved keeps
-    text, where a widget would show up empty.
-    """
-    iterates = iter(iterates)
-    first = next(iterates, None)  # what it prints stands above the bar
-    if first is None:
-        return
-    with tqdm(
-        desc=title, unit="step", initial=first.step, file=canvas(), ncols=88, mininterval=0.2
-    ) as bar:
-        for iterate in itertools.chain([first], iterates):
-            bar.total = iterate.steps
-            bar.set_postfix_str(
-                f"{iterate.size} px, loss {iterate.losses.total:.3g}", refresh=False
-            )
-            bar.update(iterate.step - bar.n)
-            yield iterate
-
-
-def show_frames(
-    frames: Iterable[T], total: int, title: str, *, done: int = 0, unit: str = "frame"
+def bar(
+    items: Iterable[T],
+    title: str,
+    unit: str,
+    *,
+    total: int | None = None,
+    done: int = 0,
+    where: Callable[[T], tuple[int, int, str]] | None = None,
 ) -> Iterator[T]:
-    """Pass the frames of a film on and draw a progress bar, of text likewise.
+    """Pass items on and draw a progress bar, of text wherever it is.
+
+    A notebook that was run headless and saved keeps text, where a widget would show up empty.
 
     Parameters
     ----------
-    total
-        How many there are, with the `done` that come before these.
+    total, done
+        How many items there are, with the `done` that come before these.
+    where
+        Item -> how far that is, of how much, and what else to say; None: items are counted.
     """
-    yield from tqdm(
-        frames,
+    items = iter(items)
+    for first in items:  # what it prints stands above the bar
+        done, total, _ = where(first) if where else (done, total, "")
+        with tqdm(
+            desc=title,
+            unit=unit,
+            total=total,
+            initial=done,
+            file=canvas(),
+            ncols=88,
+            mininterval=0.2,
+        ) as line:
+            for item in itertools.chain([first], items):
+                if where:
+                    done, line.total, text = where(item)
+                    line.set_postfix_str(text, refresh=False)
+                    line.update(done - line.n)
+                yield item
+                if not where:
+                    line.update(1)
+
+
+def show_progress(iterates: Iterable[Iterate], title: str = "painting") -> Iterator[Iterate]:
+    """Pass iterates on and draw a progress bar with the size and the loss."""
+    return bar(
+        iterates,
         title,
-        total,
-        initial=done,
-        unit=unit,
-        file=canvas(),
-        ncols=88,
-        mininterval=0.2,
+        "step",
+        where=lambda now: (
+            now.step,
+            now.steps,
+            f"{now.size} px, loss {now.losses.total:.3g}",
+        ),
     )
 
 

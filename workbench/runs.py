@@ -6,10 +6,12 @@ a new run is whole, it writes into the folder `unfinished`, beside what the last
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
 import platform
+import re
 import shutil
 import time
 from collections.abc import Mapping
@@ -17,11 +19,21 @@ from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import workbench
 from workbench.errors import InputError
-from workbench.files import check_writable, claimed, output_errors, replace, write_bytes
+from workbench.files import (
+    check_writable,
+    claimed,
+    output_errors,
+    reading,
+    replace,
+    write_bytes,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 RESULT = "result.json"
 UNFINISHED = "unfinished"
@@ -59,6 +71,62 @@ class Result:
     weights: Mapping[str, str]
     versions: Mapping[str, str]
     seconds: float
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a piece of work depends on: two with the same identity make the same.
+
+    Attributes
+    ----------
+    values
+        Name -> a value as JSON has them; `digest` stands for what went in, such as a picture.
+    """
+
+    values: Mapping[str, Any]
+
+    @property
+    def key(self) -> str:
+        """Short text, the same for the same values, for names of files."""
+        return hashlib.sha256(self._json(self.values).encode()).hexdigest()[:16]
+
+    def differences(self, before: Mapping[str, Any]) -> list[str]:
+        """Say how this work differs from one before, as in "style_weight was 100.0, is 300.0"."""
+        told = []
+        for name in dict.fromkeys([*before, *self.values]):
+            then, now = (self._json(values.get(name)) for values in (before, self.values))
+            if then == now:
+                continue
+            if _DIGEST.fullmatch(then) or _DIGEST.fullmatch(now):
+                how = "is new" if then == "null" else "is gone" if now == "null" else "is another"
+                told.append(f"{name} {how}")
+            else:
+                told.append(f"{name} was {then}, is {now}")
+        return told
+
+    @staticmethod
+    def _json(value: Any) -> str:
+        return json.dumps(value, sort_keys=True)
+
+
+_DIGEST = re.compile(r'"[0-9a-f]{64}"')
+
+
+def digest(content: bytes | Tensor | str | os.PathLike[str]) -> str:
+    """SHA-256 of bytes, of a tensor's values and shape, or of the file at a path.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read.
+    """
+    if isinstance(content, bytes):
+        return hashlib.sha256(content).hexdigest()
+    if not isinstance(content, str | os.PathLike):
+        values = content.detach().cpu().contiguous().numpy()
+        return digest(f"{values.dtype} {values.shape}".encode() + values.tobytes())
+    with reading(Path(content)), Path(content).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def start_run(output_dir: str | os.PathLike[str]) -> Path:

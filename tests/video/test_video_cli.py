@@ -359,7 +359,7 @@ def test_where_memory_runs_out_the_finished_frames_stay(
 ) -> None:
     calls: list[int] = []
     module: Any = importlib.import_module(
-        f"workbench.{'optimize' if where == 'optimize' else 'video.modes'}"
+        f"workbench.{'descent' if where == 'optimize' else 'video.modes'}"
     )
     name = "_paint" if where == "optimize" else where
     real = getattr(module, name)

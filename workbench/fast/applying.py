@@ -20,7 +20,7 @@ from workbench.fast.models import StyleModel
 from workbench.fast.schedule import Choice
 from workbench.files import claimed
 from workbench.images import Frame, from_array, resize_down, save_image, to_array
-from workbench.progress import show_frames
+from workbench.progress import bar
 from workbench.samples import load_picture
 from workbench.video.clips import (
     Clip,
@@ -112,7 +112,7 @@ def paint_film(
         if done % PART == 0:  # else the clip has ended
             frames = read_frames(clip, done)
             painted = _paint_frames(frames, models, choices[done:], batch, original_colors)
-            shown = show_frames(painted, clip.frames, "painting", done=done)
+            shown = bar(painted, "painting", "frame", total=clip.frames, done=done)
             for frame in shown:
                 part = _part(folder, done, told)
                 some = chain([frame], islice(shown, PART - 1))
@@ -225,7 +225,7 @@ def paint_pictures(
             "original_colors": original_colors,
         }
         check_same_run(folder, identity)
-        for target, name in show_frames(targets.items(), len(targets), "painting", unit="picture"):
+        for target, name in bar(targets.items(), "painting", "picture", total=len(targets)):
             source = Path(name)
             if target.is_file() and (
                 not source.is_file() or source.stat().st_mtime <= target.stat().st_mtime

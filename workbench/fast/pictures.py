@@ -15,7 +15,7 @@ from workbench import samples
 from workbench.errors import InputError
 from workbench.files import PICTURE_SUFFIXES, pictures_in
 from workbench.images import Frame, fit, from_array, resize, to_array
-from workbench.progress import show_frames
+from workbench.progress import bar
 from workbench.video.clips import open_clip, read_frames
 from workbench.video.flow import Motion, leads_outside
 
@@ -100,7 +100,7 @@ class Pictures:
         clip = open_clip(path)
         shape = self._fit(str(path), clip.shape)
         clip = open_clip(path, size=max(shape), stride=-(-clip.frames // KEPT))
-        frames = show_frames(read_frames(clip), clip.frames, "reading")
+        frames = bar(read_frames(clip), "reading", "frame", total=clip.frames)
         for number, frame in enumerate(frames):
             if frame.shape[:2] != shape:
                 frame = to_array(resize(from_array(frame), shape))

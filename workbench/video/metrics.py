@@ -23,7 +23,7 @@ from workbench.descent import TargetCache, measure
 from workbench.errors import InputError
 from workbench.images import Frame, check_image, from_array, to_array
 from workbench.losses import Losses
-from workbench.progress import show_frames
+from workbench.progress import bar
 from workbench.settings import Settings
 from workbench.sheets import contact_sheet
 from workbench.video.clips import Clip, read_frames
@@ -196,11 +196,11 @@ def compare_films(
     def columns() -> list[Iterable[Tensor]]:
         return [source(), *films.values()]
 
-    near = list(show_frames(warping_errors(columns(), source()), count - 1, "flicker"))
+    near = list(bar(warping_errors(columns(), source()), "flicker", "frame", total=count - 1))
     far: list[list[float | None]] = []
     if count > FAR:
         pairs = warping_errors(columns(), source(), FAR)
-        far = list(show_frames(pairs, count - FAR, "far flicker"))
+        far = list(bar(pairs, "far flicker", "frame", total=count - FAR))
     settings = replace(settings, size=max(clip.shape))
     chosen = set(np.linspace(0, count - 1, samples).round().astype(int).tolist())
     losses: list[list[Losses]] = []
@@ -208,7 +208,7 @@ def compare_films(
     before: Frame | None = None
     targets = TargetCache()
     rows = zip(source(), *columns(), read_masks(masks), strict=False)
-    for number, (content, *frames, regions) in enumerate(show_frames(rows, count, "losses")):
+    for number, (content, *frames, regions) in enumerate(bar(rows, "losses", "frame", total=count)):
         picture = to_array(content)
         if before is None or is_cut(before, picture):
             paintings = [match_colors(style, content, original_colors) for style in styles]

@@ -38,7 +38,7 @@ from workbench.errors import InputError, MemoryExceeded, OptimizationError
 from workbench.files import claimed
 from workbench.images import Frame, from_array, load_image, resize, to_array
 from workbench.losses import TemporalTarget
-from workbench.progress import canvas, show_frames
+from workbench.progress import bar, canvas
 from workbench.runs import Result, finish_run, start_run
 from workbench.settings import MIN_SIZE, ClipSettings, Settings
 from workbench.video.clips import (
@@ -510,7 +510,7 @@ def write_painted(
     """
     if not frames:
         raise InputError(f"{frames.folder} has no finished frame yet; go on painting.")
-    pictures = show_frames(frames.pictures(), len(frames), "writing")
+    pictures = bar(frames.pictures(), "writing", "frame", total=len(frames))
     write_film(pictures, film, clip.fps, sound=clip, quality=quality)
 
 
