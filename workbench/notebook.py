@@ -38,10 +38,9 @@ from PIL import Image
 
 from workbench import errors
 from workbench.errors import InputError, WorkbenchError
-from workbench.files import check_writable, refuse_overwriting, replace
+from workbench.files import check_writable, parse_yaml, refuse_overwriting, replace
 from workbench.runs import HEADLESS
 from workbench.settings import ClipSettings, Settings, TrainingSettings
-from workbench.yaml_files import parse_yaml
 
 if TYPE_CHECKING:
     from workbench.descent import Iterate

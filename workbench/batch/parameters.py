@@ -14,6 +14,7 @@ from typing import Any
 
 import workbench
 from workbench.errors import InputError
+from workbench.files import kind
 from workbench.notebook import (
     PARAMETERS,
     Parameter,
@@ -24,7 +25,6 @@ from workbench.notebook import (
     texts,
     unknown_parameter,
 )
-from workbench.yaml_files import kind
 
 PATTERN = re.compile(r"[*?\[]")
 _SAMPLE = "sample:"  # as in workbench.samples, which would load torch

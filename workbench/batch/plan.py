@@ -26,8 +26,8 @@ from workbench.batch.parameters import (
     show,
 )
 from workbench.errors import InputError
+from workbench.files import kind, read_yaml
 from workbench.notebook import expand_home
-from workbench.yaml_files import kind, read_yaml
 
 __all__ = ["Plan", "Run", "digest", "read_plan"]
 

@@ -22,8 +22,8 @@ from PIL import Image
 
 from workbench.errors import InputError
 from workbench.fast.models import MODEL, find_checkpoint, read_folder
+from workbench.files import kind, parse_yaml, read_yaml
 from workbench.settings import CLOCK, seconds
-from workbench.yaml_files import kind, parse_yaml, read_yaml
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
