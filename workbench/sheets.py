@@ -1,4 +1,4 @@
-"""Frames and figures -> GIFs, contact sheets, strips, loss curves."""
+"""Frames and figures -> GIFs, contact sheets, strips, plots."""
 
 from __future__ import annotations
 
@@ -11,22 +11,25 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont
 from PIL import Image, ImageDraw, ImageFont
 
 from workbench.errors import InputError
 from workbench.files import write_bytes
-from workbench.images import Frame, fit, from_array, save_image
+from workbench.images import Frame, from_array, save_image
 from workbench.progress import Recorder
 
 _GIF_COLOURS = (256, 128, 64, 32)
-
-
-_GIF_SCALES = (1.0, 0.8, 0.65, 0.5, 0.4, 0.3, 0.2)
-
-
+_SMALLEST_GIF = 0.2  # times full size
+_PILLOW_WHITE = 252  # what Pillow rounds 255 to when it looks a colour up in a palette
+_GAP, _LINE = 8, 18  # px between pictures, and from line to line of a text
 _ROW_LABEL_WIDTH = 150  # px, at most
+
+
+# --- GIFs --------------------------------------------------------------------------------
 
 
 def save_gif(
@@ -53,8 +56,8 @@ def save_gif(
     hold
         Seconds that the last frame stays, at least.
     max_megabytes
-        The largest size and palette that fit into this many megabytes (10^6 bytes) are
-        chosen; None: full size, 256 colours.
+        Of 10^6 bytes: size and colours are brought down until the file is no larger; None: full
+        size, 256 colours.
     one_palette
         Whether all frames share one palette (median cut over frames of the whole run, refined
         by k-means, no dither): half the bytes in a film, and nothing shimmers. False, for
@@ -68,25 +71,30 @@ def save_gif(
         If the file cannot be written.
     """
     check_gif(path, max_megabytes=max_megabytes)
-    _check_film(frames, fps, hold)
-    frames, hundredths = _timed(_same_size(frames), fps, hold)
-    if max_megabytes is None:
-        write_bytes(path, _encode_gif(frames, hundredths, 256, one_palette))
-        return
-    for scale in _GIF_SCALES:
-        size = max(16, round(max(frames[0].shape[:2]) * scale))
-        shape = fit((frames[0].shape[0], frames[0].shape[1]), size)
+    if not frames:
+        raise InputError("a film needs at least one frame.")
+    if not 0 < fps < math.inf:
+        raise InputError(f"fps = {fps}: give a number above 0.")
+    if not 0 <= hold <= 600:
+        raise InputError(f"hold = {hold}: give 0 to 600 seconds.")
+    height, width = frames[-1].shape[:2]
+    frames, hundredths = _timed(frames, fps, hold)
+    most = math.inf if max_megabytes is None else max_megabytes * 1e6
+    scale = 1.0
+    while scale >= _SMALLEST_GIF:
+        shape = max(1, round(height * scale)), max(1, round(width * scale))
         small = [_resize_frame(frame, shape) for frame in frames]
         for colours in _GIF_COLOURS:
             data = _encode_gif(small, hundredths, colours, one_palette)
-            if len(data) <= max_megabytes * 1e6:
+            if len(data) <= most:
                 write_bytes(path, data)
                 return
-            if len(data) > 4 * max_megabytes * 1e6:
+            if len(data) > 4 * most:
                 break  # fewer colours will not save that much
+        scale *= min(0.85, math.sqrt(most / len(data)))  # bytes fall more slowly than pixels
     raise InputError(
         f"max_megabytes = {max_megabytes}: {len(frames)} frames do not fit even at"
-        f" {size} px; take fewer frames or allow more."
+        f" {_SMALLEST_GIF:.0%} of their size; take fewer frames or allow more."
     )
 
 
@@ -98,26 +106,11 @@ def check_gif(path: str | os.PathLike[str], *, max_megabytes: float | None = Non
         raise InputError(f"max_megabytes = {max_megabytes}: give a number above 0.")
 
 
-def _check_film(frames: Sequence[Frame], fps: float, hold: float) -> None:
-    if not frames:
-        raise InputError("a film needs at least one frame.")
-    if not 0 < fps < math.inf:
-        raise InputError(f"fps = {fps}: give a number above 0.")
-    if not 0 <= hold <= 600:
-        raise InputError(f"hold = {hold}: give 0 to 600 seconds.")
-
-
-def _same_size(frames: Sequence[Frame]) -> list[Frame]:
-    height, width = frames[-1].shape[:2]
-    return [_resize_frame(frame, (height, width)) for frame in frames]
-
-
 def _resize_frame(frame: Frame, shape: tuple[int, int]) -> Frame:
     if frame.shape[:2] == shape:
         return frame
     height, width = shape
-    picture = Image.fromarray(frame).resize((width, height), Image.Resampling.LANCZOS)
-    return np.asarray(picture)
+    return np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.LANCZOS))
 
 
 def _timed(frames: Sequence[Frame], fps: float, hold: float) -> tuple[list[Frame], list[int]]:
@@ -171,10 +164,13 @@ def _in_own_colours(frame: Frame, colours: int) -> Image.Image:
     """With white itself among them, or the paper around captions would flicker."""
     palette = _palette([frame], colours - 1)
     others = (palette.getpalette() or [])[: 3 * (colours - 1)]
-    palette.putpalette([*others, 252, 252, 252])  # Pillow rounds 255 down to that to look it up
+    palette.putpalette([*others, *[_PILLOW_WHITE] * 3])
     picture = _in_colours_of(palette, frame)
     picture.putpalette([*others, 255, 255, 255])
     return picture
+
+
+# --- contact sheets ----------------------------------------------------------------------
 
 
 def contact_sheet(
@@ -194,63 +190,46 @@ def contact_sheet(
     ----------
     frames
         `(H, W, 3)` each, of any shape.
-    captions
-        One for each.
     columns
-        Pictures in a row; None: all in one.
+        Pictures in a row; None: all in one. A column is as wide as its widest picture.
     height
-        That all pictures are brought to, in pixels.
-    row_labels
-        One for each row, at the left edge; none given: no edge.
-    column_labels
-        One for each column, along the top; likewise.
-
-    Returns
-    -------
-    Frame
-        The sheet, `(H, W, 3)`; its columns are as wide as their widest picture.
+        What all pictures are brought to, in pixels.
+    row_labels, column_labels
+        Texts at the left edge and along the top; none given: no edge.
     """
     if not frames:
         raise InputError("a contact sheet needs at least one picture.")
-    gap, line = 8, 18
     columns = columns or len(frames)
     pictures = []
     for frame in frames:
         width = max(1, round(frame.shape[1] * height / frame.shape[0]))
         pictures.append(Image.fromarray(_resize_frame(frame, (height, width))))
     widths = [max(picture.width for picture in pictures[i::columns]) for i in range(columns)]
-    rows = math.ceil(len(pictures) / columns)
-
     below = [_wrap(text, widths[i % columns]) for i, text in enumerate(captions)]
     above = [_wrap(text, width) for text, width in zip(column_labels, widths, strict=False)]
     beside = [_wrap(text, _ROW_LABEL_WIDTH) for text in row_labels]
-    caption_height = gap + line * max(map(len, below))
-    top_edge = gap + line * max(map(len, above)) if above else 0
-    lines = [text for label in beside for text in label]
-    left_edge = math.ceil(max(_font().getlength(text) for text in lines)) + gap if lines else 0
 
-    row_height = height + gap + caption_height
-    sheet_width = left_edge + sum(widths) + gap * (columns + 1)
-    sheet = Image.new("RGB", (sheet_width, top_edge + rows * row_height), "white")
+    left = math.ceil(max(map(_width, beside))) + _GAP if beside else 0
+    top = max(map(_height, above)) + _GAP if above else 0
+    row_height = height + 2 * _GAP + max(map(_height, below))
+    rows = math.ceil(len(pictures) / columns)
+    size = (left + sum(widths) + _GAP * (columns + 1), top + rows * row_height)
+    sheet = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(sheet)
-
-    def write(lines: Sequence[str], x: float, y: float, anchor: str) -> None:
-        """Lines of text, the first one at the height `y`."""
-        for i, text in enumerate(lines):
-            draw.text((x, y + line * i), text, fill="black", font=_font(), anchor=anchor)
-
-    for column, label in enumerate(above):
-        middle = left_edge + sum(widths[:column]) + gap * (column + 1) + widths[column] / 2
-        write(label, middle, top_edge - line * (len(label) - 0.5), "mm")
-    for row, label in enumerate(beside):
-        first = gap + height / 2 - line * (len(label) - 1) / 2
-        write(label, left_edge, top_edge + row * row_height + first, "rm")
-    for i, (picture, caption) in enumerate(zip(pictures, below, strict=True)):
+    write = functools.partial(
+        draw.multiline_text, fill="black", font=_font(), spacing=_LINE - _font().getbbox("A")[3]
+    )
+    middles = [left + _GAP * (i + 1) + sum(widths[:i]) + widths[i] / 2 for i in range(columns)]
+    for text, x in zip(above, middles, strict=False):
+        write((x, top - _height(text) / 2), text, anchor="mm", align="center")
+    for row, text in enumerate(beside):
+        y = top + row * row_height + _GAP + height / 2
+        write((left, y), text, anchor="rm", align="right")
+    for i, (picture, text) in enumerate(zip(pictures, below, strict=True)):
         row, column = divmod(i, columns)
-        middle = left_edge + sum(widths[:column]) + gap * (column + 1) + widths[column] / 2
-        top = top_edge + row * row_height + gap
-        sheet.paste(picture, (round(middle - picture.width / 2), top))
-        write(caption, middle, top + height + (gap + line) / 2, "mm")
+        x, y = middles[column], top + row * row_height + _GAP
+        sheet.paste(picture, (round(x - picture.width / 2), y))
+        write((x, y + height + (_GAP + _height(text)) / 2), text, anchor="mm", align="center")
     return np.asarray(sheet)
 
 
@@ -260,28 +239,36 @@ def _font() -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(findfont("DejaVu Sans"), 13)
 
 
-def _wrap(text: str, width: float) -> list[str]:
-    """Lines of at most `width` pixels; a word that is wider alone ends in an ellipsis."""
+def _height(text: str) -> int:
+    return _LINE * (text.count("\n") + 1)
+
+
+def _width(text: str) -> float:
+    return max(map(_font().getlength, text.split("\n")))
+
+
+def _wrap(text: str, width: float) -> str:
+    """Break lines so that they have at most `width` pixels."""
     lines = []
     for paragraph in text.split("\n"):
         line = ""
         for word in paragraph.split():
             longer = f"{line} {word}" if line else word
-            if line and _font().getlength(longer) > width:
+            if line and _width(longer) > width:
                 lines.append(line)
-                line = word
-            else:
-                line = longer
+                longer = word
+            line = longer
         lines.append(line)
-    return [_shorten(line, width) for line in lines]
+    return "\n".join(_shorten(line, width) for line in lines)
 
 
-def _shorten(text: str, width: float) -> str:
-    if _font().getlength(text) <= width:
-        return text
-    while text and _font().getlength(text + "…") > width:
-        text = text[:-1]
-    return text + "…"
+def _shorten(line: str, width: float) -> str:
+    """End a line that is too wide, a single word, in an ellipsis."""
+    if _width(line) <= width:
+        return line
+    while line and _width(line + "…") > width:
+        line = line[:-1]
+    return line + "…"
 
 
 def save_strip(
@@ -295,13 +282,35 @@ def save_strip(
     save_image(from_array(contact_sheet(frames, captions, height=height)), path)
 
 
+def progress_strip(recorder: Recorder, *, count: int = 6, height: int = 200) -> Frame:
+    """Lay `count` snapshots of a run side by side, each with its step below."""
+    snapshots = recorder.snapshots(count)
+    captions = ["start" if shot.step == 0 else f"step {shot.step}" for shot in snapshots]
+    return contact_sheet([shot.frame for shot in snapshots], captions, height=height)
+
+
 def save_progress_strip(
     recorder: Recorder, path: str | os.PathLike[str], *, count: int = 6, height: int = 200
 ) -> None:
-    """Write `count` snapshots of a run side by side, each with its step below."""
-    snapshots = recorder.snapshots(count)
-    captions = ["start" if shot.step == 0 else f"step {shot.step}" for shot in snapshots]
-    save_strip([shot.frame for shot in snapshots], captions, path, height=height)
+    """Write a `progress_strip` as a picture file."""
+    save_image(from_array(progress_strip(recorder, count=count, height=height)), path)
+
+
+# --- plots -------------------------------------------------------------------------------
+
+
+def new_plot(width: float = 9.0, height: float = 4.5) -> tuple[Figure, Axes]:
+    """Make an empty plot of that many inches."""
+    figure = Figure(figsize=(width, height), layout="constrained", dpi=110)
+    return figure, figure.subplots()
+
+
+def finish_plot(axes: Axes, title: str = "") -> None:
+    """Give a plot the common look: a faint grid, no box, beside it the legend with its `title`."""
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    beside = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)}
+    axes.legend(title=title, frameon=False, fontsize=9, **beside)
 
 
 def plot_losses(recorder: Recorder, moves: Sequence[int] = ()) -> Figure:
@@ -310,20 +319,18 @@ def plot_losses(recorder: Recorder, moves: Sequence[int] = ()) -> Figure:
     Grey lines show where the picture grew, red ones the steps of `moves`, at which somebody
     changed a setting.
     """
-    figure = Figure(figsize=(9, 4.5), layout="constrained", dpi=110)
-    axes = figure.subplots()
+    figure, axes = new_plot()
     steps, losses = recorder.steps, recorder.losses
     axes.plot(steps, [loss.total for loss in losses], color="black", lw=2.2, label="total")
     # Settings may change on the way: a layer counts if it ever did.
-    content = _layers(loss.content for loss in losses)
-    for i, layer in enumerate(content):
+    for i, layer in enumerate(_layers(loss.content for loss in losses)):
         values = [loss.content.get(layer) or math.nan for loss in losses]
         axes.plot(steps, values, color=f"C{i + 1}", lw=1.8, ls="--", label=f"content {layer}")
     style = _layers(loss.style for loss in losses)
-    shades = np.linspace(0.35, 0.95, max(1, len(style)))
-    for shade, layer in zip(shades, style, strict=False):
+    shades = colormaps["Blues"](np.linspace(0.35, 0.95, len(style)))
+    for shade, layer in zip(shades, style, strict=True):
         values = [loss.style.get(layer) or math.nan for loss in losses]
-        axes.plot(steps, values, color=colormaps["Blues"](shade), lw=1.5, label=f"style {layer}")
+        axes.plot(steps, values, color=shade, lw=1.5, label=f"style {layer}")
     if any(loss.tv > 0 for loss in losses):
         tv = [loss.tv or math.nan for loss in losses]
         axes.plot(steps, tv, color="tab:green", lw=1.5, ls=":", label="total variation")
@@ -335,9 +342,7 @@ def plot_losses(recorder: Recorder, moves: Sequence[int] = ()) -> Figure:
     positive = [loss.total for loss in losses if loss.total > 0]
     if positive:
         axes.set_ylim(bottom=min(positive) * 1e-4)
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=9)
+    finish_plot(axes)
     return figure
 
 
@@ -348,7 +353,6 @@ def _layers(losses: Iterable[Mapping[str, float]]) -> list[str]:
 
 def save_plot(figure: Figure, path: str | os.PathLike[str]) -> None:
     """Write a figure as a picture file; the suffix of `path` says the format."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    with Image.open(buffer) as picture:
-        save_image(from_array(np.asarray(picture.convert("RGB"))), path)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    save_image(from_array(np.asarray(canvas.buffer_rgba())[..., :3]), path)
