@@ -24,8 +24,11 @@ def default_parameters(name: str) -> dict[str, Any]:
     return {name: value for name, value in values.items() if not name.startswith("__")}
 
 
-def run_cells(name: str, count: int, **parameters: Any) -> dict[str, Any]:
-    """Run the parameters cell of a notebook and the first cells of code behind it, right here."""
+def run_cells(name: str, count: int | None, **parameters: Any) -> dict[str, Any]:
+    """Run the parameters cell of a notebook and the first cells of code behind it, right here.
+
+    None: all of them.
+    """
     cells = nbformat.read(find_notebook(name), 4).cells
     first, *rest = [cell.source for cell in cells if cell.cell_type == "code"]
     given = [f"{name} = {value!r}" for name, value in parameters.items()]

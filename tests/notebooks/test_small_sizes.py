@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tools import default_parameters, run
+from tools import default_parameters, run_cells
 
 from workbench.runs import read_result
 
@@ -31,10 +31,10 @@ SHORT: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("name", SHORT)
 def test_a_small_size_and_few_steps_are_all_that_is_changed(name: str, tmp_path: Path) -> None:
     defaults = default_parameters(name)
-    small = {key: value for key, value in {"size": 160, "steps": [20]}.items() if key in defaults}
+    small = {key: value for key, value in {"size": 96, "steps": [10]}.items() if key in defaults}
     if "models_dir" in defaults:
         small["models_dir"] = str(tmp_path / "models")
-    run(name, tmp_path / "out.ipynb", tmp_path / "run", **SHORT[name], **small)
+    run_cells(name, None, output_dir=str(tmp_path / "run"), **SHORT[name], **small)
     result = read_result(tmp_path / "run")
     assert result is not None
     assert set(defaults) <= set(result.settings)  # everything that the run was told
