@@ -309,8 +309,8 @@ def finish_plot(axes: Axes, title: str = "") -> None:
     """Give a plot the common look: a faint grid, no box, beside it the legend with its `title`."""
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
-    beside = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)}
-    axes.legend(title=title, frameon=False, fontsize=9, **beside)
+    beside = (1.0, 0.5)
+    axes.legend(loc="center left", bbox_to_anchor=beside, title=title, frameon=False, fontsize=9)
 
 
 def plot_losses(recorder: Recorder, moves: Sequence[int] = ()) -> Figure:
