@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import shutil
 import subprocess
@@ -23,7 +22,7 @@ import torch
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from PIL import Image
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from test_cli import interrupt
 from test_cli import workbench as workbench_command
@@ -31,11 +30,12 @@ from torch import Tensor
 
 import workbench
 from workbench import checkpoints as module
-from workbench.checkpoints import Checkpoints
+from workbench.checkpoints import Checkpoints, load_tree
 from workbench.descent import WARM_UP_STEPS, Iterate, optimize
 from workbench.errors import InputError, OptimizationError, OutputError
 from workbench.losses import TemporalTarget
 from workbench.progress import Recorder, keep_latest, show_progress
+from workbench.runs import Identity
 from workbench.settings import Settings
 from workbench.sheets import plot_losses, save_gif
 
@@ -79,10 +79,13 @@ class Painter:
             frozen.rename(self.folder)
 
     def steps_kept(self) -> list[int]:
-        return sorted(int(path.stem[-8:]) for path in self.folder.glob("workbench-step-*"))
+        """Of the checkpoints in the folder."""
+        paths = self.folder.glob("workbench-run-*")
+        return sorted(load_tree(path)["moment"]["step"] for path in paths)
 
-    def newest(self) -> Path:
-        return max(self.folder.glob("workbench-step-*"))
+    def file(self) -> Path:
+        (path,) = self.folder.glob("workbench-run-*")
+        return path
 
 
 @pytest.fixture
@@ -287,17 +290,15 @@ def test_a_run_that_explodes_for_good_explodes_again(
 # --- what is kept, and for how long ------------------------------------------------------
 
 
-def test_the_newest_and_the_one_before_are_kept_and_nothing_is_left_in_the_end(
-    long: Painter,
-) -> None:
+def test_one_file_is_kept_and_nothing_is_left_in_the_end(long: Painter) -> None:
     kept = []
     checkpoints = Checkpoints(long.folder, every=4, recorder=Recorder(), share=math.inf)
     for _ in optimize(long.content, long.styles, long.settings, checkpoints=checkpoints):
         kept.append(long.steps_kept())
     assert kept[0] == kept[4] == []
-    assert kept[5] == [4]
-    assert kept[9] == kept[12] == [4, 8]
-    assert kept[-1] == [28, 32]
+    assert kept[5] == kept[8] == [4]
+    assert kept[9] == kept[12] == [8]
+    assert kept[-1] == [32]
     checkpoints.remove()
     assert not long.folder.exists()
     checkpoints.remove()
@@ -305,12 +306,12 @@ def test_the_newest_and_the_one_before_are_kept_and_nothing_is_left_in_the_end(
 
 def test_files_of_others_are_left_alone(long: Painter) -> None:
     long.folder.mkdir(parents=True)
-    theirs = long.folder / "step-00000010.safetensors"
+    theirs = long.folder / "run-00000010.safetensors"
     save_file({"pixels": torch.ones(3)}, theirs)
-    unfinished = long.folder / ".workbench-step-00000004.0f0f0f0f.partial.safetensors"
+    unfinished = long.folder / ".workbench-run-0123abcd.0f0f0f0f.partial.safetensors"
     unfinished.write_bytes(b"of a run that was killed while it wrote")
     long.kill(12, every=4)
-    assert long.steps_kept() == [4, 8]
+    assert long.steps_kept() == [8]
     assert not unfinished.exists()
     Checkpoints(long.folder).remove()
     assert list(long.folder.iterdir()) == [theirs]
@@ -332,7 +333,7 @@ def test_writing_takes_no_more_than_its_share_of_the_time(long: Painter) -> None
             if iterate.step == 12:
                 assert long.steps_kept() == [1]
                 break
-    assert long.steps_kept() == [1, 12]  # a stop is worth it
+    assert long.steps_kept() == [12]  # a stop is worth it
 
 
 def test_a_run_that_is_closed_late_takes_nothing_back(long: Painter) -> None:
@@ -341,26 +342,20 @@ def test_a_run_that_is_closed_late_takes_nothing_back(long: Painter) -> None:
     with closing(long.run()) as iterates:  # type: ignore[type-var]
         for _ in islice(iterates, 21):
             pass
-    newest = long.newest()
-    before = newest.read_bytes()
+    before = long.file().read_bytes()
     late.close()  # type: ignore[attr-defined]
-    assert long.newest() == newest
-    assert newest.read_bytes() == before
+    assert long.file().read_bytes() == before
 
 
 def test_memory_lies_where_torch_would_put_it(long: Painter) -> None:
     with closing(long.run()) as iterates:  # type: ignore[type-var]
         for _ in islice(iterates, 24):
             pass
-    moment = Checkpoints(long.folder).find(run_of(long))
+    run = Identity(load_tree(long.file())["run"])
+    moment = Checkpoints(long.folder).find(run)
     assert moment is not None
-    tensors = [moment.pixels, moment.grad, *moment.optimizer["old_dirs"]]
+    tensors = [moment.pixels, moment.grad, *moment.optimizer["state"][0]["old_dirs"]]
     assert {tensor.data_ptr() % 64 for tensor in tensors} == {0}
-
-
-def run_of(painter: Painter) -> module.Run:
-    with safe_open(painter.newest(), framework="pt") as file:
-        return module.Run(**json.loads(file.metadata()["workbench"])["run"])
 
 
 # --- recorders ---------------------------------------------------------------------------
@@ -445,7 +440,7 @@ def flip(path: Path) -> None:
 
 def flip_in_the_header(path: Path) -> None:
     data = path.read_bytes()
-    at = data.index(b'lowest\\": ') + len(b'lowest\\": ')
+    at = data.index(b'rate\\": ') + len(b'rate\\": ')
     path.write_bytes(data[:at] + (b"1" if data[at : at + 1] != b"1" else b"2") + data[at + 1 :])
 
 
@@ -470,61 +465,21 @@ DAMAGES = [cut, flip, flip_in_the_header, blank, blank_the_end, replace_by_anoth
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_if_the_newest_is_damaged_the_one_before_is_used(
+def test_if_it_is_damaged_the_painting_begins_anew(
     long: Painter, damage: Callable[[Path], None]
 ) -> None:
-    unbroken = long.unbroken()
-    long.kill(25, every=8)
-    newest = long.newest()
-    damage(newest)
-    resumed = list(long.run())
-    assert resumed[0].step == 16
-    assert_same(resumed, unbroken)
-    assert long.said == [
-        f"{newest} is damaged or not the workbench's; the one before is used.",
-        f"Going on from step 16 in {long.folder}.",
-    ]
-
-
-@pytest.mark.parametrize("damage", [cut, flip])
-def test_if_its_pictures_are_damaged_too(long: Painter, damage: Callable[[Path], None]) -> None:
     recorder = Recorder()
     with closing(long.run(every=8, recorder=recorder)) as iterates:  # type: ignore[type-var]
         for iterate in islice(iterates, 20):
             recorder.add(iterate)
-    damage(long.newest())
-    assert_recorded_whole(long)
-    assert long.said[1:] == [f"Going on from step 16 in {long.folder}."]
-
-
-def assert_recorded_whole(painter: Painter) -> None:
-    """A run that goes on has the pictures of an unbroken one."""
-    whole, recorder = Recorder(), Recorder()
-    for iterate in painter.unbroken():
-        whole.add(iterate)
-    iterates = list(painter.run(recorder=recorder))
-    assert iterates[0].step > 0
-    for iterate in iterates:
-        recorder.add(iterate)
-    assert recorder.losses == whole.losses
-    for ours, theirs in zip(recorder.snapshots(), whole.snapshots(), strict=True):
-        assert ours.step == theirs.step
-        assert np.array_equal(ours.frame, theirs.frame)
-
-
-def test_if_both_are_damaged_it_begins_anew(long: Painter) -> None:
-    unbroken = long.unbroken()
-    long.kill(25, every=8)
-    both = sorted(long.folder.glob("workbench-step-*"), reverse=True)
-    for path in both:
-        cut(path)
-    resumed = list(long.run(every=1000))
+    path = long.file()
+    damage(path)
+    recorder = Recorder()
+    resumed = list(long.run(every=1000, recorder=recorder))
     assert resumed[0].step == 0
-    assert_same(resumed, unbroken)
-    assert long.said == [
-        f"{both[0]} is damaged or not the workbench's; the one before is used.",
-        f"{both[1]} is damaged or not the workbench's; the painting begins anew.",
-    ]
+    assert_same(resumed, long.unbroken())
+    assert recorder.steps == []
+    assert long.said == [f"{path} is damaged or not the workbench's; the painting begins anew."]
     assert not long.folder.exists()
 
 
@@ -540,7 +495,17 @@ def test_a_kill_in_the_middle_of_writing_leaves_the_one_before(
         with pytest.raises(SystemExit):
             next(iterates)
     assert long.steps_kept() == [8]
-    assert_recorded_whole(long)
+    whole, recorder = Recorder(), Recorder()
+    for iterate in long.unbroken():
+        whole.add(iterate)
+    iterates = list(long.run(recorder=recorder))
+    assert iterates[0].step == 8
+    for iterate in iterates:
+        recorder.add(iterate)
+    assert recorder.losses == whole.losses
+    for ours, theirs in zip(recorder.snapshots(), whole.snapshots(), strict=True):
+        assert ours.step == theirs.step
+        assert np.array_equal(ours.frame, theirs.frame)
 
 
 def killed(tensors: object, path: Path, **options: object) -> None:
@@ -620,8 +585,7 @@ def test_of_several_others_the_nearest_is_named(long: Painter) -> None:
 
 def test_the_file_of_an_earlier_version_is_named_and_goes_in_the_end(long: Painter) -> None:
     long.kill(15)
-    newest = long.newest()
-    newest.rename(long.folder / "workbench-step-00000010.safetensors")
+    long.file().rename(long.folder / "workbench-step-00000010.safetensors")
     (long.folder / "workbench-frames-00000010.safetensors").write_bytes(b"pictures")
     assert next(long.run()).step == 0
     assert "belongs to another run (by another version)" in long.said[0]
@@ -711,7 +675,7 @@ def test_a_full_disk_costs_the_checkpoints_and_not_the_painting(
     (sentence,) = long.said
     assert sentence.startswith(f"No more checkpoints: {long.folder}")
     assert "cannot be written: I/O error: No space left on device (os error 28)." in sentence
-    assert [path.name[:15] for path in long.folder.iterdir()] == 2 * ["workbench-step-"]
+    assert list(long.folder.iterdir()) == [long.file()]
     monkeypatch.setattr(module, "save_file", save_file)
     assert_same(list(long.run()), unbroken)
 
@@ -770,7 +734,7 @@ def kill_once_it_wrote(command: list[str], checkpoint: Path) -> None:
     """Start a command and kill it, and all that it started, with no chance to tidy up."""
 
     def wrote() -> bool:
-        steps = checkpoint.glob("workbench-step-*")
+        steps = checkpoint.glob("workbench-run-*")
         with contextlib.suppress(FileNotFoundError):
             return any(path.stat().st_mtime_ns > began for path in steps)
         return False

@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 import workbench
-from workbench.checkpoints import Checkpoints, Moment, Run
+from workbench.checkpoints import Checkpoints, Moment
 from workbench.devices import (
     HISTORY,
     choose_device,
@@ -48,8 +48,9 @@ from workbench.losses import (
     to_losses,
     weighted_losses,
 )
+from workbench.runs import Identity, digest
 from workbench.settings import MIN_SIZE, Settings
-from workbench.weights import BACKBONES, cache_folder, digest, load_weights
+from workbench.weights import BACKBONES, cache_folder, load_weights
 
 SMALLEST_COARSE_SIDE = 64  # pixels; a coarse scale with a shorter side is left out
 WARM_UP_STEPS = 20  # of Adam before L-BFGS at the first scale, where it would explode at once
@@ -190,7 +191,7 @@ def _optimize(
     if checkpoints is None:
         moments = _paint(problem, start)
     else:
-        begin = checkpoints.find(_run_of(problem, masks, start))
+        begin = checkpoints.find(_identity(problem, masks, start))
         moments = checkpoints.keep(_paint(problem, start, begin, remember=True))
     with contextlib.closing(moments):
         for moment in moments:
@@ -566,7 +567,7 @@ class Problem:
         return *network, settings.white, self.device
 
 
-def _run_of(problem: Problem, masks: Sequence[Tensor], start: Tensor | None) -> Run:
+def _identity(problem: Problem, masks: Sequence[Tensor], start: Tensor | None) -> Identity:
     """Everything that the picture depends on."""
     settings = problem.settings
     values = settings.as_dict()
@@ -580,16 +581,18 @@ def _run_of(problem: Problem, masks: Sequence[Tensor], start: Tensor | None) -> 
     for i, target in enumerate(problem.temporal, start=1):
         pictures[f"earlier frame {i}"] = target.picture
         pictures[f"what is visible of earlier frame {i}"] = target.visible
-    digests = {name: digest({name: picture}) for name, picture in pictures.items()}
-    digests["the set of weights"] = load_weights(settings.backbone).sha256
-    values |= {
+    digests = {name: digest(picture) for name, picture in pictures.items()}
+    values = {
+        **digests,
+        "the set of weights": load_weights(settings.backbone).sha256,
+        **values,
         "temporal_weights": [target.weight for target in problem.temporal],
         "device": problem.device.type,
         "precision": str(problem.network.dtype).removeprefix("torch."),
         "workbench": workbench.__version__,
         "torch": torch.__version__,
     }
-    return Run(digests, values)
+    return Identity(values)
 
 
 def _paint(
@@ -651,7 +654,7 @@ def _descend(
 
     def now() -> Moment:
         assert pixels.grad is not None
-        memory = _memory(optimizer, pixels) if remember and optimizer is not None else {}
+        memory = _memory(optimizer) if remember and optimizer is not None else {}
         state = pixels.detach().clone(), pixels.grad, losses, lowest, rate, rescues, calm, memory
         return Moment(done + step, *state)
 
@@ -663,7 +666,7 @@ def _descend(
         lowest, rate, rescues, calm = begin.lowest, begin.rate, begin.rescues, begin.calm
         if begin.optimizer and step != warm_up:
             optimizer = _optimizer(pixels, settings, rate, adam=step < warm_up)
-            _recall(optimizer, begin.optimizer)
+            optimizer.load_state_dict(copy.deepcopy(dict(begin.optimizer)))
     else:
         losses = look()
         lowest, rate, rescues, calm, step = losses.total, 1.0, 0, 0, 0
@@ -738,22 +741,15 @@ def _optimizer(
     return torch.optim.LBFGS([pixels], lr=first, max_iter=1, history_size=HISTORY)
 
 
-def _memory(optimizer: torch.optim.Optimizer, pixels: Tensor) -> dict[str, Any]:
-    """What an optimiser remembers, so that its next step does not change it."""
-    memory: dict[str, Any] = {"lr": optimizer.param_groups[0]["lr"]}
-    for name, value in optimizer.state[pixels].items():
-        if isinstance(value, Tensor):
-            memory[name] = value.clone()
-        elif name != "al":  # where L-BFGS does its sums
-            memory[name] = copy.copy(value)  # lists grow, but what is in them stays as it is
-    return memory
-
-
-def _recall(optimizer: torch.optim.Optimizer, memory: Mapping[str, Any]) -> None:
-    state = copy.deepcopy(dict(memory))
-    rate = state.pop("lr")
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": {0: state}})
-    optimizer.param_groups[0]["lr"] = rate
+def _memory(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """The `state_dict`, with copies of what the next step will change."""
+    tree = optimizer.state_dict()
+    state = {
+        # L-BFGS adds to its lists, but leaves the tensors in them as they are.
+        name: value.clone() if isinstance(value, Tensor) else copy.copy(value)
+        for name, value in tree["state"][0].items()
+    }
+    return {**tree, "state": {0: state}}
 
 
 def _exploded(loss: float, lowest: float, *, adam: bool) -> bool:

@@ -265,37 +265,39 @@ class Recorder:
         self.scale_changes = [step for step in self.scale_changes if step < iterate.step]
         self._kept = [kept for kept in self._kept if kept.step <= iterate.step]
 
-    def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """What `restore` needs, for a checkpoint: values as JSON has them, and pictures."""
-        kept = [(each.step, each.position) for each in self._kept]
-        values = {
+    def state(self) -> dict[str, Any]:
+        """Give what `restore` needs, as `checkpoints.save_tree` writes it."""
+        return {
             "steps": self.steps,
             "losses": [vars(losses) for losses in self.losses],
             "scale_changes": self.scale_changes,
-            "kept": kept,
             "spacing": self._spacing,
             "size": self._size,
+            "kept": [
+                {
+                    "position": each.position,
+                    "step": each.step,
+                    "jpeg": torch.tensor(bytearray(each.jpeg), dtype=torch.uint8),
+                    "thumbnail": torch.from_numpy(each.thumbnail),
+                }
+                for each in self._kept
+            ],
         }
-        pictures = {}
-        for each in self._kept:
-            pictures[f"frame {each.step}"] = torch.tensor(bytearray(each.jpeg), dtype=torch.uint8)
-            pictures[f"thumbnail {each.step}"] = torch.from_numpy(each.thumbnail)
-        return values, pictures
 
-    def restore(self, values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    def restore(self, tree: Mapping[str, Any]) -> None:
         """Go on as the recorder whose `state` this is; `snapshots` needs another iterate."""
-        self.steps, self.scale_changes = list(values["steps"]), list(values["scale_changes"])
-        self.losses = [Losses(**losses) for losses in values["losses"]]
+        self.steps, self.scale_changes = tree["steps"], tree["scale_changes"]
+        self.losses = [Losses(**losses) for losses in tree["losses"]]
         self._kept = [
             _Kept(
-                position,
-                step,
-                tensors[f"frame {step}"].numpy().tobytes(),
-                tensors[f"thumbnail {step}"].numpy(),
+                each["position"],
+                each["step"],
+                each["jpeg"].numpy().tobytes(),
+                each["thumbnail"].numpy(),
             )
-            for step, position in values["kept"]
+            for each in tree["kept"]
         ]
-        self._spacing, self._size, self._latest = values["spacing"], values["size"], None
+        self._spacing, self._size, self._latest = tree["spacing"], tree["size"], None
 
     def snapshots(self, count: int | None = None) -> list[Snapshot]:
         """Choose `count` pictures (`frames` if not given), the first and the last among them."""

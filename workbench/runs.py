@@ -98,7 +98,9 @@ class Identity:
             if then == now:
                 continue
             if _DIGEST.fullmatch(then) or _DIGEST.fullmatch(now):
-                how = "is new" if then == "null" else "is gone" if now == "null" else "is another"
+                how = (
+                    "is new" if then == "null" else "is gone" if now == "null" else "is another one"
+                )
                 told.append(f"{name} {how}")
             else:
                 told.append(f"{name} was {then}, is {now}")

@@ -181,7 +181,7 @@ def time_checkpoints(settings: Settings, content: Tensor, style: Tensor) -> tupl
             for iterate in itertools.islice(iterates, 50):
                 recorder.add(iterate)
             seconds = time.perf_counter() - start
-        size = sum(path.stat().st_size for path in Path(folder).glob("*-00000100.*"))
+        size = sum(path.stat().st_size for path in Path(folder).iterdir())
     print(f"  {size / 1e6:.0f} MB in {max(spent):.3f} s", flush=True)
     return seconds, sum(spent)
 

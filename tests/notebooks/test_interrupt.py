@@ -53,7 +53,7 @@ def test_interrupted_while_all_cells_run_those_below_take_the_picture_so_far(
     interrupt_at(client, manager, re.escape(stopped), really=False)
 
     # What it needs to go on lies there at once, not only when the cell is run again.
-    checkpoints = (folder / "picture.checkpoint").rglob("workbench-step-*")
+    checkpoints = (folder / "picture.checkpoint").rglob("workbench-run-*")
     step = max(int(path.stem[-8:]) for path in checkpoints)
     assert step - steps in (0, 1)  # one more, if it was not looked at any more
     again = client.execute(rest[2])

@@ -29,7 +29,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 import workbench
-from workbench.checkpoints import Run, save_tensors
+from workbench.checkpoints import save_tensors
 from workbench.descent import Problem, loss_weights
 from workbench.errors import InputError, TrainingError
 from workbench.fast.models import (
@@ -53,7 +53,7 @@ from workbench.losses import (
     weighted_losses,
 )
 from workbench.progress import canvas
-from workbench.runs import Result, finish_run
+from workbench.runs import Identity, Result, finish_run
 from workbench.settings import Settings, TrainingSettings
 from workbench.sheets import save_gif, save_plot, save_strip
 from workbench.video.flow import Motion, warp
@@ -173,7 +173,7 @@ def train(
 
 
 def _train(
-    lessons: _Lessons, folder: Path, run: Run, about: ModelFolder
+    lessons: _Lessons, folder: Path, run: Identity, about: ModelFolder
 ) -> Iterator[TrainingIterate]:
     learner = _Learner.new(lessons)
     learner.restore(folder, run)
@@ -222,7 +222,7 @@ def _train(
             raise
 
 
-def _rescue(lessons: _Lessons, folder: Path, run: Run, exploded: _Learner) -> _Learner:
+def _rescue(lessons: _Lessons, folder: Path, run: Identity, exploded: _Learner) -> _Learner:
     """Go back to the last checkpoint, with half the rate."""
     rescues = exploded.rescues + 1
     if rescues > MAX_RESCUES:
@@ -488,7 +488,7 @@ class _Learner:
     def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
         return {"muon": self.muon, "adam": self.adam}
 
-    def save(self, folder: Path, run: Run) -> None:
+    def save(self, folder: Path, run: Identity) -> None:
         """Keep everything that the next steps depend on, unless it is spoiled."""
         if self._stepping or not self.step or not self.is_finite():
             return
@@ -498,7 +498,7 @@ class _Learner:
             for number, memory in optimizer.state_dict()["state"].items():
                 tensors |= {f"{kind}.{number}.{name}": each for name, each in memory.items()}
         values = {
-            "run": vars(run),
+            "run": run.values,
             "step": self.step,
             "seconds": self.seconds,
             "rescues": self.rescues,
@@ -507,7 +507,7 @@ class _Learner:
         }
         save_tensors(tensors, folder / STATE, {"workbench": json.dumps(values)})
 
-    def restore(self, folder: Path, run: Run) -> None:
+    def restore(self, folder: Path, run: Identity) -> None:
         """Be as when `save` was called, if it was.
 
         Raises
@@ -528,7 +528,10 @@ class _Learner:
                 values = json.loads(file.metadata()["workbench"])
                 # As copies they begin where torch's own memory would, on which bits depend.
                 tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
-            differences = run.differences(Run(**values["run"]))
+            before = values["run"]
+            if "digests" in before:  # an earlier version kept them apart
+                before = {**before["digests"], **before["values"]}
+            differences = run.differences(before)
             if differences:
                 raise InputError(
                     f"{folder} holds another training ({'; '.join(differences)}); ask for the"
@@ -571,15 +574,15 @@ def _stalled(checkpoints: Sequence[Checkpoint]) -> int:
     return since
 
 
-def _run_of(lessons: _Lessons, about: ModelFolder) -> Run:
+def _run_of(lessons: _Lessons, about: ModelFolder) -> Identity:
     """Everything that the model depends on, but for when training ends."""
-    digests = {
+    values = {name: value for name, value in about.settings.items() if name not in _BUDGET}
+    values |= {
         f"style picture {i}": digest({"style": style})
         for i, style in enumerate(lessons.problem.styles, start=1)
     }
-    digests["the set of weights"] = about.weights["sha256"]
-    values = {name: value for name, value in about.settings.items() if name not in _BUDGET}
     values |= {
+        "the set of weights": about.weights["sha256"],
         "on": list(about.on),
         "number of pictures": len(lessons.pictures),
         "device": lessons.problem.device.type,
@@ -587,7 +590,7 @@ def _run_of(lessons: _Lessons, about: ModelFolder) -> Run:
         "workbench": workbench.__version__,
         "torch": torch.__version__,
     }
-    return Run(digests, json.loads(json.dumps(values)))
+    return Identity(values)
 
 
 # --- what is written ---------------------------------------------------------------------
