@@ -10,20 +10,18 @@ import shlex
 import sys
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, Optional
 
 import typer
 
 import workbench
-from workbench.errors import InputError, OptimizationError, WeightsError, WorkbenchError
+from workbench.errors import InputError, WeightsError, WorkbenchError
 from workbench.options import numbers, with_knobs
 from workbench.settings import ClipSettings, Settings, TrainingSettings
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from workbench.batch.plan import Plan
     from workbench.batch.record import State
     from workbench.dialects import Command
@@ -291,14 +289,8 @@ def stylize(
     Example: workbench stylize --like "th neural_style.lua -style_image starry.jpg -content_image
     me.jpg -num_iterations 500 -init image -style_weight 300"
     """
-    from workbench import progress, sheets
-    from workbench.checkpoints import Checkpoints
-    from workbench.colour import check_original_colors, match_colors
-    from workbench.descent import optimize
-    from workbench.files import check_writable, refuse_overwriting
-    from workbench.images import check_picture_suffix, load_mask, save_image
-    from workbench.samples import find_pictures, load_alpha, load_picture
-    from workbench.video import clips
+    from workbench import progress, stills
+    from workbench.samples import find_pictures
 
     if like is not None:
         from workbench.dialects import OUTPUT
@@ -328,75 +320,41 @@ def stylize(
             f"name {missing or 'the picture to write, with -o'}; as in `workbench stylize"
             " photo.jpg starry.jpg -o painted.png`."
         )
-    original_colors = original_colors or "off"
-    check_original_colors(original_colors)
-    for picture in (output, strip, losses):
-        if picture is not None:
-            check_picture_suffix(picture)
-    outputs = [path for path in (output, gif, mp4, strip, losses) if path is not None]
-    styles, unfinished = find_pictures(style), output.with_name(f"{output.stem}.unfinished.png")
+    named = {"picture": output, "gif": gif, "mp4": mp4, "strip": strip, "losses": losses}
+    paths = {name: path for name, path in named.items() if path is not None}
+    styles, masks = find_pictures(style), mask or []
+    unfinished = output.with_name(f"{output.stem}.unfinished.png")
     folder = output.with_suffix(".checkpoint")
     steps = range(save_every, sum(settings.steps), save_every) if save_every else ()
     snapshots = [progress.snapshot_path(output, step) for step in steps]
-    refuse_overwriting(
-        [*outputs, *snapshots, unfinished, folder],
-        [content, *styles, *(mask or ()), settings.init],
+    stills.check_paths(
+        paths,
+        [content, *styles, *masks, settings.init],
+        beside=[*snapshots, unfinished, folder],
+        gif_megabytes=gif_megabytes,
     )
-    for path in outputs:
-        check_writable(path)
-    if gif is not None:
-        sheets.check_gif(gif, max_megabytes=gif_megabytes)
-    if mp4 is not None:
-        clips.check_film(mp4)
-    box = _box(crop)
-    largest = settings.largest
-    photo = load_picture(content, for_size=largest, crop=box)
-    alpha = load_alpha(content, for_size=largest, crop=box)
-    paintings = [
-        match_colors(load_picture(name, for_size=largest), photo, original_colors)
-        for name in styles
-    ]
-    masks = [load_mask(name, for_size=largest, crop=box) for name in mask or ()]
-    if masks:
-        height, width = photo.shape[-2:]
-        _say_masks(masks, (height, width), "the photograph")
+    still = stills.load(
+        content,
+        styles,
+        settings,
+        masks=masks,
+        crop=_box(crop),
+        original_colors=original_colors or "off",
+    )
+    height, width = still.content.shape[-2:]
+    stills.say_masks(still.masks, (height, width), "the photograph")
     recorder = progress.Recorder()
-    checkpoints = Checkpoints(
-        folder,
-        recorder=recorder,
-        resume=not anew,
-        told={"original_colors": original_colors},
-    )
+    checkpoints = stills.keep(still, recorder, folder, anew=anew)
     start = time.monotonic()
-    iterates = progress.show_progress(
-        optimize(photo, paintings, settings, masks=masks, checkpoints=checkpoints)
-    )
-    iterates = progress.keep_colors(iterates, photo, original_colors)
-    if save_every is not None:
-        iterates = progress.save_every(iterates, output, save_every)
+    iterates = stills.paint(still, output, checkpoints, newest=unfinished, save_every=save_every)
     try:
-        for iterate in progress.keep_latest(iterates, unfinished):
-            recorder.add(iterate)
+        with contextlib.closing(iterates):
+            for iterate in iterates:
+                recorder.add(iterate)
     except KeyboardInterrupt:
-        checkpoints.save()
-        _stop_with(
-            f"Interrupted after {recorder.steps[-1] if recorder.steps else 0} steps",
-            unfinished,
-            "the same command goes on",
-        )
-    except OptimizationError as error:
-        kept = f" The last good picture is {unfinished}." if unfinished.is_file() else ""
-        raise WorkbenchError(f"{error}{kept}") from error
-    save_image(iterate.image, output, alpha=alpha)
-    frames = [snapshot.frame for snapshot in recorder.snapshots()]
-    if gif is not None:
-        sheets.save_gif(frames, gif, max_megabytes=gif_megabytes)
-    if mp4 is not None:
-        clips.save_mp4(frames, mp4)
-    if strip is not None:
-        sheets.save_progress_strip(recorder, strip)
-    if losses is not None:
-        sheets.save_plot(sheets.plot_losses(recorder), losses)
+        done = recorder.steps[-1:] or [0]
+        _stop_with(f"Interrupted after {done[0]} steps", unfinished, "the same command goes on")
+    stills.save(still, recorder, iterate, paths, gif_megabytes=gif_megabytes)
     checkpoints.remove()
     height, width = iterate.image.shape[-2:]
     loss = iterate.losses
@@ -404,7 +362,7 @@ def stylize(
         f"{width}x{height} px in {time.monotonic() - start:.0f} s; loss {loss.total:.4g}"
         f" = content {loss.content_total:.4g} + style {loss.style_total:.4g} + tv {loss.tv:.4g}"
     )
-    for path in outputs:
+    for path in paths.values():
         print(f"  {path}")
 
 
@@ -437,20 +395,6 @@ def _settings_on_this_machine(settings: Settings) -> Settings:
         )
         return settings.changed(backbone="vgg16")
     return settings
-
-
-def _say_masks(masks: Sequence[Tensor], shape: tuple[int, int], what: str) -> None:
-    from workbench.images import share_masks
-
-    for number, mask in enumerate(masks, start=1):
-        if mask.shape[-2:] != shape:
-            print(
-                f"Mask {number} is {mask.shape[-1]}x{mask.shape[-2]} pixels and {what}"
-                f" {shape[1]}x{shape[0]}: the mask is stretched."
-            )
-    shares = [float(mask.mean()) for mask in share_masks(masks, shape)]
-    told = [f"style {number} {share:.0%}" for number, share in enumerate(shares, start=1)]
-    print(f"Of the picture: {', '.join(told)}, no style {1 - sum(shares):.0%}.", flush=True)
 
 
 @app.command()
@@ -504,6 +448,7 @@ def video(
 
     Example: workbench video interview.mp4 sketch.jpg -o painted.mp4 --mode flow-warped --size 480
     """
+    from workbench import stills
     from workbench.colour import check_original_colors
     from workbench.files import check_writable, refuse_overwriting
     from workbench.samples import find_clip, find_pictures, load_picture
@@ -530,7 +475,7 @@ def video(
     )
     regions = open_masks(mask or (), source)
     if regions:
-        _say_masks(next(read_masks(regions)), source.shape, "the first frame")
+        stills.say_masks(next(read_masks(regions)), source.shape, "the first frame")
     began = time.monotonic()
     try:
         frames, figures = modes.paint_film(

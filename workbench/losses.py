@@ -266,6 +266,15 @@ class Losses:
         """Sum over the style layers."""
         return sum(self.style.values())
 
+    def figures(self) -> dict[str, float]:
+        """What `result.json` has of a still's losses."""
+        return {
+            "loss": self.total,
+            "content_loss": self.content_total,
+            "style_loss": self.style_total,
+            "tv_loss": self.tv,
+        }
+
     def by_kind(self) -> dict[str, float]:
         """The losses without their layers: "total", "content", "style", "tv", "temporal"."""
         return {

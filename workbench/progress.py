@@ -8,7 +8,7 @@ import itertools
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -121,7 +121,7 @@ def keep_latest(
     path: str | os.PathLike[str],
     seconds: float = 5.0,
     share: float = 0.02,
-) -> Iterator[Iterate]:
+) -> Generator[Iterate]:
     """Pass iterates on and keep the newest picture in a file until the stream ends well.
 
     Interrupted or failed, the picture so far lies at `path`; killed, one that is at most

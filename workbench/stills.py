@@ -1,0 +1,302 @@
+"""A still that is painted and saved: for the command, the notebook and the panel.
+
+>>> still, recorder = load("photo.jpg", ["starry.jpg"], Settings(size=384)), Recorder()
+>>> checkpoints = keep(still, recorder, Path("painted.checkpoint"))
+>>> for iterate in paint(still, Path("painted.png"), checkpoints):
+...     recorder.add(iterate)
+>>> paths = {"picture": Path("painted.png"), "gif": Path("progress.gif")}
+>>> save(still, recorder, iterate, paths)
+>>> checkpoints.remove()
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from workbench import images, progress, runs, samples, sheets
+from workbench.checkpoints import Checkpoints
+from workbench.colour import check_original_colors, match_colors
+from workbench.descent import Iterate, measure, optimize
+from workbench.errors import OptimizationError
+from workbench.files import check_writable, refuse_overwriting
+from workbench.images import Box, Frame, save_image, to_array
+from workbench.settings import Settings
+from workbench.video import clips
+from workbench.weights import load_weights
+
+INPUT_SIDE = 640  # px; longest side of the small pictures of what went in
+
+
+@dataclass(frozen=True, eq=False)
+class Still:
+    """What a painting is made of."""
+
+    content: Tensor  # the photograph, (1, 3, H, W), sRGB in [0, 1]
+    styles: Sequence[Tensor]  # likewise
+    settings: Settings
+    masks: Sequence[Tensor] = ()  # where each style belongs, (1, 1, h, w); none: everywhere
+    alpha: Tensor | None = None  # how opaque the photograph is, (1, 1, H, W); None: wholly
+    original_colors: str = "off"  # one of `colour.ORIGINAL_COLORS`
+
+    def inputs(self) -> dict[str, Tensor]:
+        """What went in: "content", "style 1", "style 2" and so on."""
+        styles = {f"style {number}": each for number, each in enumerate(self.styles, start=1)}
+        return {"content": self.content, **styles}
+
+
+def load(
+    content: str,
+    styles: Sequence[str],
+    settings: Settings,
+    *,
+    masks: Sequence[str] = (),
+    crop: Box | None = None,
+    original_colors: str = "off",
+) -> Still:
+    """Load pictures no larger than they are needed, and recolour the styles if that is asked for.
+
+    Parameters
+    ----------
+    content, styles
+        Files, or samples by their names.
+    masks
+        Files that are white where a style belongs, one for each style; none: everywhere.
+    crop
+        Part of the photograph, and of the masks: left, top, right, bottom from 0 to 1.
+    original_colors
+        One of `colour.ORIGINAL_COLORS`.
+
+    Raises
+    ------
+    InputError
+        If a picture cannot be read.
+    """
+    check_original_colors(original_colors)
+    size = settings.largest
+    photo = samples.load_picture(content, for_size=size, crop=crop)
+    loaded = [samples.load_picture(name, for_size=size) for name in styles]
+    return Still(
+        photo,
+        [match_colors(style, photo, original_colors) for style in loaded],
+        settings,
+        [images.load_mask(name, for_size=size, crop=crop) for name in masks],
+        samples.load_alpha(content, for_size=size, crop=crop),
+        original_colors,
+    )
+
+
+def say_masks(masks: Sequence[Tensor], shape: tuple[int, int], what: str) -> None:
+    """Print which share of a picture of that height and width each style gets."""
+    if not masks:
+        return
+    for number, mask in enumerate(masks, start=1):
+        if mask.shape[-2:] != shape:
+            print(
+                f"Mask {number} is {mask.shape[-1]}x{mask.shape[-2]} pixels and {what}"
+                f" {shape[1]}x{shape[0]}: the mask is stretched."
+            )
+    shares = [float(mask.mean()) for mask in images.share_masks(masks, shape)]
+    told = [f"style {number} {share:.0%}" for number, share in enumerate(shares, start=1)]
+    print(f"Of the picture: {', '.join(told)}, no style {1 - sum(shares):.0%}.", flush=True)
+
+
+def check_paths(
+    paths: Mapping[str, Path],
+    inputs: Iterable[str],
+    *,
+    beside: Iterable[Path] = (),
+    gif_megabytes: float | None = None,
+) -> None:
+    """Find out before long work whether `save` could write to these paths.
+
+    Parameters
+    ----------
+    inputs
+        Names of all that is read, which must not be written over.
+    beside
+        What else is written: snapshots, the unfinished picture, the folder of checkpoints.
+
+    Raises
+    ------
+    InputError
+        If a name has the wrong suffix, or is that of an input.
+    OutputError
+        If a file could not be written.
+    """
+    for name, path in paths.items():
+        if name == "gif":
+            sheets.check_gif(path, max_megabytes=gif_megabytes)
+        elif name == "mp4":
+            clips.check_film(path)
+        else:
+            images.check_picture_suffix(path)
+    refuse_overwriting([*paths.values(), *beside], inputs)
+    for path in paths.values():
+        check_writable(path)
+
+
+def keep(
+    still: Still, recorder: progress.Recorder, folder: Path, *, anew: bool = False
+) -> Checkpoints:
+    """Checkpoints of a painting, to be removed once it is saved; `anew`: without those there.
+
+    `recorder` is new, and goes on with the painting.
+    """
+    told = {"original_colors": still.original_colors}
+    return Checkpoints(folder, recorder=recorder, resume=not anew, told=told)
+
+
+def paint(
+    still: Still,
+    picture: Path,
+    checkpoints: Checkpoints,
+    *,
+    newest: Path | None = None,
+    save_every: int | None = None,
+) -> Generator[Iterate]:
+    """Paint with a progress bar; stopped anywhere, the same call goes on.
+
+    The consumer adds every iterate to the recorder of `checkpoints`.
+
+    Parameters
+    ----------
+    picture
+        File that the painting will be saved as, which snapshots are named after.
+    checkpoints
+        From `keep`.
+    newest
+        Keeps the picture so far while it is being painted, and when that ends before its time;
+        None: `picture`.
+    save_every
+        Steps between two snapshots; None: no snapshots.
+
+    Raises
+    ------
+    InputError
+        If pictures, masks and settings do not go together, or memory will not do.
+    OptimizationError
+        If the loss explodes or memory runs out; the sentence names the picture so far.
+    """
+    newest = newest or picture
+    iterates = progress.show_progress(
+        optimize(
+            still.content,
+            still.styles,
+            still.settings,
+            masks=still.masks,
+            checkpoints=checkpoints,
+        )
+    )
+    iterates = progress.keep_colors(iterates, still.content, still.original_colors)
+    if save_every is not None:
+        iterates = progress.save_every(iterates, picture, save_every)
+    try:
+        with contextlib.closing(progress.keep_latest(iterates, newest)) as iterates:
+            yield from iterates
+    except OptimizationError as error:
+        kept = f" The last good picture is {newest}." if newest.is_file() else ""
+        raise type(error)(f"{error}{kept}", error.last_good) from error
+
+
+def save(
+    still: Still,
+    recorder: progress.Recorder,
+    iterate: Iterate,
+    paths: Mapping[str, Path],
+    *,
+    fps: float = 5.0,
+    gif_megabytes: float | None = None,
+    moves: Sequence[int] = (),
+) -> None:
+    """Write the picture, and what else is asked for.
+
+    Parameters
+    ----------
+    iterate
+        The last one.
+    paths
+        Name -> file. Names are "picture"; "gif" and "mp4", the progress as a film; "strip", six
+        stages of it; "losses", their curves; "comparison", the inputs and the picture side by
+        side; and those of `Still.inputs`, small copies.
+    fps
+        Of the GIF and the MP4.
+    gif_megabytes
+        Largest size of the GIF; None: any.
+    moves
+        Steps at which settings were changed, for the curves.
+
+    Raises
+    ------
+    OutputError
+        If a file cannot be written.
+    """
+    inputs = still.inputs()
+    for name, path in paths.items():
+        match name:
+            case "picture":
+                save_image(iterate.image, path, alpha=still.alpha)
+            case "gif":
+                sheets.save_gif(_film(recorder), path, fps=fps, max_megabytes=gif_megabytes)
+            case "mp4":
+                clips.save_mp4(_film(recorder), path, fps=fps)
+            case "strip":
+                sheets.save_progress_strip(recorder, path)
+            case "losses":
+                sheets.save_plot(sheets.plot_losses(recorder, moves), path)
+            case "comparison":
+                save_side_by_side({**inputs, "painting": iterate.image}, path, height=360)
+            case _:
+                save_image(images.resize_down(inputs[name], INPUT_SIDE), path)
+
+
+def save_side_by_side(pictures: Mapping[str, Tensor], path: Path, *, height: int = 300) -> None:
+    """Write pictures with their names below as one, without the numbers of styles."""
+    captions = [name.split()[0] for name in pictures]
+    sheets.save_strip([*map(to_array, pictures.values())], captions, path, height=height)
+
+
+def _film(recorder: progress.Recorder) -> list[Frame]:
+    return [snapshot.frame for snapshot in recorder.snapshots()]
+
+
+def finish(
+    still: Still,
+    folder: str | os.PathLike[str],
+    paths: Mapping[str, Path],
+    told: Mapping[str, Any],
+    *,
+    figures: Mapping[str, float],
+    seconds: float | None = None,
+) -> runs.Result:
+    """Measure the picture as it was saved, in float32, and write `result.json`.
+
+    Parameters
+    ----------
+    folder
+        From `runs.start_run`.
+    paths
+        What `save` has written, "picture" among it.
+    told
+        Everything that the run was told.
+    figures
+        What else is counted, such as "steps".
+    seconds
+        How long the run took; None: since `runs.start_run`.
+    """
+    picture = images.load_image(paths["picture"])
+    losses = measure(picture, still.content, still.styles, still.settings, masks=still.masks)
+    return runs.finish_run(
+        folder,
+        outputs=paths,
+        figures={**losses.figures(), **figures},
+        settings=told,
+        weights=load_weights(still.settings.backbone).as_dict(),
+        seconds=seconds,
+    )
