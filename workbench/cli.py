@@ -10,15 +10,27 @@ import shlex
 import sys
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, Optional
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 import workbench
 from workbench.errors import InputError, WeightsError, WorkbenchError
-from workbench.options import numbers, with_knobs
+from workbench.options import (
+    ARGUMENT,
+    OUTPUT,
+    STYLES,
+    End,
+    Fps,
+    Quality,
+    Start,
+    Stride,
+    documented,
+    numbers,
+    with_knobs,
+)
 from workbench.settings import ClipSettings, Settings, TrainingSettings
 
 if TYPE_CHECKING:
@@ -44,12 +56,6 @@ weights_app = typer.Typer(
 app.add_typer(weights_app, name="weights")
 
 _wanted = {"debug": False}
-Styles = Annotated[
-    list[str],
-    typer.Argument(
-        help="One or more style pictures: files, or sample:swirls, sample:hatching, sample:mosaic."
-    ),
-]
 
 
 def main() -> None:
@@ -120,15 +126,19 @@ def _options(
 
 
 @app.command()
+@documented
 def demo(
-    output_dir: Annotated[
-        Path, typer.Option("--output-dir", "-o", help="Folder to write to.")
-    ] = Path("runs/demo"),
+    output_dir: Annotated[Path, typer.Option("--output-dir", "-o")] = Path("runs/demo"),
 ) -> None:
     """Paint a sample photograph, and a sample clip in four ways.
 
     Runs notebooks/stylize_image.ipynb and notebooks/compare_video.ipynb headless with their
     samples: a picture, its progress GIF and MP4, films side by side, plots, the notebooks.
+
+    Parameters
+    ----------
+    output_dir
+        Folder to write to.
     """
     began = time.monotonic()
     # A tight crop spends the pixels on the face; few steps and frames keep this short.
@@ -153,8 +163,7 @@ def demo(
     try:
         _run_notebook("stylize_image", output_dir, photograph)
     except KeyboardInterrupt:
-        unfinished = output_dir / "unfinished" / "picture.png"
-        _stop_with("Interrupted", unfinished, "the same command goes on")
+        _interrupted("Interrupted", output_dir / "unfinished" / "picture.png")
     print("\nPainting a moment of the sample clip in four ways.", flush=True)
     try:
         _run_notebook("compare_video", output_dir / "clip", films)
@@ -200,85 +209,25 @@ _PAINTING_KNOBS = ("steps", "optimizer", "learning_rate", "init")  # training ha
 
 @app.command()
 @with_knobs(settings=Settings)
+@documented
 def stylize(
     settings: Settings,
-    content: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Argument(help="Photograph to paint: a picture file, or sample:astronaut."),
-    ] = None,
-    style: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Argument(
-            help="One or more style pictures: files, folders of them, or sample:swirls,"
-            " sample:hatching, sample:mosaic."
-        ),
-    ] = None,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Picture file to write.")
-    ] = None,
-    like: Annotated[
-        str | None,
-        typer.Option(
-            help="A command line of neural_style.lua, neural-style-pt or anishathalye's"
-            " neural_style.py, in quotes, to do the same as; what stands beside it wins."
-        ),
-    ] = None,
-    mask: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="A picture that is white where a style belongs; once for each style picture, in"
-            " their order. Where masks overlap, styles share; where none is white, the photograph"
-            " stays."
-        ),
-    ] = None,
-    original_colors: Annotated[
-        str | None,
-        typer.Option(
-            help="Keep the photograph's colours: luma takes the painting's brightness only;"
-            " cholesky, pca and monge-kantorovich recolour the style before. [off]"
-        ),
-    ] = None,
-    gif: Annotated[
-        Path | None, typer.Option(help="Also write the progress as a GIF to this file.")
-    ] = None,
-    gif_megabytes: Annotated[
-        float | None, typer.Option(help="Largest size of the GIF; picks its size and colours.")
-    ] = None,
-    mp4: Annotated[
-        Path | None, typer.Option(help="Also write the progress as an MP4 to this file.")
-    ] = None,
-    strip: Annotated[
-        Path | None, typer.Option(help="Also write six stages side by side to this file.")
-    ] = None,
-    losses: Annotated[
-        Path | None, typer.Option(help="Also write a plot of the losses to this picture file.")
-    ] = None,
-    save_every: Annotated[
-        int | None, typer.Option(help="Also save the picture every so many steps, beside --output.")
-    ] = None,
-    crop: Annotated[
-        str | None,
-        typer.Option(
-            help="Part of the photograph, as left,top,right,bottom from 0 to 1, e.g. 0.2,0,0.8,1."
-        ),
-    ] = None,
-    anew: Annotated[
-        bool,
-        typer.Option(
-            "--anew",
-            help="Begin again. Else the same command goes on where it was stopped, by Ctrl-C,"
-            " kill -9 or a power cut, to the picture that it makes without the stop. With other"
-            " settings it begins anew and says so; what was stopped can go on until one of them"
-            " is finished.",
-        ),
-    ] = False,
-    resume: Annotated[
-        bool,
-        typer.Option("--resume", help="Go on where it was stopped: always so, but for --anew."),
-    ] = False,
-    print_settings: Annotated[
-        bool, typer.Option("--print-settings", help="Print all settings as YAML, and stop.")
-    ] = False,
+    content: Annotated[str | None, ARGUMENT] = None,
+    style: Annotated[list[str] | None, STYLES] = None,
+    output: Annotated[Path | None, OUTPUT] = None,
+    like: str | None = None,
+    mask: list[str] | None = None,
+    original_colors: str | None = None,
+    gif: Path | None = None,
+    gif_megabytes: float | None = None,
+    mp4: Path | None = None,
+    strip: Path | None = None,
+    losses: Path | None = None,
+    save_every: int | None = None,
+    crop: str | None = None,
+    anew: bool = False,
+    resume: bool = False,
+    print_settings: bool = False,
 ) -> None:
     """Paint a photograph in the style of other pictures.
 
@@ -288,10 +237,45 @@ def stylize(
 
     Example: workbench stylize --like "th neural_style.lua -style_image starry.jpg -content_image
     me.jpg -num_iterations 500 -init image -style_weight 300"
-    """
-    from workbench import progress, stills
-    from workbench.samples import find_pictures
 
+    Parameters
+    ----------
+    content
+        Photograph to paint: a picture file, or sample:astronaut.
+    output
+        Picture file to write.
+    like
+        A command line of neural_style.lua, neural-style-pt or anishathalye's neural_style.py, in
+        quotes, to do the same as; what stands beside it wins.
+    mask
+        A picture that is white where a style belongs; once for each style picture, in their
+        order. Where masks overlap, styles share; where none is white, the photograph stays.
+    original_colors
+        Keep the photograph's colours: luma takes the painting's brightness only; cholesky, pca
+        and monge-kantorovich recolour the style before. [off]
+    gif
+        Also write the progress as a GIF to this file.
+    gif_megabytes
+        Largest size of the GIF; picks its size and colours.
+    mp4
+        Also write the progress as an MP4 to this file.
+    strip
+        Also write six stages side by side to this file.
+    losses
+        Also write a plot of the losses to this picture file.
+    save_every
+        Also save the picture every so many steps, beside --output.
+    crop
+        Part of the photograph, as left,top,right,bottom from 0 to 1, e.g. 0.2,0,0.8,1.
+    anew
+        Begin again. Else the same command goes on where it was stopped, by Ctrl-C, kill -9 or a
+        power cut, to the picture that it makes without the stop. With other settings it begins
+        anew and says so; what was stopped can go on until one of them is finished.
+    resume
+        Go on where it was stopped: always so, but for --anew.
+    print_settings
+        Print all settings as YAML, and stop.
+    """
     if like is not None:
         from workbench.dialects import OUTPUT
 
@@ -321,45 +305,67 @@ def stylize(
             " photo.jpg starry.jpg -o painted.png`."
         )
     named = {"picture": output, "gif": gif, "mp4": mp4, "strip": strip, "losses": losses}
-    paths = {name: path for name, path in named.items() if path is not None}
-    styles, masks = find_pictures(style), mask or []
+    _paint_still(
+        content,
+        style,
+        {name: path for name, path in named.items() if path is not None},
+        settings,
+        masks=mask or [],
+        crop=_box(crop),
+        original_colors=original_colors or "off",
+        save_every=save_every,
+        gif_megabytes=gif_megabytes,
+        anew=anew,
+    )
+
+
+def _paint_still(
+    content: str,
+    style: Sequence[str],
+    paths: dict[str, Path],
+    settings: Settings,
+    *,
+    masks: Sequence[str],
+    crop: Box | None,
+    original_colors: str,
+    save_every: int | None,
+    gif_megabytes: float | None,
+    anew: bool,
+) -> None:
+    from workbench import stills
+    from workbench.progress import Recorder, snapshot_path
+    from workbench.samples import find_pictures
+
+    output, styles, recorder = paths["picture"], find_pictures(style), Recorder()
     unfinished = output.with_name(f"{output.stem}.unfinished.png")
     folder = output.with_suffix(".checkpoint")
     steps = range(save_every, sum(settings.steps), save_every) if save_every else ()
-    snapshots = [progress.snapshot_path(output, step) for step in steps]
     stills.check_paths(
         paths,
         [content, *styles, *masks, settings.init],
-        beside=[*snapshots, unfinished, folder],
+        beside=[unfinished, folder, *(snapshot_path(output, step) for step in steps)],
         gif_megabytes=gif_megabytes,
     )
     still = stills.load(
-        content,
-        styles,
-        settings,
-        masks=masks,
-        crop=_box(crop),
-        original_colors=original_colors or "off",
+        content, styles, settings, masks=masks, crop=crop, original_colors=original_colors
     )
-    height, width = still.content.shape[-2:]
-    stills.say_masks(still.masks, (height, width), "the photograph")
-    recorder = progress.Recorder()
+    stills.say_masks(still.masks, still.content.shape[-2:], "the photograph")
     checkpoints = stills.keep(still, recorder, folder, anew=anew)
-    start = time.monotonic()
+    began = time.monotonic()
     iterates = stills.paint(still, output, checkpoints, newest=unfinished, save_every=save_every)
     try:
         with contextlib.closing(iterates):
             for iterate in iterates:
                 recorder.add(iterate)
     except KeyboardInterrupt:
-        done = recorder.steps[-1:] or [0]
-        _stop_with(f"Interrupted after {done[0]} steps", unfinished, "the same command goes on")
+        done = recorder.steps[-1] if recorder.steps else 0
+        _interrupted(f"Interrupted after {done} steps", unfinished)
     stills.save(still, recorder, iterate, paths, gif_megabytes=gif_megabytes)
     checkpoints.remove()
     height, width = iterate.image.shape[-2:]
     loss = iterate.losses
     print(
-        f"{width}x{height} px in {time.monotonic() - start:.0f} s; loss {loss.total:.4g}"
+        f"{width}x{height} px in {time.monotonic() - began:.0f} s; loss {loss.total:.4g}"
         f" = content {loss.content_total:.4g} + style {loss.style_total:.4g} + tv {loss.tv:.4g}"
     )
     for path in paths.values():
@@ -399,47 +405,20 @@ def _settings_on_this_machine(settings: Settings) -> Settings:
 
 @app.command()
 @with_knobs(settings=Settings, clip_settings=ClipSettings)
+@documented
 def video(
-    clip: Annotated[
-        str,
-        typer.Argument(
-            help="Clip to paint: anything that ffmpeg reads, a folder of numbered pictures,"
-            " frames/frame_%04d.png, or sample:clip."
-        ),
-    ],
-    style: Styles,
-    output: Annotated[
-        Path, typer.Option("--output", "-o", help="Film to write: .mp4, .mov or .mkv.")
-    ],
+    clip: str,
+    style: Annotated[list[str], STYLES],
+    output: Annotated[Path, OUTPUT],
     settings: Settings,
     clip_settings: ClipSettings,
-    mask: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="A picture that is white where a style belongs, or a clip or folder of them, one"
-            " for each frame of the clip; once for each style picture, in their order."
-        ),
-    ] = None,
-    original_colors: Annotated[
-        str,
-        typer.Option(
-            help="Keep the clip's colours: luma takes the painting's brightness only; cholesky,"
-            " pca and monge-kantorovich recolour the style for each scene."
-        ),
-    ] = "off",
-    start: Annotated[str, typer.Option(help="Where to begin, in seconds or as 00:01:30.")] = "0",
-    end: Annotated[
-        str | None, typer.Option(help="Where to end, in seconds or as 00:01:30.")
-    ] = None,
-    stride: Annotated[
-        int, typer.Option(help="Paint every so many of the frames; duration and sound stay.")
-    ] = 1,
-    fps: Annotated[
-        float | None, typer.Option(help="Pictures a second, for a folder of pictures. [25]")
-    ] = None,
-    quality: Annotated[
-        int, typer.Option(help="0 to 51; smaller is better and larger in bytes.")
-    ] = 18,
+    mask: list[str] | None = None,
+    original_colors: str = "off",
+    start: Start = "0",
+    end: End = None,
+    stride: Stride = 1,
+    fps: Fps = None,
+    quality: Quality = 18,
 ) -> None:
     """Paint a clip in the style of pictures, with its own sound.
 
@@ -447,6 +426,20 @@ def video(
     the first frame that is missing.
 
     Example: workbench video interview.mp4 sketch.jpg -o painted.mp4 --mode flow-warped --size 480
+
+    Parameters
+    ----------
+    clip
+        Clip to paint: anything that ffmpeg reads, a folder of numbered pictures,
+        frames/frame_%04d.png, or sample:clip.
+    output
+        Film to write: .mp4, .mov or .mkv.
+    mask
+        A picture that is white where a style belongs, or a clip or folder of them, one for each
+        frame of the clip; once for each style picture, in their order.
+    original_colors
+        Keep the clip's colours: luma takes the painting's brightness only; cholesky, pca and
+        monge-kantorovich recolour the style for each scene.
     """
     from workbench import stills
     from workbench.colour import check_original_colors
@@ -466,12 +459,7 @@ def video(
     check_writable(output)
     paintings = [load_picture(name, for_size=settings.largest) for name in find_pictures(style)]
     source = clips.open_clip(
-        find_clip(clip),
-        start=start,
-        end=end,
-        stride=stride,
-        size=settings.size,
-        fps=fps,
+        find_clip(clip), start=start, end=end, stride=stride, size=settings.size, fps=fps
     )
     regions = open_masks(mask or (), source)
     if regions:
@@ -505,37 +493,15 @@ def video(
 
 @app.command()
 @with_knobs(settings=Settings, training=TrainingSettings, leave_out=_PAINTING_KNOBS)
+@documented
 def train(
     training: TrainingSettings,
     settings: Settings,
-    style: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Argument(
-            help="One or more style pictures: files, folders of them, or sample:swirls,"
-            " sample:hatching, sample:mosaic."
-        ),
-    ] = None,
-    on: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Option(
-            help="What to learn on: a clip, a picture or a folder of pictures; may be given more"
-            " than once. Best is the clip that is to be painted. [sample:photographs]"
-        ),
-    ] = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the model.")] = Path(
-        "models/model"
-    ),
-    preview: Annotated[
-        str | None,
-        typer.Option(help="Picture to paint at every checkpoint. [one that is held out]"),
-    ] = None,
-    label: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Name a checkpoint of the model in --output, as in 300='less good'; may be given"
-            " more than once. Without style pictures nothing else is done."
-        ),
-    ] = None,
+    style: Annotated[list[str] | None, STYLES] = None,
+    on: list[str] | None = None,
+    output: Annotated[Path, OUTPUT] = Path("models/model"),
+    preview: str | None = None,
+    label: list[str] | None = None,
 ) -> None:
     """Train a model that paints in the style of pictures at frames per second.
 
@@ -546,6 +512,19 @@ def train(
     Example: workbench train sketch.png --on interview.mp4 -o models/sketch
 
     Example: workbench train -o models/sketch --label 1200=good --label 300=weird
+
+    Parameters
+    ----------
+    on
+        What to learn on: a clip, a picture or a folder of pictures; may be given more than once.
+        Best is the clip that is to be painted. [sample:photographs]
+    output
+        Folder of the model.
+    preview
+        Picture to paint at every checkpoint. [one that is held out]
+    label
+        Name a checkpoint of the model in --output, as in 300='less good'; may be given more than
+        once. Without style pictures nothing else is done.
     """
     from workbench.fast.models import label_checkpoint, read_folder
     from workbench.fast.training import finish_training, show_training
@@ -601,56 +580,21 @@ def _label(text: str) -> tuple[int, str]:
 
 
 @app.command()
+@documented
 def apply(
-    model: Annotated[
-        str,
-        typer.Argument(
-            help="Model: its folder, with @label or @step behind it for one of its checkpoints, or"
-            " a checkpoint's file; also a .pth file of fast_neural_style in pytorch/examples."
-        ),
-    ],
-    content: Annotated[
-        list[str],
-        typer.Argument(help="A clip, or pictures and folders of them; also sample:clip."),
-    ],
-    output: Annotated[
-        str,
-        typer.Option(
-            "--output",
-            "-o",
-            help="Film (.mp4, .mov, .mkv) or picture to write; for several pictures, a folder.",
-        ),
-    ],
-    size: Annotated[
-        int | None, typer.Option(help="Longest side in pixels, at most. [as it is]")
-    ] = None,
-    start: Annotated[
-        str, typer.Option(help="Where to begin in a clip, in seconds or as 00:01:30.")
-    ] = "0",
-    end: Annotated[
-        str | None, typer.Option(help="Where to end, in seconds or as 00:01:30.")
-    ] = None,
-    stride: Annotated[
-        int, typer.Option(help="Paint every so many of the frames; duration and sound stay.")
-    ] = 1,
-    fps: Annotated[
-        float | None, typer.Option(help="Pictures a second, for a folder of pictures. [25]")
-    ] = None,
-    original_colors: Annotated[
-        str,
-        typer.Option(
-            help="Keep the colours of the clip or picture: luma takes the painting's brightness"
-            " only. [off]"
-        ),
-    ] = "off",
-    batch: Annotated[
-        int | None, typer.Option(help="Frames painted at a time. [8 on a GPU, else 1]")
-    ] = None,
-    quality: Annotated[
-        int, typer.Option(help="0 to 51; smaller is better and larger in bytes.")
-    ] = 18,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
-    precision: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
+    model: str,
+    content: list[str],
+    output: Annotated[str, OUTPUT],
+    size: int | None = None,
+    start: Start = "0",
+    end: End = None,
+    stride: Stride = 1,
+    fps: Fps = None,
+    original_colors: str = "off",
+    batch: int | None = None,
+    quality: Quality = 18,
+    device: str = "auto",
+    precision: str = "auto",
 ) -> None:
     """Paint a clip, with its own sound, or pictures with a model that `train` has made.
 
@@ -659,6 +603,26 @@ def apply(
     Example: workbench apply models/sketch interview.mp4 -o painted.mp4
 
     Example: workbench apply models/sketch@less-good photos/ -o painted/
+
+    Parameters
+    ----------
+    model
+        Model: its folder, with @label or @step behind it for one of its checkpoints, or a
+        checkpoint's file; also a .pth file of fast_neural_style in pytorch/examples.
+    content
+        A clip, or pictures and folders of them; also sample:clip.
+    output
+        Film (.mp4, .mov, .mkv) or picture to write; for several pictures, a folder.
+    size
+        Longest side in pixels, at most. [as it is]
+    original_colors
+        Keep the colours of the clip or picture: luma takes the painting's brightness only. [off]
+    batch
+        Frames painted at a time. [8 on a GPU, else 1]
+    device
+        auto, cpu, cuda, cuda:1, mps.
+    precision
+        auto, float32 or bfloat16.
     """
     from workbench.fast import applying
     from workbench.fast.models import StyleModel
@@ -687,12 +651,7 @@ def apply(
     try:
         if is_film:
             clip = clips.open_clip(
-                find_clip(content[0]),
-                start=start,
-                end=end,
-                stride=stride,
-                size=size,
-                fps=fps,
+                find_clip(content[0]), start=start, end=end, stride=stride, size=size, fps=fps
             )
             frames = applying.paint_film(
                 clip,
@@ -729,14 +688,11 @@ def apply(
 
 
 @app.command()
+@documented
 def gallery(
-    folders: Annotated[
-        list[Path], typer.Argument(help="Folders of runs, or any folders above them.")
-    ],
-    output: Annotated[
-        Path, typer.Option("--output", "-o", help="Folder to write the page to.")
-    ] = Path("site"),
-    title: Annotated[str, typer.Option(help="Heading of the page.")] = "Gallery",
+    folders: list[Path],
+    output: Annotated[Path, OUTPUT] = Path("site"),
+    title: str = "Gallery",
 ) -> None:
     """Show finished runs on a page for a blog: stills that play their GIF or film on a click.
 
@@ -744,6 +700,15 @@ def gallery(
     same command again brings it up to date.
 
     Example: workbench gallery runs/ -o site --title "Portraits"
+
+    Parameters
+    ----------
+    folders
+        Folders of runs, or any folders above them.
+    output
+        Folder to write the page to.
+    title
+        Heading of the page.
     """
     from workbench.gallery import build_gallery
 
@@ -761,35 +726,16 @@ def gallery(
 
 
 @app.command()
+@documented
 def batch(
-    words: Annotated[
-        list[str], typer.Argument(metavar="[status] FILE", help="The batch file (YAML).")
-    ],
-    scheduler: Annotated[
-        str | None,
-        typer.Option(
-            help="A running Dask cluster: tcp://host:8786, or the file that its scheduler wrote."
-            " [one on this machine]"
-        ),
-    ] = None,
-    workers: Annotated[
-        int | None,
-        typer.Option(min=1, help="Runs at a time on this machine. [one for each GPU, else one]"),
-    ] = None,
-    only: Annotated[
-        str | None,
-        typer.Option(help="Only runs whose name contains this, or matches it: 'a-*-temporal'."),
-    ] = None,
-    retries: Annotated[
-        int, typer.Option(min=0, help="How often a run that failed is tried again.")
-    ] = 0,
-    keep_going: Annotated[
-        bool, typer.Option(help="Whether a run that failed leaves the others going.")
-    ] = True,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only list the runs and how they stand.")
-    ] = False,
-    dask_log: Annotated[bool, typer.Option("--dask-log", help="Show Dask's own messages.")] = False,
+    words: Annotated[list[str], typer.Argument(metavar="[status] FILE")],
+    scheduler: str | None = None,
+    workers: Annotated[int | None, typer.Option(min=1)] = None,
+    only: str | None = None,
+    retries: Annotated[int, typer.Option(min=0)] = 0,
+    keep_going: bool = True,
+    dry_run: bool = False,
+    dask_log: bool = False,
 ) -> None:
     """Run a notebook over many clips, pictures and settings.
 
@@ -809,6 +755,26 @@ def batch(
     terminal, says how it stands.
 
     Example: workbench batch experiments/reel.yaml --workers 2
+
+    Parameters
+    ----------
+    words
+        The batch file (YAML).
+    scheduler
+        A running Dask cluster: tcp://host:8786, or the file that its scheduler wrote. [one on
+        this machine]
+    workers
+        Runs at a time on this machine. [one for each GPU, else one]
+    only
+        Only runs whose name contains this, or matches it: 'a-*-temporal'.
+    retries
+        How often a run that failed is tried again.
+    keep_going
+        Whether a run that failed leaves the others going.
+    dry_run
+        Only list the runs and how they stand.
+    dask_log
+        Show Dask's own messages.
     """  # noqa: D301
     from workbench.batch import plan, schedule
 
@@ -855,14 +821,12 @@ def _say_how_it_stands(plan: Plan, states: Mapping[str, State]) -> None:
     print(f"{told}: {plan.root / 'index.html'}")
 
 
-def _stop_with(why: str, unfinished: Path, go_on: str) -> NoReturn:
+def _interrupted(sentence: str, unfinished: Path | None = None) -> NoReturn:
     """End after Ctrl-C, saying what is kept, and how to go on."""
-    if unfinished.is_file():
-        _interrupted(f"{why}: the picture so far is {unfinished}; {go_on}.")
-    _interrupted(f"{why}: nothing was made yet.")
-
-
-def _interrupted(sentence: str) -> NoReturn:
+    if unfinished is not None and unfinished.is_file():
+        sentence += f": the picture so far is {unfinished}; the same command goes on."
+    elif unfinished is not None:
+        sentence += ": nothing was made yet."
     print(f"\n{sentence}", file=sys.stderr)
     raise typer.Exit(130)
 
@@ -885,10 +849,15 @@ def weights(context: typer.Context) -> None:
 
 
 @weights_app.command()
-def fetch(
-    name: Annotated[str, typer.Argument(help="vgg16 or vgg19.")] = "vgg16",
-) -> None:
-    """Fetch weights now, so that this machine can be offline later."""
+@documented
+def fetch(name: Annotated[str, ARGUMENT] = "vgg16") -> None:
+    """Fetch weights now, so that this machine can be offline later.
+
+    Parameters
+    ----------
+    name
+        vgg16 or vgg19.
+    """
     from workbench.weights import cache_path, load_weights
 
     loaded = load_weights(name)

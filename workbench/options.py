@@ -1,12 +1,14 @@
-"""Knobs -> options of a command."""
+"""Options of commands: one for every knob, and those that several commands share."""
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Sequence
-from typing import Annotated, Any, Optional, get_type_hints
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, Optional, get_args, get_origin, get_type_hints
 
 import typer
 
@@ -14,7 +16,50 @@ from workbench.errors import InputError
 from workbench.settings import Knobs
 
 Function = Callable[..., None]
-_KINDS = {"int": int, "float": float, "bool": bool, "str": str}
+Kinds = Mapping[str, type[Knobs]]  # parameter of a command -> its class of settings
+_TYPES = {"int": int, "float": float, "bool": bool, "str": str}
+
+ARGUMENT = typer.Argument()
+OUTPUT = typer.Option("--output", "-o")
+STYLES = typer.Argument(
+    help="One or more style pictures: files, folders of them, or sample:swirls, sample:hatching,"
+    " sample:mosaic."
+)
+Start = Annotated[str, typer.Option(help="Where to begin in a clip, in seconds or as 00:01:30.")]
+End = Annotated[str | None, typer.Option(help="Where to end, in seconds or as 00:01:30.")]
+Stride = Annotated[
+    int, typer.Option(help="Paint every so many of the frames; duration and sound stay.")
+]
+Fps = Annotated[
+    float | None, typer.Option(help="Pictures a second, for a folder of pictures. [25]")
+]
+Quality = Annotated[int, typer.Option(help="0 to 51; smaller is better and larger in bytes.")]
+
+
+def documented(command: Function) -> Function:
+    """Give the arguments and options of a command the help that its docstring has of them.
+
+    Help is what stands below "Parameters"; what stands above it is that of the command. A
+    parameter without a default is an argument, any other an option, if it is not annotated.
+    """
+    text, _, section = (inspect.getdoc(command) or "").partition("\nParameters\n----------\n")
+    texts = dict(re.findall(r"^(\w+)\n((?: .+\n?)+)", section, re.MULTILINE))
+    parameters = inspect.signature(command).parameters
+    for name, hint in get_type_hints(command, include_extras=True).items():
+        if name not in texts:
+            continue
+        option: Any = typer.Option()
+        if get_origin(hint) is Annotated:
+            hint, option = get_args(hint)
+            option = copy.copy(option)
+        elif parameters[name].default is inspect.Parameter.empty:
+            option = typer.Argument()
+        elif parameters[name].default is False:
+            option = typer.Option(f"--{name.replace('_', '-')}")
+        option.help = " ".join(texts[name].split())
+        command.__annotations__[name] = Annotated[hint, option]
+    command.__doc__ = text
+    return command
 
 
 def with_knobs(
@@ -23,7 +68,8 @@ def with_knobs(
     """Give a command an option for every knob, and hand it the settings made of them.
 
     `with_knobs(settings=Settings)` turns `--size 256 --preset draft` and so on into the
-    parameter `settings`. Presets are those of the last kind that has any.
+    parameter `settings`. Presets are those of the last kind that has any. An option `like` of
+    the command is another program's command line, which the settings then start from.
 
     Parameters
     ----------
@@ -32,72 +78,84 @@ def with_knobs(
     kinds
         Parameter of the command -> its class of settings.
     """
-    presets = next(kind.PRESETS for kind in reversed(kinds.values()) if kind.PRESETS)
-    knobs = {
-        each.name: each
-        for kind in kinds.values()
-        for each in dataclasses.fields(kind)
-        if each.name not in leave_out
-    }
 
     def decorate(command: Function) -> Function:
         hints = get_type_hints(command, include_extras=True)
+        signature = inspect.signature(command)
         own = [
-            parameter.replace(annotation=hints[parameter.name])
-            for parameter in inspect.signature(command).parameters.values()
-            if parameter.name not in kinds
+            each.replace(annotation=hints[name])
+            for name, each in signature.parameters.items()
+            if name not in kinds
         ]
-        usual = next(name for name in ("normal", "quick") if name in presets)
-        choice = f"Where the other options start from: {', '.join(presets)}. [{usual}]"
-        parameters = [*own, _option("preset", str, choice), *map(_option_of, knobs.values())]
+        parameters = [*own, *_options(kinds, leave_out)]
 
         @functools.wraps(command)
         def wrapper(**given: Any) -> None:
-            preset, like = given.pop("preset"), given.get("like")
-            if like is not None and preset is not None:
-                raise InputError("--like and --preset both say where to start from; leave one out.")
-            told = {name: given.pop(name) for name in knobs}
-            for parameter, kind in kinds.items():
-                changes = {
-                    each.name: _read(each, told[each.name])
-                    for each in dataclasses.fields(kind)
-                    if told.get(each.name) is not None
-                }
-                if like is not None:
-                    given[parameter] = kind.from_command(like, **changes)  # type: ignore[attr-defined]
-                elif preset is not None and kind.PRESETS is presets:
-                    given[parameter] = kind.from_preset(preset, **changes)
-                else:
-                    given[parameter] = kind().changed(**changes)
-            command(**given)
+            passed = {each.name: given.pop(each.name) for each in own}
+            command(**passed, **_settings(kinds, given, passed.get("like")))
 
-        wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        wrapper.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
         wrapper.__annotations__ = {each.name: each.annotation for each in parameters}
         return wrapper
 
     return decorate
 
 
-def _option_of(each: dataclasses.Field[Any]) -> inspect.Parameter:
-    text: str = each.metadata["text"]
-    value = each.default
-    shown = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
-    text = f"{text[0].upper()}{text[1:]}." + f" [{shown}]" * (shown != "")
-    return _option(each.name, _KINDS.get(str(each.type), str), text)
+def _preset_kind(kinds: Kinds) -> type[Knobs]:
+    return next(kind for kind in reversed([*kinds.values()]) if kind.PRESETS)
 
 
-def _option(name: str, kind: type, text: str) -> inspect.Parameter:
-    annotation: Any = Annotated[Optional[kind], typer.Option(help=text)]  # noqa: UP045
-    keyword = inspect.Parameter.KEYWORD_ONLY
-    return inspect.Parameter(name, keyword, default=None, annotation=annotation)
+def _options(kinds: Kinds, leave_out: Sequence[str]) -> list[inspect.Parameter]:
+    """A parameter for the preset, and one for every knob."""
+    presets = _preset_kind(kinds).PRESETS
+    usual = next(name for name in ("normal", "quick") if name in presets)
+    text = f"Where the other options start from: {', '.join(presets)}. [{usual}]"
+    options: dict[str, tuple[type, str]] = {"preset": (str, text)}
+    for kind in kinds.values():
+        for knob in dataclasses.fields(kind):
+            value, text = knob.default, knob.metadata["text"]
+            shown = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+            text = f"{text[0].upper()}{text[1:]}." + f" [{shown}]" * (shown != "")
+            options[knob.name] = (_TYPES.get(str(knob.type), str), text)
+    return [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=None,
+            annotation=Annotated[Optional[type_], typer.Option(help=text)],  # noqa: UP045
+        )
+        for name, (type_, text) in options.items()
+        if name not in leave_out
+    ]
 
 
-def _read(each: dataclasses.Field[Any], value: Any) -> Any:
+def _settings(kinds: Kinds, given: Mapping[str, Any], like: str | None) -> dict[str, Knobs]:
+    """What the options say, as the command takes it."""
+    preset = given["preset"]
+    if like is not None and preset is not None:
+        raise InputError("--like and --preset both say where to start from; leave one out.")
+    made: dict[str, Knobs] = {}
+    for parameter, kind in kinds.items():
+        changes = {
+            knob.name: _read(knob, given[knob.name])
+            for knob in dataclasses.fields(kind)
+            if given.get(knob.name) is not None
+        }
+        if like is not None:
+            made[parameter] = kind.from_command(like, **changes)  # type: ignore[attr-defined]
+        elif preset is not None and kind is _preset_kind(kinds):
+            made[parameter] = kind.from_preset(preset, **changes)
+        else:
+            made[parameter] = kind().changed(**changes)
+    return made
+
+
+def _read(knob: dataclasses.Field[Any], value: Any) -> Any:
     """The value of an option; lists have commas between their items."""
-    if not str(each.type).startswith("tuple"):
+    if not str(knob.type).startswith("tuple"):
         return value
-    kind = _KINDS[str(each.type).removeprefix("tuple[").removesuffix(", ...]")]
-    return numbers(each.name, value, kind)
+    kind = _TYPES[str(knob.type).removeprefix("tuple[").removesuffix(", ...]")]
+    return numbers(knob.name, value, kind)
 
 
 def numbers(name: str, text: str, kind: type) -> list[Any]:

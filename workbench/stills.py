@@ -92,17 +92,18 @@ def load(
     )
 
 
-def say_masks(masks: Sequence[Tensor], shape: tuple[int, int], what: str) -> None:
+def say_masks(masks: Sequence[Tensor], shape: Sequence[int], what: str) -> None:
     """Print which share of a picture of that height and width each style gets."""
     if not masks:
         return
+    height, width = shape
     for number, mask in enumerate(masks, start=1):
-        if mask.shape[-2:] != shape:
+        if tuple(mask.shape[-2:]) != (height, width):
             print(
                 f"Mask {number} is {mask.shape[-1]}x{mask.shape[-2]} pixels and {what}"
-                f" {shape[1]}x{shape[0]}: the mask is stretched."
+                f" {width}x{height}: the mask is stretched."
             )
-    shares = [float(mask.mean()) for mask in images.share_masks(masks, shape)]
+    shares = [float(mask.mean()) for mask in images.share_masks(masks, (height, width))]
     told = [f"style {number} {share:.0%}" for number, share in enumerate(shares, start=1)]
     print(f"Of the picture: {', '.join(told)}, no style {1 - sum(shares):.0%}.", flush=True)
 
