@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
-import os
 import shlex
 import sys
 import time
@@ -624,67 +623,31 @@ def apply(
     precision
         auto, float32 or bfloat16.
     """
-    from workbench.fast import applying
-    from workbench.fast.models import StyleModel
-    from workbench.fast.network import TransformationNetwork
-    from workbench.files import refuse_overwriting
-    from workbench.images import PICTURE_SUFFIXES, check_picture_suffix, save_image
-    from workbench.samples import find_clip, find_pictures
-    from workbench.video import clips
+    from workbench.fast.applying import paint
 
-    target = Path(output)
-    refuse_overwriting(
-        [target, target.with_suffix(".parts")], [model, model.rpartition("@")[0], *content]
-    )
-    suffix = target.suffix.lower()
-    is_folder = output.endswith(("/", os.sep)) or target.is_dir() or not suffix
-    is_film = suffix in clips.FORMATS and not is_folder
-    if is_film and len(content) > 1:
-        raise InputError(f"{target} is a film; give one clip for it. {clips.MANY}")
-    pictures = [] if is_film else find_pictures(content)
-    if suffix not in PICTURE_SUFFIXES and (len(pictures) > 1 or any(map(os.path.isdir, content))):
-        is_folder = True  # with a dot in its name
-    painter = StyleModel.load(model, device=device, precision=precision)
-    if painter.network.program != TransformationNetwork.program:
-        print(f"{model} is a model of {painter.network.program}.")
-    began = time.monotonic()
     try:
-        if is_film:
-            clip = clips.open_clip(
-                find_clip(content[0]), start=start, end=end, stride=stride, size=size, fps=fps
-            )
-            frames = applying.paint_film(
-                clip,
-                {model: painter},
-                target,
-                original_colors=original_colors,
-                batch=batch,
-                quality=quality,
-            )
-            seconds = time.monotonic() - began
-            print(
-                f"{frames} frames of {clip.shape[1]}x{clip.shape[0]} px in {seconds:.0f} s"
-                f" ({frames / seconds:.1f} a second), {'with' if clip.sound else 'no'} sound"
-            )
-        elif is_folder:
-            faults = applying.paint_pictures(
-                painter, pictures, target, size=size, original_colors=original_colors
-            )
-            for fault in faults:
-                print(f"workbench: {fault}", file=sys.stderr)
-            print(f"{len(pictures) - len(faults)} of {len(pictures)} pictures painted: {target}")
-            if faults:
-                raise typer.Exit(1)
-            return
-        else:
-            check_picture_suffix(target)
-            if len(pictures) > 1:
-                raise InputError(f"{target} is one picture; for {len(pictures)}, name a folder.")
-            painted = applying.paint_picture(painter, pictures[0], size, original_colors)
-            save_image(painted, target)
+        painted = paint(
+            model,
+            content,
+            output,
+            size=size,
+            original_colors=original_colors,
+            device=device,
+            precision=precision,
+            batch=batch,
+            quality=quality,
+            start=start,
+            end=end,
+            stride=stride,
+            fps=fps,
+        )
     except KeyboardInterrupt:
         _interrupted("Interrupted; the same command goes on.")
-    print(f"  {target}")
+    for fault in painted.faults:
+        print(f"workbench: {fault}", file=sys.stderr)
+    print(painted.summary)
+    if painted.faults:
+        raise typer.Exit(1)
 
 
 @app.command()

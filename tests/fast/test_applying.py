@@ -17,7 +17,8 @@ from workbench.fast import applying
 from workbench.fast.applying import paint_film, paint_picture, paint_pictures
 from workbench.fast.models import StyleModel
 from workbench.fast.network import TransformationNetwork
-from workbench.images import Frame, load_image, save_image, to_array
+from workbench.images import Frame, from_array, load_image, save_image, to_array
+from workbench.video import clips
 from workbench.video.clips import Clip, open_clip, read_frames, write_film
 
 
@@ -54,8 +55,8 @@ def test_a_film_has_the_clips_frames_rate_shape_and_sound(source: Clip, tmp_path
     painted = frames(tmp_path / "film.mp4")
     assert len(painted) == 10
     for shown, frame in zip(painted, read_frames(source), strict=True):
-        expected = model(applying.from_array(frame))
-        assert np.abs(shown - applying.to_array(expected).astype(float)).mean() < 6  # of chroma
+        expected = model(from_array(frame))
+        assert np.abs(shown - to_array(expected).astype(float)).mean() < 6  # of chroma
     assert sorted(path.name for path in tmp_path.iterdir()) == ["clip.mp4", "film.mp4"]
 
 
@@ -142,7 +143,7 @@ def test_a_stopped_film_goes_on_with_another_end(
     """Its first part is taken over, and also if the model is called by another name."""
     first, then = (open_clip(source.path, end=end, size=96) for end in ends)
     with monkeypatch.context() as patch:
-        patch.setattr(applying, "join_films", stop)
+        patch.setattr(clips, "join_films", stop)
         with pytest.raises(Stop):
             paint_film(first, {"models/ink": painter(0)}, tmp_path / "film.mp4")
     parts = {path: path.stat().st_mtime_ns for path in (tmp_path / "film.parts").glob("000000-*")}
@@ -160,9 +161,9 @@ def test_parts_that_others_would_paint_are_not_taken_over(
     source: Clip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     models = {"dark": painter(0, -9.0), "light": painter(1, 9.0)}
-    dark, light = (("dark", 1.0),), (("light", 1.0),)
+    dark, light = {"dark": 1.0}, {"light": 1.0}
     with monkeypatch.context() as patch:
-        patch.setattr(applying, "join_films", stop)
+        patch.setattr(clips, "join_films", stop)
         with pytest.raises(Stop):
             paint_film(source, models, tmp_path / "film.mp4", choices=[dark] * 10)
     paint_film(source, models, tmp_path / "film.mp4", choices=[dark] * 5 + [light] * 5)
@@ -173,7 +174,7 @@ def test_parts_that_others_would_paint_are_not_taken_over(
 def test_each_frame_is_painted_by_the_model_that_was_chosen(source: Clip, tmp_path: Path) -> None:
     models = {"dark": painter(0, -9.0), "light": painter(1, 9.0)}
     names = ["dark", "light", "light", "dark", "light", "dark", "dark", "dark", "light", "dark"]
-    choices = [((name, 1.0),) for name in names]
+    choices = [{name: 1.0} for name in names]
     for batch in (1, 4):
         paint_film(source, models, tmp_path / "film.mp4", choices=choices, batch=batch)
         means = [frame.mean() for frame in frames(tmp_path / "film.mp4")]
@@ -183,7 +184,7 @@ def test_each_frame_is_painted_by_the_model_that_was_chosen(source: Clip, tmp_pa
 
 def test_shares_mix_the_pictures_of_two_models(source: Clip, tmp_path: Path) -> None:
     models = {"dark": painter(0, -9.0), "light": painter(1, 9.0)}
-    choices = [(("dark", 1 - i / 9), ("light", i / 9)) for i in range(10)]
+    choices = [{"dark": 1 - i / 9, "light": i / 9} for i in range(10)]
     paint_film(source, models, tmp_path / "film.mp4", choices=choices, quality=1)
     means = [frame.mean() for frame in frames(tmp_path / "film.mp4")]
     assert means == pytest.approx([255 * i / 9 for i in range(10)], abs=4)
@@ -197,7 +198,7 @@ def test_a_clip_that_breaks_off_gives_a_shorter_film(
     write_film((clip().frames[i] for i in range(count)), short, 25)
     longer = Clip(**{**vars(open_clip(short, size=96)), "frames": 14})
     with monkeypatch.context() as patch:
-        patch.setattr(applying, "join_films", stop)
+        patch.setattr(clips, "join_films", stop)
         with pytest.raises(Stop):
             paint_film(longer, {"ink": painter(0)}, tmp_path / "film.mp4")
     for _ in range(2):

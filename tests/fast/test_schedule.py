@@ -19,6 +19,7 @@ from workbench.fast.models import Checkpoint, ModelFolder, save_network, write_f
 from workbench.fast.network import TransformationNetwork
 from workbench.fast.schedule import (
     PALETTE,
+    Choice,
     Schedule,
     Section,
     choose_models,
@@ -240,9 +241,14 @@ def test_a_label_of_a_model_that_is_still_to_be_trained_is_refused(tmp_path: Pat
 # --- choosing ----------------------------------------------------------------------------
 
 
-def painters(choices: list[tuple[tuple[str, float], ...]]) -> list[str]:
+def pairs(choices: list[Choice]) -> list[tuple[tuple[str, float], ...]]:
+    """Names and shares, in their order."""
+    return [tuple(choice.items()) for choice in choices]
+
+
+def painters(choices: list[Choice]) -> list[str]:
     assert {len(choice) for choice in choices} == {1}
-    return [name for ((name, _),) in choices]
+    return [name for ((name, _),) in pairs(choices)]
 
 
 @pytest.mark.parametrize("fps", [25.0, Fraction(25), Fraction(30000, 1001), 24])
@@ -299,7 +305,7 @@ def test_drawn_model_stays(hold: int) -> None:
 
 def test_crossfade_by_hand() -> None:
     film = schedule((0.2, ("a",)), (0.5, ("b",)))
-    assert choose_models(film, 7, 10, crossfade=3) == [
+    assert pairs(choose_models(film, 7, 10, crossfade=3)) == [
         (("a", 1.0),),
         (("a", 1.0),),
         (("a", 0.75), ("b", 0.25)),
@@ -310,9 +316,9 @@ def test_crossfade_by_hand() -> None:
     ]
 
 
-def test_change_during_a_fade_starts_anew_from_the_model_that_was_coming() -> None:
+def test_change_during_a_fade_starts_anew_from_the_model_that_was_fading_in() -> None:
     film = schedule((0.1, ("a",)), (0.2, ("b",)), (0.5, ("c",)))
-    assert choose_models(film, 6, 10, crossfade=3) == [
+    assert pairs(choose_models(film, 6, 10, crossfade=3)) == [
         (("a", 1.0),),
         (("a", 0.75), ("b", 0.25)),
         (("a", 0.5), ("b", 0.5)),
@@ -324,7 +330,7 @@ def test_change_during_a_fade_starts_anew_from_the_model_that_was_coming() -> No
 
 def test_nothing_fades_into_itself() -> None:
     film = schedule((1, ("a", "a")), (1, ("a",)))
-    assert choose_models(film, 20, 10, crossfade=5) == [(("a", 1.0),)] * 20
+    assert choose_models(film, 20, 10, crossfade=5) == [{"a": 1.0}] * 20
 
 
 @pytest.mark.parametrize(
@@ -366,17 +372,17 @@ def test_any_choice_is_lawful(
 ) -> None:
     choices = choose_models(film, frames, fps, seed=seed, hold=hold, crossfade=crossfade)
     assert len(choices) == frames
-    before: set[str] = set()  # whatever may be going
-    for frame, choice in enumerate(choices):
+    before: set[str] = set()  # whatever may fade out
+    for frame, choice in enumerate(pairs(choices)):
         at = [section for section in film.sections if section.start <= float(frame / fps)][-1]
         assert 1 <= len(choice) <= 2
         assert sum(share for _, share in choice) == pytest.approx(1, abs=1e-12)
         assert all(0 < share <= 1 for _, share in choice)
         assert choice[-1][0] in at.models
         if len(choice) == 2:
-            going, coming = choice[0][0], choice[1][0]
-            assert going != coming
-            assert going in before
+            fading_out, fading_in = choice[0][0], choice[1][0]
+            assert fading_out != fading_in
+            assert fading_out in before
         before = {name for name, _ in choice}
     described = describe_schedule(film, choices)
     assert tuple(described) == film.models

@@ -2,40 +2,151 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import shutil
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 import workbench
+from workbench import samples
 from workbench.colour import check_original_colors, transfer_luma
 from workbench.errors import InputError
 from workbench.fast.models import StyleModel
+from workbench.fast.network import TransformationNetwork
 from workbench.fast.schedule import Choice
-from workbench.files import claimed
-from workbench.images import Frame, from_array, resize_down, save_image, to_array
-from workbench.progress import bar
-from workbench.samples import load_picture
-from workbench.video.clips import (
-    Clip,
-    check_film,
-    join_films,
-    open_clip,
-    read_frames,
-    write_film,
+from workbench.files import PICTURE_SUFFIXES, claimed, refuse_overwriting
+from workbench.images import (
+    Frame,
+    check_picture_suffix,
+    from_array,
+    resize_down,
+    save_image,
+    to_array,
 )
+from workbench.progress import bar
+from workbench.runs import Identity
+from workbench.video import clips
+from workbench.video.clips import Clip
 from workbench.video.frames import check_same_run
 from workbench.video.modes import clip_identity
 from workbench.weights import digest
 
 PART = 100  # frames of a film between places where it can go on
 _GPU_BATCH = 8
+
+
+@dataclass(frozen=True)
+class Painted:
+    """What `paint` has made."""
+
+    output: Path  # film, picture or folder of pictures
+    summary: str  # in a line or two, for people
+    faults: Sequence[str] = ()  # a sentence about each picture that cannot be painted
+
+
+def paint(
+    model: str,
+    content: Sequence[str],
+    output: str,
+    *,
+    size: int | None = None,
+    original_colors: str = "off",
+    device: str = "auto",
+    precision: str = "auto",
+    batch: int | None = None,
+    quality: int = 18,
+    **part: Any,
+) -> Painted:
+    """Paint a clip into a film, a picture into a picture, or pictures into a folder.
+
+    Stopped anywhere, the same call goes on.
+
+    Parameters
+    ----------
+    model
+        As for `StyleModel.load`.
+    content
+        A clip, or pictures and folders of them; also samples by their names.
+    output
+        What it is decides: a film by its suffix, a picture, or a folder, which ends in a slash,
+        is there, or is all that the pictures fit into.
+    size
+        Longest side in pixels, at most; None: as it is.
+    original_colors
+        "luma": the brightness of the painting in the colours of the content; else "off".
+    device, precision
+        As in `Settings`.
+    batch, quality
+        Of a film; see `paint_film`.
+    **part
+        Of a clip: `start`, `end`, `stride` and `fps` of `clips.open_clip`.
+
+    Raises
+    ------
+    InputError
+        If something cannot be read, or does not fit together.
+    OutputError
+        If something cannot be written.
+    """
+    target = Path(output)
+    refuse_overwriting(
+        [target, target.with_suffix(".parts")], [model, model.rpartition("@")[0], *content]
+    )
+    kind, names = _what_to_paint(content, output)
+    painter = StyleModel.load(model, device=device, precision=precision)
+    if painter.network.program != TransformationNetwork.program:
+        print(f"{model} is a model of {painter.network.program}.")
+    if kind == "folder":
+        faults = paint_pictures(painter, names, target, size=size, original_colors=original_colors)
+        done = len(names) - len(faults)
+        return Painted(target, f"{done} of {len(names)} pictures painted: {target}", faults)
+    if kind == "picture":
+        save_image(paint_picture(painter, names[0], size, original_colors), target)
+        return Painted(target, f"  {target}")
+    began = time.monotonic()
+    clip = clips.open_clip(samples.find_clip(names[0]), size=size, **part)
+    frames = paint_film(
+        clip,
+        {model: painter},
+        target,
+        original_colors=original_colors,
+        batch=batch,
+        quality=quality,
+    )
+    seconds = time.monotonic() - began
+    return Painted(
+        target,
+        f"{frames} frames of {clip.shape[1]}x{clip.shape[0]} px in {seconds:.0f} s"
+        f" ({frames / seconds:.1f} a second), {'with' if clip.sound else 'no'} sound\n  {target}",
+    )
+
+
+def _what_to_paint(content: Sequence[str], output: str) -> tuple[str, Sequence[str]]:
+    """Whether a film, a picture or a folder of them is wanted, and names of what to read."""
+    target, suffix = Path(output), Path(output).suffix.lower()
+    is_folder = output.endswith(("/", os.sep)) or target.is_dir() or not suffix
+    if suffix in clips.FORMATS and not is_folder:
+        if len(content) > 1:
+            raise InputError(f"{target} is a film; give one clip for it. {clips.MANY}")
+        return "film", content
+    pictures = samples.find_pictures(content)
+    are_many = len(pictures) > 1 or any(map(os.path.isdir, content))
+    if is_folder or (are_many and suffix not in PICTURE_SUFFIXES):  # one with a dot in its name
+        return "folder", pictures
+    check_picture_suffix(target)
+    if len(pictures) > 1:
+        raise InputError(f"{target} is one picture; for {len(pictures)}, name a folder.")
+    return "picture", pictures
+
+
+# --- films -------------------------------------------------------------------------------
 
 
 def paint_film(
@@ -85,57 +196,56 @@ def paint_film(
         If the film cannot be written.
     """
     output = Path(output)
-    check_film(output, quality=quality)
+    clips.check_film(output, quality=quality)
     if batch is not None and batch < 1:
         raise InputError(f"batch = {batch}: give a number of frames from 1 on.")
     _check_colors(original_colors)
-    first = next(iter(models))
-    choices = choices or [((first, 1.0),)] * clip.frames
-    batch = batch or (_GPU_BATCH if models[first].device.type == "cuda" else 1)
+    name, first = next(iter(models.items()))
+    choices = choices or [{name: 1.0}] * clip.frames
+    batch = batch or (_GPU_BATCH if first.device.type == "cuda" else 1)
     digests = {name: digest(model.network.state_dict()) for name, model in models.items()}
-    told = [[(digests[name], share) for name, share in choice] for choice in choices]
+    painters = [{digests[name]: share for name, share in choice.items()} for choice in choices]
     folder = output.with_suffix(".parts")
     with claimed(folder):
-        model = models[first]
         identity = {
             **clip_identity(clip),
             "models": sorted(digests.values()),
             "original_colors": original_colors,
             "quality": quality,
-            "precision": str(model.dtype).removeprefix("torch."),
-            "device": model.device.type,
+            "precision": str(first.dtype).removeprefix("torch."),
+            "device": first.device.type,
             "workbench": workbench.__version__,
         }
         check_same_run(folder, identity)
-        parts = _finished_parts(folder, told)
+        parts = _finished_parts(folder, painters)
         done = sum(parts.values())
         if done % PART == 0:  # else the clip has ended
-            frames = read_frames(clip, done)
+            frames = clips.read_frames(clip, done)
             painted = _paint_frames(frames, models, choices[done:], batch, original_colors)
             shown = bar(painted, "painting", "frame", total=clip.frames, done=done)
             for frame in shown:
-                part = _part(folder, done, told)
+                part = _part(folder, done, painters)
                 some = chain([frame], islice(shown, PART - 1))
-                parts[part] = write_film(some, part, clip.fps, quality=quality)
+                parts[part] = clips.write_film(some, part, clip.fps, quality=quality)
                 done += parts[part]
         if not parts:
             raise InputError(f"{clip.path}: no frame can be decoded; get the file again.")
-        join_films(list(parts), output, clip.fps, sound=clip)
+        clips.join_films(list(parts), output, clip.fps, sound=clip)
     shutil.rmtree(folder, ignore_errors=True)
     return done
 
 
-def _part(folder: Path, first: int, told: Sequence[object]) -> Path:
+def _part(folder: Path, first: int, painters: Sequence[Choice]) -> Path:
     """Film of up to `PART` frames from `first` on; its name says what paints them."""
-    choices = json.dumps(told[first : first + PART]).encode()
-    return folder / f"{first:06d}-{hashlib.sha256(choices).hexdigest()[:12]}.mp4"
+    identity = Identity({"painters": painters[first : first + PART]})
+    return folder / f"{first:06d}-{identity.key}.mp4"
 
 
-def _finished_parts(folder: Path, told: Sequence[object]) -> dict[Path, int]:
+def _finished_parts(folder: Path, painters: Sequence[Choice]) -> dict[Path, int]:
     """Parts that are there, from the first on -> how many frames they have."""
     parts: dict[Path, int] = {}
-    while (part := _part(folder, sum(parts.values()), told)).is_file():
-        parts[part] = open_clip(part).frames
+    while (part := _part(folder, sum(parts.values()), painters)).is_file():
+        parts[part] = clips.open_clip(part).frames
     return parts
 
 
@@ -151,11 +261,11 @@ def _paint_frames(
     while window := list(islice(pairs, batch)):
         pictures = torch.cat([from_array(frame) for frame, _ in window])
         painted = torch.zeros_like(pictures)
-        shares = [dict(choice) for _, choice in window]
         for name, model in models.items():
-            if numbers := [i for i, share in enumerate(shares) if share.get(name, 0) > 0]:
-                share = torch.tensor([shares[i][name] for i in numbers]).view(-1, 1, 1, 1)
-                painted[numbers] += share * model(pictures[numbers])
+            shares = torch.tensor([choice.get(name, 0.0) for _, choice in window])
+            own = shares > 0
+            if own.any():
+                painted[own] += shares[own].view(-1, 1, 1, 1) * model(pictures[own])
         if original_colors == "luma":
             painted = transfer_luma(painted, pictures)
         yield from map(to_array, painted.split(1))
@@ -169,6 +279,9 @@ def _check_colors(original_colors: str) -> None:
             f"original_colors = {original_colors!r}: that recolours the style picture, which a"
             " model has learned already; use luma or off."
         )
+
+
+# --- pictures ----------------------------------------------------------------------------
 
 
 def paint_pictures(
@@ -190,10 +303,8 @@ def paint_pictures(
         Files, or sample pictures by their names.
     folder
         For the pictures of one model and size.
-    size
-        Longest side in pixels, at most; None: as they are.
-    original_colors
-        As for `paint_film`.
+    size, original_colors
+        As for `paint`.
 
     Returns
     -------
@@ -226,10 +337,7 @@ def paint_pictures(
         }
         check_same_run(folder, identity)
         for target, name in bar(targets.items(), "painting", "picture", total=len(targets)):
-            source = Path(name)
-            if target.is_file() and (
-                not source.is_file() or source.stat().st_mtime <= target.stat().st_mtime
-            ):
+            if _is_up_to_date(target, Path(name)):
                 continue
             try:
                 save_image(paint_picture(model, name, size, original_colors), target)
@@ -238,20 +346,18 @@ def paint_pictures(
     return faults
 
 
+def _is_up_to_date(target: Path, source: Path) -> bool:
+    return target.is_file() and (
+        not source.is_file() or source.stat().st_mtime <= target.stat().st_mtime
+    )
+
+
 def paint_picture(
     model: StyleModel, name: str, size: int | None = None, original_colors: str = "off"
 ) -> Tensor:
-    """Load a picture by its name and paint it; `(1, 3, H, W)`, float32, sRGB in [0, 1].
-
-    Parameters
-    ----------
-    size
-        Longest side in pixels, at most; None: as it is.
-    original_colors
-        As for `paint_film`.
-    """
+    """Load a picture by its name and paint it; `(1, 3, H, W)`, float32, sRGB in [0, 1]."""
     _check_colors(original_colors)
-    picture = load_picture(name, for_size=size)
+    picture = samples.load_picture(name, for_size=size)
     if size is not None:
         picture = resize_down(picture, size)
     painted = model(picture)

@@ -8,59 +8,47 @@ import itertools
 import math
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.offsetbox import AnnotationBbox, OffsetImage
-from PIL import Image
+from matplotlib.ticker import MaxNLocator
 
 from workbench.errors import InputError
 from workbench.fast.models import MODEL, find_checkpoint, read_folder
 from workbench.files import kind, parse_yaml, read_yaml
+from workbench.images import Frame
 from workbench.settings import CLOCK, seconds
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-    from workbench.images import Frame
 
 # Seconds. A time may be told with two decimals, and a clip's length is known to about a frame.
 _JOINT, _CLIP_END = 0.01, 0.05
-_PATH = re.compile(r"(?!.*:\s).+\.ya?ml", re.IGNORECASE)
 _EXAMPLES = "as in 12.5-30, 1:05-2:10.5 or 30-"
 
 PALETTE = (
     "#3b6fb6", "#e1812c", "#3a923a", "#c03d3e", "#8a63b5", "#8a5a44", "#d684bd", "#2aa5b0",
 )  # fmt: skip
 _ROW = 0.62  # inches
-_PICTURE = (66, 37)  # points, at most
-_STEPS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600)  # seconds between times on the axis
+_PREVIEW = (66, 37)  # points, at most
 _APART = 0.07  # of the axis, that two times on it are apart at least
 
-Choice = tuple[tuple[str, float], ...]  # the models that paint a frame, each with its share
+Choice = Mapping[str, float]  # the models that paint a frame -> the share of each
 
 
 @dataclass(frozen=True)
 class Section:
-    """A part of a clip and the models that paint it.
+    """A part of a clip and the models that paint it."""
 
-    Attributes
-    ----------
-    start, end
-        In seconds from the clip's beginning.
-    models
-        Names; one that is there twice is drawn twice as often.
-    """
-
-    start: float
+    start: float  # seconds from the clip's beginning
     end: float
-    models: tuple[str, ...]
+    models: tuple[str, ...]  # names; one that is there twice is drawn twice as often
+    key: str = field(default="", compare=False)  # what the schedule calls it
 
 
 @dataclass(frozen=True)
@@ -88,7 +76,7 @@ def read_schedule(source: str | os.PathLike[str] | Mapping[Any, Any], duration: 
         text, the path of a .yaml or .yml file, or one model's name, for the whole clip.
         Sections are in seconds, `m:ss` or `h:mm:ss`; an open end is the clip's end.
     duration
-        Of the clip, in seconds.
+        Length of the clip, in seconds.
 
     Raises
     ------
@@ -105,18 +93,14 @@ def read_schedule(source: str | os.PathLike[str] | Mapping[Any, Any], duration: 
         raise InputError(
             f"schedule must be a mapping, `start-end: model`, or one model's name, and is {told}."
         )
-    sections = []
-    for key, value in content.items():
-        start, end = _read_section(key, duration)
-        sections.append((Section(start, end, _read_models(key, value)), str(key)))
-    sections.sort(key=lambda pair: (pair[0].start, pair[0].end))
-    return Schedule(tuple(_joined(sections, duration)))
+    sections = [_read_section(key, value, duration) for key, value in content.items()]
+    return Schedule(_joined(sorted(sections, key=lambda each: (each.start, each.end)), duration))
 
 
 def _read_yaml(source: str | os.PathLike[str]) -> Any:
     """What a text says, or the file that it names."""
-    if not isinstance(source, str) or _PATH.fullmatch(source.strip()):
-        path = Path(source if not isinstance(source, str) else source.strip())
+    if not isinstance(source, str) or _is_path(source.strip()):
+        path = Path(source.strip() if isinstance(source, str) else source)
         try:
             return read_yaml(path)
         except InputError as error:
@@ -133,7 +117,12 @@ def _read_yaml(source: str | os.PathLike[str]) -> Any:
     return content
 
 
-def _read_section(key: Any, duration: float) -> tuple[float, float]:
+def _is_path(text: str) -> bool:
+    """Whether a text is the name of a file; in a schedule, a section's colon has a blank behind."""
+    return text.lower().endswith((".yaml", ".yml")) and not re.search(r":\s|\n", text)
+
+
+def _read_section(key: Any, models: Any, duration: float) -> Section:
     if not isinstance(key, str):
         raise InputError(
             f"schedule: the key {key} is {kind(key)}, not a section (YAML takes 1:30 for the"
@@ -148,10 +137,10 @@ def _read_section(key: Any, duration: float) -> tuple[float, float]:
         raise InputError(f"schedule: section {key}: its end is not after its start; change one.")
     if start >= duration or end > duration + _CLIP_END:
         raise InputError(
-            f"schedule: section {key} goes beyond the clip's end, at {_seconds(duration)} s;"
+            f"schedule: section {key} goes beyond the clip's end, at {_rounded(duration)} s;"
             " shorten it or take it out."
         )
-    return start, min(end, duration)
+    return Section(start, min(end, duration), _read_models(key, models), key)
 
 
 def _read_time(key: str, text: str) -> float:
@@ -178,50 +167,49 @@ def _read_models(key: str, value: Any) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _joined(sections: Sequence[tuple[Section, str]], duration: float) -> Iterator[Section]:
+def _joined(sections: Sequence[Section], duration: float) -> tuple[Section, ...]:
     """The sections, sorted by start, without what little is between them."""
-    first, last = sections[0][0], sections[-1][0]
-    if first.start > _JOINT:
-        raise _gap(0, first.start)
-    starts = [0.0]
-    for (before, name), (after, other) in itertools.pairwise(sections):
-        if after.start < before.end - _JOINT or after.start <= before.start:
+    joined: list[Section] = []
+    reached = 0.0
+    for section in sections:
+        before = joined[-1] if joined else None
+        if before and (section.start < reached - _JOINT or section.start <= before.start):
             raise InputError(
-                f"schedule: sections {name} and {other} overlap; let one end where the other"
-                " begins."
+                f"schedule: sections {before.key} and {section.key} overlap; let one end where"
+                " the other begins."
             )
-        if after.start > before.end + _JOINT:
-            raise _gap(before.end, after.start)
-        starts.append(after.start)
-    if last.end < duration - _CLIP_END:
-        raise _gap(last.end, duration)
-    ends = [*starts[1:], duration]
-    for start, end, (section, _) in zip(starts, ends, sections, strict=True):
-        yield Section(start, end, section.models)
+        if section.start > reached + _JOINT:
+            raise _gap(reached, section.start)
+        joined.append(section if before else replace(section, start=0.0))
+        reached = section.end
+    if reached < duration - _CLIP_END:
+        raise _gap(reached, duration)
+    ends = [*(section.start for section in joined[1:]), duration]
+    return tuple(replace(each, end=end) for each, end in zip(joined, ends, strict=True))
 
 
 def _gap(start: float, end: float) -> InputError:
     return InputError(
-        f"schedule: nothing is said from {_seconds(start)} to {_seconds(end)} s; add a section"
+        f"schedule: nothing is said from {_rounded(start)} to {_rounded(end)} s; add a section"
         " there, or let one beside it reach further."
     )
 
 
-def _seconds(value: float) -> str:
-    return f"{value:.2f}".rstrip("0").rstrip(".")
+def _rounded(seconds: float) -> str:
+    return f"{seconds:.2f}".rstrip("0").rstrip(".")
 
 
 # --- models ------------------------------------------------------------------------------
 
 
 def models_to_train(
-    schedule: Schedule, shelf: str | os.PathLike[str], styles: Collection[str]
+    schedule: Schedule, models_dir: str | os.PathLike[str], styles: Collection[str]
 ) -> list[str]:
     """Names of the models of a schedule that are still to be trained.
 
     Parameters
     ----------
-    shelf
+    models_dir
         The folder of the models' folders.
     styles
         Names of the models that there is a style picture for.
@@ -231,26 +219,26 @@ def models_to_train(
     InputError
         If a model is not there and has no style picture, or has no such checkpoint.
     """
-    shelf, missing = Path(shelf), {}
+    folder, missing = Path(models_dir), {}
     for name in schedule.models:
         own, _, which = name.partition("@")
-        if own in styles and not (shelf / own / "result.json").is_file():
+        if own in styles and not (folder / own / "result.json").is_file():
             missing[own] = True  # its checkpoints are to come
-            begun = (shelf / own / MODEL).exists() and read_folder(shelf / own)
+            begun = (folder / own / MODEL).exists() and read_folder(folder / own)
             is_step = which.removeprefix("step-").isdigit()
             if which and not is_step and not (begun and begun.find(which)):
                 raise InputError(
                     f"schedule: {name}: {own} is still to be trained, and nothing in it is"
                     f" labelled {which!r} yet; train it and label it first, or name a step."
                 )
-        elif (shelf / own).exists():
-            find_checkpoint(shelf / name)
+        elif (folder / own).exists():
+            find_checkpoint(folder / name)
         else:
-            there = [*styles, *(each.name for each in shelf.glob("*/"))]
+            there = [*styles, *(each.name for each in folder.glob("*/"))]
             near = difflib.get_close_matches(own, there, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else "."
             raise InputError(
-                f"schedule: {shelf} has no model {own!r}, and styles has no picture to train it"
+                f"schedule: {folder} has no model {own!r}, and styles has no picture to train it"
                 f" from{hint}"
             )
     return list(missing)
@@ -273,10 +261,10 @@ def choose_models(
     Parameters
     ----------
     frames
-        Of the film, from 1 on; frame i is shown at the time i / fps.
+        Number of frames, from 1 on; frame i is shown at the time i / fps.
     seed
-        Of the draws in sections of several models, from 0 on. A draw depends on nothing else but
-        the section's number and its own in the section, however long the others are.
+        Decides the draws in sections of several models, from 0 on. A draw depends on nothing else
+        but the section's number and its own in the section, however long the others are.
     hold
         Frames for which a drawn model stays, from 1 on, counted from the section's first.
     crossfade
@@ -285,9 +273,9 @@ def choose_models(
     Returns
     -------
     list
-        For every frame one or two pairs of a model's name and its share, the one that goes before
-        the one that comes. The shares add up to 1. A fade that another change cuts short starts
-        anew, from the model that was coming.
+        For every frame the names of one or two models, the one that fades out before the one
+        that fades in, and the share of each; these add up to 1. A fade that another change cuts
+        short starts anew, from the model that was fading in.
     """
     for what, value, least in (
         ("frames", frames, 1), ("seed", seed, 0), ("hold", hold, 1), ("crossfade", crossfade, 0)
@@ -299,7 +287,7 @@ def choose_models(
     starts = [section.start for section in schedule.sections]
     choices: list[Choice] = []
     section, first, changed = -1, 0, 0
-    going, coming = "", ""
+    fading_out, fading_in = "", ""
     for frame in range(frames):
         # In floats, like the starts: as fractions, frame 7 at 25 fps would be before 0.28 s.
         now = max(0, bisect.bisect_right(starts, float(frame / fps)) - 1)
@@ -308,14 +296,13 @@ def choose_models(
         draw, held = divmod(frame - first, hold)
         if held == 0:
             model = _draw(schedule.sections[section].models, (seed, section, draw))
-            if model != coming:
-                going, coming, changed = coming, model, frame
-        steps = frame - changed + 1
-        if going and steps <= crossfade:
-            share = steps / (crossfade + 1)
-            choices.append(((going, 1 - share), (coming, share)))
+            if model != fading_in:
+                fading_out, fading_in, changed = fading_in, model, frame
+        share = (frame - changed + 1) / (crossfade + 1)
+        if fading_out and share < 1:
+            choices.append({fading_out: 1 - share, fading_in: share})
         else:
-            choices.append(((coming, 1.0),))
+            choices.append({fading_in: 1.0})
     return choices
 
 
@@ -332,13 +319,8 @@ def describe_schedule(schedule: Schedule, choices: Sequence[Choice]) -> dict[str
 
 
 def _shares(schedule: Schedule, choices: Sequence[Choice]) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Of each model (rows) in each frame (columns)."""
-    rows = {name: row for row, name in enumerate(schedule.models)}
-    shares = np.zeros((len(rows), len(choices)))
-    for frame, choice in enumerate(choices):
-        for name, share in choice:
-            shares[rows[name], frame] = share
-    return shares
+    """Share of each model (rows) in each frame (columns)."""
+    return np.array([[choice.get(name, 0.0) for choice in choices] for name in schedule.models])
 
 
 # --- plotting ----------------------------------------------------------------------------
@@ -355,7 +337,7 @@ def plot_schedule(
     Parameters
     ----------
     choices
-        Of `choose_models`; a bar is as opaque as the share is large.
+        From `choose_models`; a bar is as opaque as the share is large.
     previews
         Name of a model -> a picture in its style, `(H, W, 3)`; not all need to have one.
     """
@@ -375,9 +357,9 @@ def plot_schedule(
             label=name,
         )
         if name in previews:
-            _show_preview(axes, row, previews[name], colour)
+            axes.add_artist(_preview_beside(row, previews[name], colour))
     axes.set(xlim=(0, end), ylim=(len(models) - 0.5, -0.5))
-    pad = _PICTURE[0] + 14 if any(name in previews for name in models) else 6
+    pad = _PREVIEW[0] + 14 if any(name in previews for name in models) else 6
     axes.set_yticks(range(len(models)), models, parse_math=False)
     axes.tick_params(axis="y", length=0, pad=pad)
     axes.spines[["top", "right", "left"]].set_visible(False)
@@ -385,15 +367,11 @@ def plot_schedule(
     return figure
 
 
-def _show_preview(axes: Axes, row: int, preview: Frame, colour: str) -> None:
-    """Put a picture to the left of its row."""
-    picture = Image.fromarray(preview)
-    zoom = min(_PICTURE[0] / picture.width, _PICTURE[1] / picture.height)
-    sharpness = min(4.0, 1 / zoom)  # pixels to a point
-    size = [max(1, round(side * zoom * sharpness)) for side in picture.size]
-    pixels = np.asarray(picture.resize((size[0], size[1]), Image.Resampling.LANCZOS))
-    box = AnnotationBbox(
-        OffsetImage(pixels, zoom=1 / sharpness),
+def _preview_beside(row: int, preview: Frame, colour: str) -> AnnotationBbox:
+    """A picture to the left of its row."""
+    height, width = preview.shape[:2]
+    return AnnotationBbox(
+        OffsetImage(preview, zoom=min(_PREVIEW[0] / width, _PREVIEW[1] / height)),
         (0, row),
         xybox=(-8, 0),
         xycoords=("axes fraction", "data"),
@@ -402,34 +380,34 @@ def _show_preview(axes: Axes, row: int, preview: Frame, colour: str) -> None:
         pad=0,
         bboxprops={"edgecolor": colour, "linewidth": 1.5},
     )
-    axes.add_artist(box)
 
 
 def _show_times(axes: Axes, schedule: Schedule) -> None:
     """Mark the sections' borders, and the time between them in grey."""
     end = schedule.sections[-1].end
-    borders = [section.start for section in schedule.sections] + [end]
-    for border in borders[1:-1]:
-        axes.axvline(border, color="0.15", lw=0.8, ls=(0, (4, 3)))
+    borders = [section.start for section in schedule.sections[1:]]
     told = [0.0, end]  # what is too near to another one is not written
-    for border in borders[1:-1]:
-        if min(abs(border - other) for other in told) > _APART * end:
+    for border in borders:
+        axes.axvline(border, color="0.15", lw=0.8, ls=(0, (4, 3)))
+        if _is_apart(border, told, end):
             told.append(border)
-    step = next((step for step in _STEPS if end / step <= 10), 3600)
-    between = [
-        time
-        for time in np.arange(0, end, step).tolist()
-        if min(abs(time - other) for other in [*told, *borders]) > _APART * end
-    ]
-    minutes = end >= 120
-    axes.set_xticks(told, [_clock(time) if minutes else _seconds(time) for time in told])
-    axes.set_xticks(
-        between, [_clock(time) if minutes else _seconds(time) for time in between], minor=True
-    )
+    in_minutes = end >= 120
+    unit = 60 if in_minutes else 1
+    steps = unit * MaxNLocator(8, steps=[1, 2, 5, 10]).tick_values(0, end / unit)
+    between = [time for time in steps.tolist() if _is_apart(time, [*told, *borders], end)]
+    axes.set_xticks(told)
+    axes.set_xticks(between, minor=True)
+    axes.xaxis.set_major_formatter(_clock if in_minutes else lambda time, _: _rounded(time))
+    axes.xaxis.set_minor_formatter(axes.xaxis.get_major_formatter())
     axes.tick_params(axis="x", which="minor", labelcolor="0.55", color="0.55", length=3.5)
-    axes.set_xlabel("minutes:seconds" if minutes else "seconds")
+    axes.set_xlabel("minutes:seconds" if in_minutes else "seconds")
 
 
-def _clock(time: float) -> str:
-    minutes, seconds = divmod(round(time, 1), 60)
-    return f"{minutes:.0f}:{'0' if seconds < 10 else ''}{_seconds(seconds)}"
+def _is_apart(time: float, others: Sequence[float], end: float) -> bool:
+    """Whether a time lies on the axis, with room for its label."""
+    return time < end and min(abs(time - other) for other in others) > _APART * end
+
+
+def _clock(time: float, _: object = None) -> str:
+    minutes, rest = divmod(round(time, 1), 60)
+    return f"{minutes:.0f}:{rest:04.1f}".removesuffix(".0")
