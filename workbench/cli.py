@@ -526,10 +526,9 @@ def train(
         once. Without style pictures nothing else is done.
     """
     from workbench.fast.models import label_checkpoint, read_folder
-    from workbench.fast.training import finish_training, show_training
-    from workbench.fast.training import train as run_training
+    from workbench.fast.training import finish_training, train_model
     from workbench.files import refuse_overwriting
-    from workbench.samples import find_pictures, load_picture
+    from workbench.samples import find_pictures
 
     labels = [_label(text) for text in label or ()]
     if not style and not labels:
@@ -537,18 +536,17 @@ def train(
     if style:
         names = find_pictures(style)
         refuse_overwriting([output], [*names, *(on or ()), preview or ""])
-        iterates = run_training(
-            [load_picture(name, for_size=settings.largest) for name in names],
+        iterates = train_model(
+            names,
             on or ["sample:photographs"],
             output,
             settings=settings,
             training=training,
-            preview=None if preview is None else load_picture(preview, for_size=settings.size),
-            style_names=names,
+            preview=preview or "",
         )
         step = 0
         try:
-            with contextlib.closing(show_training(iterates)) as shown:
+            with contextlib.closing(iterates) as shown:
                 for iterate in shown:
                     step = iterate.step
         except KeyboardInterrupt:

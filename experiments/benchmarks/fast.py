@@ -29,7 +29,7 @@ from workbench.devices import choose_device, choose_precision
 from workbench.fast import StyleModel, applying, train
 from workbench.fast.models import read_folder
 from workbench.fast.network import TransformationNetwork
-from workbench.fast.training import finish_training, show_training
+from workbench.fast.training import finish_training, train_model
 from workbench.images import from_array, load_image, save_image, to_array
 from workbench.losses import Losses
 from workbench.settings import Settings, TrainingSettings
@@ -62,10 +62,7 @@ def learned(style: Path, output: Path, training: TrainingSettings) -> StyleModel
         if not (near or path.exists()):
             save_image(from_array(frame), path)
     folder = output / ("temporal" if training.temporal_weight else "quick")
-    iterates = train(
-        [load_image(style)], [str(pictures)], folder, settings=SETTINGS, training=training
-    )
-    for _ in show_training(iterates):
+    for _ in train_model(str(style), [str(pictures)], folder, settings=SETTINGS, training=training):
         pass
     finish_training(folder)
     model = read_folder(folder)

@@ -170,7 +170,7 @@ def test_sections_without_their_colon_are_no_name() -> None:
         ("0-5: a\n0:00-0:05: b\n5-: c", r"sections 0-5 and 0:00-0:05 overlap"),
         ("0-: []", r"section 0- has no model; name one"),
         ("0-:", r"section 0- has no model"),
-        ("0-: ''", r"section 0-: the name of a model is empty"),
+        ("0-: ''", r"section 0-: a model must be a text, and one is empty"),
         ("0-: [a, 12]", r"section 0-: a model must be a text, and one is a number.*quotes"),
         ("0-: on", r"a model must be a text, and one is true or false"),
         ("0-: {a: 2}", r"a model must be a text, and one is a mapping"),

@@ -10,6 +10,13 @@
 """
 
 from workbench.fast.models import StyleModel, label_checkpoint
-from workbench.fast.training import TrainingIterate, finish_training, train
+from workbench.fast.training import TrainingIterate, finish_training, train, train_model
 
-__all__ = ["StyleModel", "TrainingIterate", "finish_training", "label_checkpoint", "train"]
+__all__ = [
+    "StyleModel",
+    "TrainingIterate",
+    "finish_training",
+    "label_checkpoint",
+    "train",
+    "train_model",
+]

@@ -3,9 +3,8 @@
 A checkpoint is a safetensors file with JSON in its header. A folder that training has filled:
 
     model.json                what it was trained on and how, its checkpoints, their labels
-    step-000100.safetensors   a checkpoint, with its preview and its figures beside it
-    step-000100.png
-    step-000100.json
+    step-000100.safetensors   a checkpoint
+    step-000100.png           its preview
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from workbench.checkpoints import save_tensors
 from workbench.devices import choose_device, choose_precision
 from workbench.errors import InputError
 from workbench.fast.network import ExamplesNetwork, TransformationNetwork
-from workbench.files import no_such_file, write_bytes
+from workbench.files import reading, write_bytes
 
 FORMAT = 1
 MODEL = "model.json"
@@ -37,19 +36,11 @@ _LABEL = re.compile(r"[^\s@/\\](?:[^@/\\]*[^\s@/\\])?")
 
 @dataclass(frozen=True, eq=False)
 class StyleModel:
-    """A network that has learned a style. Call it with a picture.
+    """A network that has learned a style. Call it with a picture."""
 
-    Attributes
-    ----------
-    network
-        Its parameters are float32.
-    device, dtype
-        Where, and in which precision of the activations, it paints.
-    """
-
-    network: TransformationNetwork
-    device: torch.device
-    dtype: torch.dtype
+    network: TransformationNetwork  # its parameters are float32
+    device: torch.device  # that it paints on
+    dtype: torch.dtype  # of the activations
 
     @classmethod
     def load(
@@ -155,38 +146,33 @@ def _read_pickle(path: Path) -> ExamplesNetwork:
 def _read(path: Path) -> TransformationNetwork:
     """The network of a checkpoint."""
     try:
-        with safe_open(path, framework="pt") as file:
+        with reading(path), safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {}).get("workbench", "{}"))
-            kind = header.get("kind")
-            if kind == "style model" and header["format"] == FORMAT:
-                if not 0 < float(header["width"]) < 1000:
-                    raise ValueError("no width")
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-                made_by = header.get("program", TransformationNetwork.program)
-                with torch.device("meta"):
-                    network = _NETWORKS[made_by](float(header["width"]))
-                network.load_state_dict(tensors, assign=True)
-                return network
-    except FileNotFoundError:
-        raise no_such_file(path) from None
-    except OSError as error:
-        raise InputError(
-            f"{path} cannot be read: {(error.strerror or str(error)).lower()}."
-        ) from None
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if header.get("kind") != "style model":
+            raise InputError(
+                f"{path} is a safetensors file, but not a style model of the workbench."
+            )
+        if header["format"] != FORMAT:
+            raise InputError(
+                f"{path} is a style model of format {header['format']}, and this workbench reads"
+                f" {FORMAT}; train it again, or use the workbench that made it."
+            )
+        width = float(header["width"])
+        if not 0 < width < 1000:
+            raise ValueError("no width")
+        with torch.device("meta"):
+            network = _NETWORKS[header.get("program", TransformationNetwork.program)](width)
+        network.load_state_dict(tensors, assign=True)
     except RuntimeError:
         raise InputError(
-            f"{path} does not hold a network of width {header['width']:g}; get the file again."
+            f"{path} does not hold a network of width {width:g}; get the file again."
         ) from None
     except (SafetensorError, ValueError, KeyError, TypeError, AttributeError):
         raise InputError(
             f"{path} is not a style model, or is damaged or cut short; get the file again."
         ) from None
-    if kind != "style model":
-        raise InputError(f"{path} is a safetensors file, but not a style model of the workbench.")
-    raise InputError(
-        f"{path} is a style model of format {header['format']}, and this workbench reads {FORMAT};"
-        " train it again, or use the workbench that made it."
-    )
+    return network
 
 
 # --- folders -----------------------------------------------------------------------------
@@ -194,59 +180,30 @@ def _read(path: Path) -> TransformationNetwork:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model on its way, as it stands in `model.json`.
+    """A model on its way, as it stands in `model.json`."""
 
-    Attributes
-    ----------
-    step
-        Steps of training it has behind it.
-    held_out
-        "total", "content", "style", "tv": weighted losses, the means over the held-out pictures.
-    training
-        The same over the training pictures since the checkpoint before; empty while the network
-        learned to copy.
-    seconds
-        Of training up to here.
-    """
-
-    step: int
-    held_out: Mapping[str, float]
-    training: Mapping[str, float]
-    seconds: float
+    step: int  # steps of training behind it
+    held_out: Mapping[str, float]  # "total", "content", "style", "tv": means of weighted losses
+    training: Mapping[str, float]  # of training pictures since the one before; empty: none yet
+    seconds: float  # of training up to here
 
     @property
     def name(self) -> str:
-        """Of its files, without a suffix."""
+        """Name of its files, without a suffix."""
         return f"step-{self.step:06d}"
 
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """What `model.json` says.
+    """What `model.json` says."""
 
-    Attributes
-    ----------
-    styles, on
-        Names of the style pictures, and of what the model was trained on.
-    settings
-        By name.
-    weights
-        `name` and `sha256` of the network whose activations were compared.
-    checkpoints
-        From the first to the last.
-    labels
-        Label -> step.
-    skipped
-        Sentences about training pictures that were left out.
-    """
-
-    styles: tuple[str, ...]
-    on: tuple[str, ...]
+    styles: tuple[str, ...]  # names of the style pictures
+    on: tuple[str, ...]  # names of what the model was trained on
     settings: Mapping[str, Any]
-    weights: Mapping[str, str]
-    checkpoints: tuple[Checkpoint, ...] = ()
-    labels: Mapping[str, int] = field(default_factory=dict)
-    skipped: tuple[str, ...] = ()
+    weights: Mapping[str, str]  # `name` and `sha256` of the network that compared pictures
+    checkpoints: tuple[Checkpoint, ...] = ()  # from the first to the last
+    labels: Mapping[str, int] = field(default_factory=dict)  # label -> step
+    skipped: tuple[str, ...] = ()  # sentences about training pictures that were left out
 
     @property
     def best(self) -> Checkpoint:
@@ -271,29 +228,25 @@ def read_folder(folder: str | os.PathLike[str]) -> ModelFolder:
         If there is none, or it is damaged, or there is no checkpoint in it.
     """
     path = Path(folder) / MODEL
-    try:
-        values = json.loads(path.read_text("utf-8"))
-        if values.pop("format") != FORMAT:
-            raise InputError(f"{path} is of another version of the workbench; train it again.")
-        values.pop("best")
-        checkpoints = tuple(Checkpoint(**each) for each in values.pop("checkpoints"))
-        found = ModelFolder(
-            styles=tuple(values.pop("styles")),
-            on=tuple(values.pop("on")),
-            skipped=tuple(values.pop("skipped")),
-            checkpoints=checkpoints,
-            **values,
-        )
-        assert all(each.held_out["total"] >= 0 for each in checkpoints)
-    except FileNotFoundError:
+    if not path.exists():
         raise InputError(
             f"{folder} holds no model ({MODEL} is missing); `workbench train` makes one."
-        ) from None
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {(error.strerror or '').lower()}.") from None
-    except (ValueError, KeyError, TypeError, AttributeError, AssertionError, RecursionError):
+        )
+    try:
+        with reading(path):
+            values = json.loads(path.read_text("utf-8"))
+        if values.pop("format") != FORMAT:
+            raise InputError(f"{path} is of another version of the workbench; train it again.")
+        del values["best"]
+        for name in ("styles", "on", "skipped"):
+            values[name] = tuple(values[name])
+        checkpoints = tuple(Checkpoint(**each) for each in values.pop("checkpoints"))
+        found = ModelFolder(checkpoints=checkpoints, **values)
+        if not all(each.held_out["total"] >= 0 for each in checkpoints):
+            raise ValueError("no loss")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise InputError(f"{path} is damaged, or was not written by the workbench.") from None
-    if not found.checkpoints:
+    if not checkpoints:
         raise InputError(f"{folder} has no checkpoint yet; train it for longer.")
     return found
 

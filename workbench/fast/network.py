@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -14,12 +14,12 @@ _CHANNELS = (32, 64, 128)  # at full, half and quarter size
 _RESIDUAL_BLOCKS = 5
 _SHRINK = 4  # sides are divided by this inside, and padded to a multiple of it
 _SMALLEST = 16  # pixels; smaller sides are padded to it
-_HEAD_REACH = 8  # pixels beyond its place that the head sees, and those of quarter size
-_TAIL_REACH = 2  # beyond its place that the tail sees; both rounded up
+_HEAD_REACH = 8  # pixels beyond its place that the head sees, rounded up
+_TAIL_REACH = 2  # likewise the tail, in pixels of quarter size
 _EPSILON = 1e-5  # added to variances, as in the paper's program
 # A step of Adam moves every parameter by about as much. The last convolution sums up 81 places of
 # many channels, so that all colours would jump; its parameters count this much less.
-_STEADY = 0.03
+_LAST_LAYER_SCALE = 0.03
 
 
 class TransformationNetwork(nn.Module):
@@ -47,12 +47,15 @@ class TransformationNetwork(nn.Module):
         self.width = width
         full, half, quarter = (8 * max(1, round(channels * width / 8)) for channels in _CHANNELS)
         self.head = _layers(
-            _Layer(3, full, 9), _Layer(full, half, 3, stride=2), _Layer(half, quarter, 3, stride=2)
+            _Convolution(3, full, 9),
+            _Convolution(full, half, 3, stride=2),
+            _Convolution(half, quarter, 3, stride=2),
         )
-        self.residual = _layers(
-            *(_Layer(quarter, quarter, 3) for _ in range(2 * _RESIDUAL_BLOCKS)),
+        inner = [_Convolution(quarter, quarter, 3) for _ in range(2 * _RESIDUAL_BLOCKS)]
+        self.residual = _layers(*inner)
+        self.tail = _layers(
+            _Convolution(quarter, half, 3, grow=2), _Convolution(half, full, 3, grow=2)
         )
-        self.tail = _layers(_Layer(quarter, half, 3, grow=2), _Layer(half, full, 3, grow=2))
         self.paint = _Convolution(full, 3, 9)
         self.bias = nn.Parameter(torch.zeros(3))  # of the colours
 
@@ -101,27 +104,24 @@ class TransformationNetwork(nn.Module):
         dtype
             As for `forward`.
         """
-        strips = _Strips(_prepare(picture, dtype), rows, _HEAD_REACH)
-        known = strips.statistics(self.head)
-        x = torch.cat(list(strips.map(lambda part: _through(self.head, part, known))), dim=2)
-        strips = _Strips(self._transform(x), rows // _SHRINK, _TAIL_REACH)
-        known = strips.statistics(self.tail)
-        painted = strips.map(lambda part: self.paint(_through(self.tail, part, known)))
-        return self._finish(torch.cat(list(painted), dim=2), picture)
+        x = _in_strips(self.head, _prepare(picture, dtype), rows, _HEAD_REACH)
+        x = self._transform(x)
+        x = _in_strips(self.tail, x, rows // _SHRINK, _TAIL_REACH, self.paint)
+        return self._finish(x, picture)
 
     def _transform(self, x: Tensor) -> Tensor:
         """The residual blocks, at a quarter of the size."""
         for first, second in zip(self.residual[::2], self.residual[1::2], strict=True):
-            x = x + second.normalize(second.convolve(_through([first], x)))
+            x = x + second(first(x).relu())
         return x
 
     def _finish(self, x: Tensor, pictures: Tensor) -> Tensor:
         """Colours of what `paint` gives, without what `_prepare` padded."""
         height, width = pictures.shape[-2:]
-        return self._colours(x.float())[..., :height, :width].contiguous()
+        return self._to_colours(x.float())[..., :height, :width].contiguous()
 
-    def _colours(self, x: Tensor) -> Tensor:
-        return 0.5 + torch.tanh(_STEADY * x + self.bias.view(3, 1, 1)) * (150 / 255)
+    def _to_colours(self, x: Tensor) -> Tensor:
+        return 0.5 + torch.tanh(_LAST_LAYER_SCALE * x + self.bias.view(3, 1, 1)) * (150 / 255)
 
 
 class ExamplesNetwork(TransformationNetwork):
@@ -146,20 +146,19 @@ class ExamplesNetwork(TransformationNetwork):
             for name, each in tensors.items()
             if not re.search(r"\.(running_mean|running_var|num_batches_tracked)$", name)
         }
+        theirs = [
+            *((f"conv{i}", f"in{i}") for i in (1, 2, 3)),
+            *((f"res{i}.conv{k}", f"res{i}.in{k}") for i in range(1, 6) for k in (1, 2)),
+            *(("deconv1", "in4"), ("deconv2", "in5")),
+        ]
+        ours = [name for name, module in self.named_modules() if isinstance(module, _Layer)]
         state = {}
-        residual = [(f"res{i}.conv{k}", f"res{i}.in{k}") for i in range(1, 6) for k in (1, 2)]
-        for part, names in {
-            "head": [("conv1", "in1"), ("conv2", "in2"), ("conv3", "in3")],
-            "residual": residual,
-            "tail": [("deconv1", "in4"), ("deconv2", "in5")],
-        }.items():
-            for number, (convolution, norm) in enumerate(names):
-                own = f"{part}.{number}"
-                weight = left.pop(f"{convolution}.conv2d.weight").flatten(1)
-                state[f"{own}.convolve.weight"] = weight
-                state[f"{own}.scale"] = left.pop(f"{norm}.weight")
-                state[f"{own}.shift"] = left.pop(f"{norm}.bias")
-                del left[f"{convolution}.conv2d.bias"]
+        for layer, (convolution, norm) in zip(ours, theirs, strict=True):
+            weight = left.pop(f"{convolution}.conv2d.weight")
+            state[f"{layer}.convolve.weight"] = weight.flatten(1)
+            state[f"{layer}.scale"] = left.pop(f"{norm}.weight")
+            state[f"{layer}.shift"] = left.pop(f"{norm}.bias")
+            del left[f"{convolution}.conv2d.bias"]
         state["head.0.convolve.weight"] = state["head.0.convolve.weight"] * 127.5  # from [-1, 1]
         state["paint.weight"] = left.pop("deconv3.conv2d.weight").flatten(1)
         state["bias"] = left.pop("deconv3.conv2d.bias")
@@ -167,13 +166,12 @@ class ExamplesNetwork(TransformationNetwork):
             raise KeyError(*left)
         self.load_state_dict(state, assign=True)
 
-    def _colours(self, x: Tensor) -> Tensor:
+    def _to_colours(self, x: Tensor) -> Tensor:
         return (x + self.bias.view(3, 1, 1)) / 255
 
 
-@dataclass(frozen=True, eq=False)
-class _Statistics:
-    """Of one layer's convolution over a picture: `(C,)` each, float32."""
+class _Statistics(NamedTuple):
+    """What one layer's convolution gives over a picture: `(C,)` each, float32."""
 
     mean: Tensor
     variance: Tensor
@@ -203,13 +201,14 @@ class _Convolution(nn.Module):
 class _Layer(nn.Module):
     """A convolution and its instance normalisation."""
 
-    def __init__(
-        self, inputs: int, outputs: int, side: int, *, stride: int = 1, grow: int = 1
-    ) -> None:
+    def __init__(self, convolve: _Convolution) -> None:
         super().__init__()
-        self.convolve = _Convolution(inputs, outputs, side, stride=stride, grow=grow)
-        self.scale = nn.Parameter(torch.ones(outputs))
-        self.shift = nn.Parameter(torch.zeros(outputs))
+        self.convolve = convolve
+        self.scale = nn.Parameter(torch.ones(convolve.shape[0]))
+        self.shift = nn.Parameter(torch.zeros(convolve.shape[0]))
+
+    def forward(self, x: Tensor, known: _Statistics | None = None) -> Tensor:
+        return self.normalize(self.convolve(x), known)
 
     def normalize(self, x: Tensor, known: _Statistics | None = None) -> Tensor:
         """Give every channel of every picture the learned mean and spread."""
@@ -226,20 +225,14 @@ class _Layer(nn.Module):
         return each[0] if len(each) == 1 else torch.cat(each)
 
 
-def _layers(*layers: _Layer) -> Sequence[_Layer]:
-    return nn.ModuleList(layers)  # type: ignore[return-value]
+def _layers(*convolutions: _Convolution) -> Sequence[_Layer]:
+    return nn.ModuleList(map(_Layer, convolutions))  # type: ignore[return-value]
 
 
-def _through(
-    layers: Iterable[_Layer], x: Tensor, known: Iterable[_Statistics] | None = None
-) -> Tensor:
-    """Through layers and their ReLUs; only as far as statistics are known, if any are given."""
-    if known is None:
-        for layer in layers:
-            x = F.relu(layer.normalize(layer.convolve(x)))
-    else:
-        for layer, statistics in zip(layers, known, strict=False):
-            x = F.relu(layer.normalize(layer.convolve(x), statistics))
+def _through(layers: Sequence[_Layer], x: Tensor, known: Sequence[_Statistics] = ()) -> Tensor:
+    """Activation behind layers and their ReLUs, with the statistics of each if they are known."""
+    for layer, statistics in zip(layers, known or [None] * len(layers), strict=True):
+        x = layer(x, statistics).relu()
     return x
 
 
@@ -251,40 +244,37 @@ def _prepare(pictures: Tensor, dtype: torch.dtype) -> Tensor:
     return x.to(dtype).contiguous(memory_format=torch.channels_last)
 
 
-@dataclass(frozen=True, eq=False)
-class _Strips:
-    """A picture or activation `(1, C, H, W)` in strips of `rows`, seen with `reach` rows more."""
+def _in_strips(
+    layers: Sequence[_Layer],
+    whole: Tensor,
+    rows: int,
+    reach: int,
+    last: Callable[[Tensor], Tensor] = lambda x: x,
+) -> Tensor:
+    """Activation behind layers and a last one, made in strips."""
+    known: list[_Statistics] = []
+    for i, layer in enumerate(layers):  # one after the other, as each builds on those before
 
-    whole: Tensor
-    rows: int
-    reach: int
+        def convolved(strip: Tensor, i: int = i, layer: _Layer = layer) -> Tensor:
+            return layer.convolve(_through(layers[:i], strip, known))
 
-    def __iter__(self) -> Iterator[tuple[Tensor, int, int]]:
-        """Strips, each with the rows above that are not its own, and the number of its own."""
-        height = self.whole.shape[2]
-        for first in range(0, height, self.rows):
-            last = min(first + self.rows, height)
-            above = min(self.reach, first)
-            yield self.whole[:, :, first - above : last + self.reach], above, last - first
+        known.append(_joined(_strips(convolved, whole, rows, reach)))
+    made = _strips(lambda strip: last(_through(layers, strip, known)), whole, rows, reach)
+    return torch.cat(list(made), dim=2)
 
-    def map(self, function: Callable[[Tensor], Tensor]) -> Iterator[Tensor]:
-        """What a function makes of each strip, without what belongs to its neighbours."""
-        for strip, above, count in self:
-            made = function(strip)
-            grown, by = made.shape[2], strip.shape[2]
-            yield made[:, :, above * grown // by : (above + count) * grown // by]
 
-    def statistics(self, layers: Sequence[_Layer]) -> list[_Statistics]:
-        """Of each layer over the whole; one after the other, as each builds on those before."""
-        known: list[_Statistics] = []
-        for layer in layers:
-
-            def convolve(strip: Tensor, layer: _Layer = layer) -> Tensor:
-                made: Tensor = layer.convolve(_through(layers, strip, known))
-                return made
-
-            known.append(_joined(self.map(convolve)))
-        return known
+def _strips(
+    function: Callable[[Tensor], Tensor], whole: Tensor, rows: int, reach: int
+) -> Iterator[Tensor]:
+    """What a function makes of strips of `whole`, each of which it sees with `reach` rows more."""
+    height = whole.shape[2]
+    for first in range(0, height, rows):
+        last = min(first + rows, height)
+        above = min(reach, first)
+        strip = whole[:, :, first - above : last + reach]
+        made = function(strip)
+        grown, by = made.shape[2], strip.shape[2]
+        yield made[:, :, above * grown // by : (above + last - first) * grown // by]
 
 
 def _joined(parts: Iterable[Tensor]) -> _Statistics:

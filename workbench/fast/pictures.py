@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -31,39 +32,23 @@ _TOLD = 5  # pictures that are left out and named, before there are just more
 
 @dataclass(eq=False)
 class Pictures:
-    """Pictures that all have their longest side, or else their shorter one, at the right size.
+    """Pictures of about one size, of which those that were read are kept as far as `KEPT` goes."""
 
-    Attributes
-    ----------
-    size
-        Longest side in pixels; larger pictures are shrunk to it.
-    crop
-        Shorter side in pixels, at least; smaller pictures are enlarged to it, by twice at most.
-    say
-        Is handed a sentence about a picture that cannot be used.
-    names
-        Of the pictures and of the frames of clips, in order.
-    skipped
-        Name -> why it cannot be used.
-    """
-
-    size: int
-    crop: int
-    say: Callable[[str], None] = print
-    names: list[str] = field(default_factory=list)
-    skipped: dict[str, str] = field(default_factory=dict)
+    size: int  # longest side in pixels; larger pictures are shrunk to it
+    crop: int  # shorter side, at least; smaller pictures are enlarged to it, by twice at most
+    say: Callable[[str], None] = print  # is handed a sentence about a picture that is left out
+    names: list[str] = field(default_factory=list)  # of pictures and of the frames of clips
+    skipped: dict[str, str] = field(default_factory=dict)  # name -> why it cannot be used
     _kept: dict[int, Frame] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
         return len(self.names)
 
     def read(self, number: int) -> Frame | None:
-        """A picture `(H, W, 3)` in 0..255; None if it cannot be used."""
-        if number in self._kept:
-            return self._kept[number]
+        """Read a picture `(H, W, 3)` in 0..255; None if it cannot be used."""
         name = self.names[number]
-        if name in self.skipped:
-            return None
+        if number in self._kept or name in self.skipped:
+            return self._kept.get(number)
         try:
             picture = samples.load_picture(name, for_size=self.size)
             frame = to_array(resize(picture, self._fit(name, picture.shape[-2:])))
@@ -118,26 +103,21 @@ class Pictures:
         count = max(1, min(MOST_HELD_OUT, len(self) // 5))
         found: list[int] = []
         for middle in (np.arange(count) + 0.5) / count * len(self):
-            for number in sorted(range(len(self)), key=lambda n: abs(n - int(middle))):
-                if number not in found and self.read(number) is not None:
-                    found.append(number)
-                    break
-        usable = len(self) - len(self.skipped)
-        if usable < 2:
+            nearest = sorted(range(len(self)), key=lambda n: abs(n - int(middle)))
+            usable = (n for n in nearest if n not in found and self.read(n) is not None)
+            found += islice(usable, 1)
+        left = len(self) - len(self.skipped)
+        if left < 2:
             why = f" ({next(iter(self.skipped.values())).rstrip('.')})" if self.skipped else ""
             raise InputError(
-                f"{usable} of {len(self)} training pictures can be used{why}; training needs at"
+                f"{left} of {len(self)} training pictures can be used{why}; training needs at"
                 " least 2, as it is judged by one that it has not seen."
             )
         return found
 
 
 def open_pictures(
-    names: Sequence[str],
-    size: int,
-    crop: int,
-    *,
-    say: Callable[[str], None] = print,
+    names: Sequence[str], size: int, crop: int, *, say: Callable[[str], None] = print
 ) -> Pictures:
     """Look at what there is to train on; pictures are read when they are drawn.
 
@@ -157,25 +137,22 @@ def open_pictures(
     """
     found = Pictures(size, crop, say)
     for name in dict.fromkeys(names):
-        if name == samples.PREFIX + samples.CLIP or not (_is_picture(name) or Path(name).is_dir()):
+        own = [name]
+        if Path(name).is_dir():
+            own = [str(path) for path in pictures_in(Path(name), _SUFFIXES, below=True, say=say)]
+            if not own:
+                raise InputError(f"{name} is a folder without pictures; name one that has some.")
+        elif name == samples.PREFIX + samples.CLIP or not _is_picture(name):
             found.add_clip(samples.find_clip(name))
-        else:
-            pictures = _pictures_below(Path(name), say) if Path(name).is_dir() else [name]
-            known = set(found.names)
-            found.names += [each for each in samples.find_pictures(pictures) if each not in known]
+            continue
+        known = set(found.names)
+        found.names += [each for each in samples.find_pictures(own) if each not in known]
     return found
 
 
 def _is_picture(name: str) -> bool:
-    """By its name."""
+    """Whether a name is that of a picture."""
     return name.startswith(samples.PREFIX) or Path(name).suffix.lower() in _SUFFIXES
-
-
-def _pictures_below(folder: Path, say: Callable[[str], None]) -> list[str]:
-    found = pictures_in(folder, _SUFFIXES, below=True, say=say)
-    if not found:
-        raise InputError(f"{folder} is a folder without pictures; name one that has some.")
-    return [str(path) for path in found]
 
 
 # --- drawing -----------------------------------------------------------------------------
@@ -185,16 +162,11 @@ def _pictures_below(folder: Path, say: Callable[[str], None]) -> list[str]:
 class Batch:
     """What one step of training looks at.
 
-    Attributes
-    ----------
-    pictures
-        `(N, 3, H, W)`, float32, sRGB in [0, 1].
-    motions
-        Empty, or one for each picture of the first half. Then the second half has its companion,
-        the same scene moved, and the motion is from the companion to the picture.
+    Where there are motions, the second half of the pictures are the companions of the first: the
+    same scenes moved. Each motion is from a companion to its picture.
     """
 
-    pictures: Tensor
+    pictures: Tensor  # (N, 3, H, W), float32, sRGB in [0, 1]
     motions: Sequence[Motion] = ()
 
 

@@ -99,17 +99,14 @@ def read_schedule(source: str | os.PathLike[str] | Mapping[Any, Any], duration: 
 
 def _read_yaml(source: str | os.PathLike[str]) -> Any:
     """What a text says, or the file that it names."""
-    if not isinstance(source, str) or _is_path(source.strip()):
-        path = Path(source.strip() if isinstance(source, str) else source)
-        try:
-            return read_yaml(path)
-        except InputError as error:
-            raise InputError(f"schedule: {path}: {error}") from None
+    text = str(source)
+    is_file = not isinstance(source, str) or _is_path(text.strip())
     try:
-        content = parse_yaml(source)
+        content = read_yaml(Path(text.strip())) if is_file else parse_yaml(text)
     except InputError as error:
-        raise InputError(f"schedule: {error}") from None
-    if isinstance(content, str) and "\n" in source.strip():
+        where = f"schedule: {text.strip()}" if is_file else "schedule"
+        raise InputError(f"{where}: {error}") from None
+    if isinstance(content, str) and "\n" in text.strip():
         raise InputError(
             "schedule: its lines are one text, not a mapping; write each as `start-end: model`,"
             " with a space after the colon."
@@ -157,13 +154,12 @@ def _read_models(key: str, value: Any) -> tuple[str, ...]:
     if value is None or not names:
         raise InputError(f"schedule: section {key} has no model; name one, or a list of them.")
     for name in names:
-        if not isinstance(name, str):
+        if not isinstance(name, str) or not name.strip():
+            told = "empty" if isinstance(name, str) else kind(name)
             raise InputError(
-                f"schedule: section {key}: a model must be a text, and one is {kind(name)};"
+                f"schedule: section {key}: a model must be a text, and one is {told};"
                 " put its name in quotes."
             )
-        if not name.strip():
-            raise InputError(f"schedule: section {key}: the name of a model is empty; give it one.")
     return tuple(names)
 
 
@@ -370,8 +366,9 @@ def plot_schedule(
 def _preview_beside(row: int, preview: Frame, colour: str) -> AnnotationBbox:
     """A picture to the left of its row."""
     height, width = preview.shape[:2]
+    zoom = min(_PREVIEW[0] / width, _PREVIEW[1] / height)
     return AnnotationBbox(
-        OffsetImage(preview, zoom=min(_PREVIEW[0] / width, _PREVIEW[1] / height)),
+        OffsetImage(preview, zoom=zoom, interpolation="hanning", resample=True),
         (0, row),
         xybox=(-8, 0),
         xycoords=("axes fraction", "data"),

@@ -9,61 +9,42 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import itertools
-import json
 import math
 import os
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import torch
 from matplotlib.figure import Figure
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
-from tqdm import tqdm
 
 import workbench
-from workbench.checkpoints import save_tensors
-from workbench.descent import Problem, loss_weights
+from workbench import sheets
+from workbench.checkpoints import DAMAGED, load_tree, save_tree
 from workbench.errors import InputError, TrainingError
-from workbench.fast.models import (
-    MODEL,
-    Checkpoint,
-    ModelFolder,
-    read_folder,
-    save_network,
-    write_folder,
-)
+from workbench.fast import models
+from workbench.fast.models import Checkpoint, ModelFolder, read_folder
 from workbench.fast.network import TransformationNetwork
-from workbench.fast.pictures import Batch, Pictures, draw_batch, open_pictures
-from workbench.files import claimed, write_bytes
-from workbench.images import check_image, from_array, load_image, resize_down, save_image, to_array
-from workbench.losses import (
-    Losses,
-    LossWeights,
-    Targets,
-    temporal_loss,
-    to_losses,
-    weighted_losses,
-)
-from workbench.progress import canvas
-from workbench.runs import Identity, Result, finish_run
+from workbench.fast.pictures import Batch, Pictures, open_pictures
+from workbench.fast.task import Task, means
+from workbench.files import claimed
+from workbench.images import check_image, load_image, save_image, to_array
+from workbench.losses import Losses
+from workbench.progress import bar
+from workbench.runs import Identity, Result, digest, finish_run
+from workbench.samples import find_pictures, load_picture
 from workbench.settings import Settings, TrainingSettings
-from workbench.sheets import save_gif, save_plot, save_strip
-from workbench.video.flow import Motion, warp
-from workbench.weights import digest, load_weights
+from workbench.weights import load_weights
 
 STATE = "training.safetensors"
 MAX_RESCUES = 4  # explosions, each of which halves the rate
-AVERAGED = 0.99  # of the average of the network's parameters, the share that stays at a step
-FALLS = 0.99  # times the lowest held-out loss so far: a checkpoint below that is progress
-_BUDGET = ("training_steps", "minutes", "patience", "checkpoint_every")  # may change on the way
+EMA_DECAY = 0.99  # share of the running average that stays at a step
+PROGRESS = 0.99  # times the lowest held-out loss so far: a checkpoint below that is progress
+_MAY_CHANGE = ("training_steps", "minutes", "patience", "checkpoint_every")  # on the way
 _UNUSED = ("steps", "optimizer", "learning_rate", "init")  # of `Settings`
 # Losses fall to a tenth within some hundred steps. With the usual 0.999, Adam would divide by
 # what gradients were at first for a thousand.
@@ -74,31 +55,14 @@ _FULL_RATE = 200  # steps, from which on the rate shrinks with the root of their
 
 @dataclass(frozen=True, eq=False)
 class TrainingIterate:
-    """A style model on its way.
+    """A style model on its way."""
 
-    Attributes
-    ----------
-    step
-        Steps taken so far; falls back to that of a checkpoint after an explosion.
-    steps
-        Steps that there will be at most.
-    losses
-        Weighted, the means over the batch that the last step looked at; None while the network
-        learns to copy.
-    seconds
-        Of training so far, all runs together.
-    checkpoint
-        The one that has just been written, if there is one.
-    preview
-        With it: the preview picture as painted, `(1, 3, H, W)`, float32, sRGB in [0, 1].
-    """
-
-    step: int
-    steps: int
-    losses: Losses | None
-    seconds: float
-    checkpoint: Checkpoint | None = None
-    preview: Tensor | None = None
+    step: int  # taken so far; falls back to that of a checkpoint after an explosion
+    steps: int  # that there will be at most
+    losses: Losses | None  # weighted, means over the step's batch; None while it learns to copy
+    seconds: float  # of training so far, all runs together
+    checkpoint: Checkpoint | None = None  # the one that has just been written
+    preview: Tensor | None = None  # with it: as painted, `(1, 3, H, W)`, sRGB in [0, 1]
 
 
 def train(
@@ -113,11 +77,11 @@ def train(
 ) -> Generator[TrainingIterate]:
     """Train a network to paint in a style, step by step; run again, it goes on.
 
-    Johnson, Alahi and Fei-Fei 2016 (arXiv 1603.08155): the losses of `losses`, of what the
-    network makes of pictures. Differs in what makes a short training worth while: the network
-    first learns to copy, is shown crops and then whole pictures, the content loss leads for
-    some time, convolutions learn by Muon (Jordan et al. 2024), which takes far fewer steps than
-    Adam, and the model is the running average of the network's parameters.
+    Johnson, Alahi and Fei-Fei 2016 (arXiv 1603.08155): what is minimised are the losses of what
+    the network makes of pictures. Differs in what makes a short training worth while: the
+    network first learns to copy, is shown crops and then whole pictures, the content loss leads
+    for some time, convolutions learn by Muon (Jordan et al. 2024), which takes far fewer steps
+    than Adam, and the model is the running average of the network's parameters.
 
     Parameters
     ----------
@@ -133,12 +97,12 @@ def train(
         shrunk to, and the style is seen at `style_scale` of their longest side. Steps,
         optimizer, learning_rate and init are not looked at.
     training
-        See `TrainingSettings`. Its budget may be another when training goes on. Crops are at
-        most of `settings.size`.
+        See `TrainingSettings`. How long it takes may be another when training goes on. Crops
+        are at most of `settings.size`.
     preview
-        What is painted at every checkpoint, likewise; None: a held-out picture.
+        Picture that is painted at every checkpoint; None: a held-out one.
     style_names
-        How `model.json` is to call the style pictures.
+        What `model.json` calls the style pictures.
 
     Yields
     ------
@@ -159,267 +123,93 @@ def train(
         check_image(preview, "preview")
     with claimed(folder):
         pictures = open_pictures(names, settings.size, min(training.crop, settings.size))
-        lessons = _Lessons.of(styles, pictures, preview, settings, training)
+        task = Task.of(styles, pictures, preview, settings, training)
+        used = {k: v for k, v in settings.as_dict().items() if k not in _UNUSED}
         about = ModelFolder(
             styles=tuple(style_names) or tuple(f"style {i + 1}" for i in range(len(styles))),
             on=names,
-            settings={
-                **{k: v for k, v in settings.as_dict().items() if k not in _UNUSED},
-                **training.as_dict(),
-            },
-            weights={"name": settings.backbone, "sha256": load_weights(settings.backbone).sha256},
+            settings={**used, **training.as_dict()},
+            weights=load_weights(settings.backbone).as_dict(),
         )
-        yield from _train(lessons, folder, _run_of(lessons, about), about)
+        yield from _train(task, folder, about)
 
 
-def _train(
-    lessons: _Lessons, folder: Path, run: Identity, about: ModelFolder
-) -> Iterator[TrainingIterate]:
-    learner = _Learner.new(lessons)
-    learner.restore(folder, run)
-    if learner.checkpoints:
-        _write_model(folder, about, learner, lessons.pictures)  # a kill may have come before it
+def _train(task: Task, folder: Path, about: ModelFolder) -> Iterator[TrainingIterate]:
+    identity = _identity_of(task, about)
+    state = _load(folder, identity, task)
+    if state.checkpoints:
+        _write_model(folder, about, state, task.pictures)  # a kill may have come before it
     losses = None
-
-    def now(checkpoint: Checkpoint | None = None, preview: Tensor | None = None) -> TrainingIterate:
-        return TrainingIterate(
-            learner.step,
-            lessons.training.training_steps,
-            losses,
-            learner.seconds,
-            checkpoint,
-            preview,
-        )
-
-    with _Reader(lessons) as reader:
+    with _prefetched(task.draw) as batch_of:
         try:
             while True:
                 began = time.monotonic()
-                if learner.is_due():
-                    checkpoint, preview = lessons.judge(learner)
-                    if not (math.isfinite(checkpoint.held_out["total"]) and learner.is_finite()):
-                        learner = _rescue(lessons, folder, run, learner)
-                        continue
-                    _write_checkpoint(folder, learner, checkpoint, preview)
-                    learner.checkpoints.append(checkpoint)
-                    learner.recent.clear()
-                    learner.seconds += time.monotonic() - began
-                    learner.save(folder, run)
-                    _write_model(folder, about, learner, lessons.pictures)
-                    yield now(checkpoint, preview)
-                if learner.is_done():
+                checkpoint = preview = None
+                if state.is_due():
+                    held_out, preview = task.evaluate(state.average)
+                    is_sound = math.isfinite(held_out["total"]) and state.is_finite()
+                elif state.is_done():
                     return
-                began = time.monotonic()
-                losses = lessons.look(learner, reader.batch(learner.step))
-                if losses is not None and not math.isfinite(losses.total):
-                    learner = _rescue(lessons, folder, run, learner)
+                else:
+                    losses = task.backward(state.network, state.step, batch_of(state.step))
+                    is_sound = losses is None or math.isfinite(losses.total)
+                if not is_sound:
+                    state = _rescued(state, _load(folder, identity, task), folder)
                     continue
-                learner.take_step(losses)
-                learner.seconds += time.monotonic() - began
-                yield now()
+                if preview is None:
+                    state.take_step(losses)
+                    state.seconds += time.monotonic() - began
+                else:
+                    checkpoint = Checkpoint(
+                        state.step, held_out, means(state.recent), state.seconds
+                    )
+                    save_image(preview, folder / f"{checkpoint.name}.png")
+                    models.save_network(state.average, folder / f"{checkpoint.name}.safetensors")
+                    state.checkpoints.append(checkpoint)
+                    state.recent.clear()
+                    state.seconds += time.monotonic() - began
+                    _save(state, folder, identity)
+                    _write_model(folder, about, state, task.pictures)
+                steps = task.training.training_steps
+                yield TrainingIterate(state.step, steps, losses, state.seconds, checkpoint, preview)
         except (KeyboardInterrupt, GeneratorExit):
-            learner.save(folder, run)
+            _save(state, folder, identity)
             raise
 
 
-def _rescue(lessons: _Lessons, folder: Path, run: Identity, exploded: _Learner) -> _Learner:
-    """Go back to the last checkpoint, with half the rate."""
-    rescues = exploded.rescues + 1
-    if rescues > MAX_RESCUES:
+def _rescued(exploded: _State, before: _State, folder: Path) -> _State:
+    """The state of the last checkpoint, to go on from with half the rate."""
+    before.seconds, before.rescues = exploded.seconds, exploded.rescues + 1
+    if before.rescues > MAX_RESCUES:
         raise TrainingError(
-            f"training exploded {rescues} times, the last time at step {exploded.step + 1}; lower"
-            f" training_rate or style_weight. Checkpoints up to there are in {folder}."
+            f"training exploded {before.rescues} times, the last time at step"
+            f" {exploded.step + 1}; lower training_rate or style_weight. Checkpoints up to there"
+            f" are in {folder}."
         )
-    learner = _Learner.new(lessons)
-    learner.restore(folder, run)
-    learner.seconds, learner.rescues = exploded.seconds, rescues
-    return learner
+    return before
 
 
-class _Reader:
-    """Draws the batch of the next step while this one is looked at."""
+@contextlib.contextmanager
+def _prefetched(draw: Callable[[int], Batch]) -> Iterator[Callable[[int], Batch]]:
+    """Yields what draws the batch of a step, and the next one in a thread meanwhile."""
+    with ThreadPoolExecutor(1) as thread:
+        begun: dict[int, Future[Batch]] = {}
 
-    def __init__(self, lessons: _Lessons) -> None:
-        self._lessons = lessons
-        self._thread = ThreadPoolExecutor(1)
-        self._drawn: dict[int, Future[Batch]] = {}
+        def batch_of(step: int) -> Batch:
+            drawn = begun.pop(step, None) or thread.submit(draw, step)
+            begun.clear()
+            begun[step + 1] = thread.submit(draw, step + 1)
+            return drawn.result()
 
-    def __enter__(self) -> _Reader:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._thread.shutdown(cancel_futures=True)
-
-    def batch(self, step: int) -> Batch:
-        """Of a step; the next one's is begun."""
-        draw = self._lessons.draw
-        drawn = self._drawn.get(step) or self._thread.submit(draw, step)
-        self._drawn = {step + 1: self._thread.submit(draw, step + 1)}
-        return drawn.result()
+        yield batch_of
 
 
-# --- what is learned ---------------------------------------------------------------------
-
-
-@dataclass(frozen=True, eq=False)
-class _Lessons:
-    """Pictures, targets and weights: what the learner is shown, and how it is judged."""
-
-    problem: Problem
-    grams: Mapping[str, Tensor]
-    pixels: int  # of a picture
-    pictures: Pictures
-    held_out: Sequence[int]
-    drawn: Sequence[int]
-    preview: Tensor
-    training: TrainingSettings
-
-    @classmethod
-    def of(
-        cls,
-        styles: Sequence[Tensor],
-        pictures: Pictures,
-        preview: Tensor | None,
-        settings: Settings,
-        training: TrainingSettings,
-    ) -> _Lessons:
-        held_out = pictures.held_out()
-        judged_by = [from_array(pictures.kept(number)) for number in held_out]
-        problem = Problem.of(judged_by[0], styles, settings)
-        longest = round(fmean(max(picture.shape[-2:]) for picture in judged_by))
-        return cls(
-            problem,
-            problem.style_targets(longest),
-            round(fmean(picture[0, 0].numel() for picture in judged_by)),
-            pictures,
-            held_out,
-            [number for number in range(len(pictures)) if number not in held_out],
-            judged_by[0] if preview is None else resize_down(preview, settings.size),
-            training,
-        )
-
-    def draw(self, step: int) -> Batch:
-        """What the step after `step` others looks at."""
-        seed = (self.problem.settings.seed, step)
-        return draw_batch(
-            self.pictures,
-            self.drawn,
-            self.training.batch,
-            seed,
-            whole=step >= self.training.whole_after,
-            pairs=self.training.temporal_weight > 0,
-        )
-
-    def look(self, learner: _Learner, batch: Batch) -> Losses | None:
-        """Losses of what the learner makes of a batch; their gradient is left with it.
-
-        None while it learns to copy.
-        """
-        pictures = batch.pictures.to(self.problem.device)
-        painted = learner.network(pictures, self.problem.network.dtype)
-        learner.network.zero_grad()
-        if learner.step < self.training.copy_steps:
-            (painted - pictures).square().mean().backward()
-            return None
-        # As in `optimize`, what will be saved is what is looked at.
-        painted = painted + (painted.clamp(0, 1) - painted).detach()
-        weights = loss_weights(self.problem.settings)
-        if weights.tv_kind != "mean-squared":
-            # It is a sum over pixels, and that of a crop stands for that of a whole picture.
-            weights = replace(weights, tv=weights.tv * self.pixels / pictures[0, 0].numel())
-        count = len(pictures) - len(batch.motions)
-        own, *companions = painted.split(count)
-        terms = self._losses(own, pictures[:count], weights)
-        if companions:
-            change = self._change(own, companions[0], batch.motions)
-            terms["temporal"] = self.training.temporal_weight * change
-        more = self.content_lead(learner.step) - 1
-        (_sum_of(terms, "") + more * _sum_of(terms, "content")).backward()
-        return to_losses(terms)
-
-    def content_lead(self, step: int) -> float:
-        """How many times the content loss counts, so that the style comes by and by."""
-        left = self.training.copy_steps + self.training.lead_steps - step
-        return float(self._first_lead ** (left / self.training.lead_steps)) if left > 0 else 1.0
-
-    @cached_property
-    def _first_lead(self) -> float:
-        """So many that a picture without content is as bad as one without style.
-
-        Otherwise the style wipes out all that can be recognised within some steps, which
-        hardly comes back.
-        """
-        weights = loss_weights(self.problem.settings)
-        style, content = 0.0, 0.0
-        with torch.no_grad():
-            for number in self.held_out:
-                picture = from_array(self.pictures.kept(number)).to(self.problem.device)
-                nothing = picture.mean(dim=(2, 3), keepdim=True).expand_as(picture)
-                style += _sum_of(self._losses(picture, picture, weights), "style").item()
-                content += _sum_of(self._losses(nothing, picture, weights), "content").item()
-        return max(1.0, style / content) if content else 1.0
-
-    def _change(self, painted: Tensor, moved: Tensor, motions: Sequence[Motion]) -> Tensor:
-        """By how much painted pictures differ from their companions, beyond the motion."""
-        white = self.problem.settings.white
-        changes = []
-        for one, two, motion in zip(painted.split(1), moved.split(1), motions, strict=True):
-            # Bilinear, as Apple's GPU has no gradient of the other.
-            expected = warp(one, motion.flow.to(one.device), mode="bilinear")
-            visible = motion.visible.to(one.device)
-            changes.append(temporal_loss(two * white, expected * white, visible))
-        return torch.stack(changes).mean()
-
-    def judge(self, learner: _Learner) -> tuple[Checkpoint, Tensor]:
-        """How the model does on the held-out pictures, and the preview."""
-        dtype = self.problem.network.dtype
-        judged = []
-        with torch.no_grad():
-            for number in self.held_out:
-                picture = from_array(self.pictures.kept(number)).to(self.problem.device)
-                painted = learner.average(picture, dtype).clamp(0, 1)
-                weights = loss_weights(self.problem.settings)
-                judged.append(to_losses(self._losses(painted, picture, weights)))
-            preview = learner.average(self.preview.to(self.problem.device), dtype).clamp(0, 1).cpu()
-        means = _means([losses.by_kind() for losses in judged])
-        return Checkpoint(learner.step, means, _means(learner.recent), learner.seconds), preview
-
-    def _losses(self, painted: Tensor, pictures: Tensor, weights: LossWeights) -> dict[str, Tensor]:
-        """Means over pictures `(N, 3, H, W)` of the terms of their weighted losses."""
-        settings, network = self.problem.settings, self.problem.network
-        seen = _each(network(painted * settings.white, settings.layers))
-        with torch.no_grad():
-            content = _each(network(pictures * settings.white, settings.content_layers))
-        each = [
-            weighted_losses(picture * settings.white, own, Targets(target, self.grams), weights)[1]
-            for picture, own, target in zip(painted.split(1), seen, content, strict=True)
-        ]
-        return {name: torch.stack([terms[name] for terms in each]).mean() for name in each[0]}
-
-
-def _sum_of(terms: Mapping[str, Tensor], kind: str) -> Tensor:
-    """Of the terms whose names begin so."""
-    return torch.stack([term for name, term in terms.items() if name.startswith(kind)]).sum()
-
-
-def _each(activations: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
-    """Activations of each picture of a batch on its own."""
-    # (On the way back, each of as many slices would fill a whole gradient with zeros.)
-    pieces = {layer: activation.split(1) for layer, activation in activations.items()}
-    count = len(next(iter(pieces.values())))
-    return [{layer: piece[i] for layer, piece in pieces.items()} for i in range(count)]
-
-
-def _means(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    return {name: fmean(row[name] for row in rows) for name in rows[0]} if rows else {}
-
-
-# --- who learns it -----------------------------------------------------------------------
+# --- how far it is -----------------------------------------------------------------------
 
 
 @dataclass(eq=False)
-class _Learner:
-    """A network, its average, its optimisers, and what came of them."""
+class _State:
+    """A network, its running average, its optimisers, and what came of them."""
 
     network: TransformationNetwork
     average: TransformationNetwork
@@ -434,11 +224,11 @@ class _Learner:
     _stepping: bool = False
 
     @classmethod
-    def new(cls, lessons: _Lessons) -> _Learner:
-        training = lessons.training
+    def new(cls, task: Task) -> _State:
+        training = task.training
         with torch.random.fork_rng(devices=[]):  # it is made on the CPU
-            torch.manual_seed(lessons.problem.settings.seed)
-            network = TransformationNetwork(training.width).to(lessons.problem.device)
+            torch.manual_seed(task.problem.settings.seed)
+            network = TransformationNetwork(training.width).to(task.problem.device)
         average = copy.deepcopy(network).requires_grad_(False)
         matrices = network.matrices()
         kept = {id(matrix) for matrix in matrices}
@@ -447,22 +237,22 @@ class _Learner:
         return cls(network, average, muon, torch.optim.Adam(others, betas=_BETAS), training)
 
     def rate(self) -> float:
-        """Of the next step."""
+        """Learning rate of the next step."""
         step = max(0, self.step - self.training.copy_steps)
         shrunk = min(1.0, math.sqrt(_FULL_RATE / (1 + step)))
         return shrunk * self.training.training_rate * 0.5**self.rescues
 
     def take_step(self, losses: Losses | None) -> None:
-        """Along the gradient that `_Lessons.look` has left."""
+        """Apply both optimisers to the gradient that `Task.backward` has left."""
         self._stepping = True
         for optimizer, factor in ((self.muon, 1.0), (self.adam, _ADAM_RATE)):
             optimizer.param_groups[0]["lr"] = factor * self.rate()
             optimizer.step()
-        stays = min(AVERAGED, (1 + self.step) / (10 + self.step))  # what came first was worst
+        decay = min(EMA_DECAY, (1 + self.step) / (10 + self.step))  # what came first was worst
         with torch.no_grad():
             pairs = zip(self.average.parameters(), self.network.parameters(), strict=True)
             for mean, parameter in pairs:
-                mean.lerp_(parameter, 1 - stays)
+                mean.lerp_(parameter, 1 - decay)
         if losses is not None:
             self.recent.append(losses.by_kind())
         self.step += 1
@@ -485,160 +275,150 @@ class _Learner:
     def is_finite(self) -> bool:
         return all(bool(each.isfinite().all()) for each in self.network.parameters())
 
-    def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        return {"muon": self.muon, "adam": self.adam}
+    def is_whole(self) -> bool:
+        """Whether training can go on from here: a step was taken, and not broken off."""
+        return self.step > 0 and not self._stepping and self.is_finite()
 
-    def save(self, folder: Path, run: Identity) -> None:
-        """Keep everything that the next steps depend on, unless it is spoiled."""
-        if self._stepping or not self.step or not self.is_finite():
-            return
-        tensors = {f"network.{name}": each for name, each in self.network.state_dict().items()}
-        tensors |= {f"average.{name}": each for name, each in self.average.state_dict().items()}
-        for kind, optimizer in self._optimizers().items():
-            for number, memory in optimizer.state_dict()["state"].items():
-                tensors |= {f"{kind}.{number}.{name}": each for name, each in memory.items()}
-        values = {
-            "run": run.values,
-            "step": self.step,
-            "seconds": self.seconds,
-            "rescues": self.rescues,
-            "recent": self.recent,
-            "checkpoints": [asdict(each) for each in self.checkpoints],
-        }
-        save_tensors(tensors, folder / STATE, {"workbench": json.dumps(values)})
+    def tree(self) -> dict[str, Any]:
+        """Everything that the next steps depend on."""
+        parts = {name: getattr(self, name).state_dict() for name in _PARTS}
+        counts = {name: getattr(self, name) for name in _COUNTS}
+        return {**parts, **counts, "checkpoints": [asdict(each) for each in self.checkpoints]}
 
-    def restore(self, folder: Path, run: Identity) -> None:
-        """Be as when `save` was called, if it was.
+    def restore(self, tree: Mapping[str, Any]) -> None:
+        """Be as when `tree` returned this."""
+        for name in _PARTS:
+            getattr(self, name).load_state_dict(tree[name])
+        for name in _COUNTS:
+            setattr(self, name, tree[name])
+        self.checkpoints = [Checkpoint(**each) for each in tree["checkpoints"]]
 
-        Raises
-        ------
-        InputError
-            If the folder holds another training, or what it holds cannot be read.
-        """
-        path = folder / STATE
-        if not path.is_file():
-            if (folder / MODEL).exists():
-                raise InputError(
-                    f"{folder} holds a model, but {STATE}, which is needed to train it on, is"
-                    " gone; use another folder."
-                )
-            return
-        try:
-            with safe_open(path, framework="pt") as file:
-                values = json.loads(file.metadata()["workbench"])
-                # As copies they begin where torch's own memory would, on which bits depend.
-                tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
-            before = values["run"]
-            if "digests" in before:  # an earlier version kept them apart
-                before = {**before["digests"], **before["values"]}
-            differences = run.differences(before)
-            if differences:
-                raise InputError(
-                    f"{folder} holds another training ({'; '.join(differences)}); ask for the"
-                    " same again, or use another folder."
-                )
-            self._fill(values, tensors)
-        except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError):
-            raise InputError(
-                f"{path} is damaged; delete it and use another folder to begin anew."
-            ) from None
 
-    def _fill(self, values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-        def part(prefix: str) -> dict[str, Tensor]:
-            return {
-                name.removeprefix(f"{prefix}."): each
-                for name, each in tensors.items()
-                if name.startswith(f"{prefix}.")
-            }
-
-        self.network.load_state_dict(part("network"))
-        self.average.load_state_dict(part("average"))
-        for kind, optimizer in self._optimizers().items():
-            state: dict[int, dict[str, Tensor]] = {}
-            for name, each in part(kind).items():
-                number, _, key = name.partition(".")
-                state.setdefault(int(number), {})[key] = each
-            optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
-        self.step, self.seconds = values["step"], values["seconds"]
-        self.recent = values["recent"]
-        self.checkpoints = [Checkpoint(**each) for each in values["checkpoints"]]
-        self.rescues = values["rescues"]
+_PARTS = ("network", "average", "muon", "adam")
+_COUNTS = ("step", "seconds", "rescues", "recent")
 
 
 def _stalled(checkpoints: Sequence[Checkpoint]) -> int:
-    """Checkpoints since the held-out loss last fell clearly."""
+    """Number of checkpoints since the held-out loss last fell clearly."""
     lowest, since = math.inf, 0
     for checkpoint in checkpoints:
         total = checkpoint.held_out["total"]
-        lowest, since = (total, 0) if total < FALLS * lowest else (lowest, since + 1)
+        lowest, since = (total, 0) if total < PROGRESS * lowest else (lowest, since + 1)
     return since
 
 
-def _run_of(lessons: _Lessons, about: ModelFolder) -> Identity:
+# --- the folder --------------------------------------------------------------------------
+
+
+def _identity_of(task: Task, about: ModelFolder) -> Identity:
     """Everything that the model depends on, but for when training ends."""
-    values = {name: value for name, value in about.settings.items() if name not in _BUDGET}
-    values |= {
-        f"style picture {i}": digest({"style": style})
-        for i, style in enumerate(lessons.problem.styles, start=1)
-    }
-    values |= {
-        "the set of weights": about.weights["sha256"],
-        "on": list(about.on),
-        "number of pictures": len(lessons.pictures),
-        "device": lessons.problem.device.type,
-        "precision": str(lessons.problem.network.dtype).removeprefix("torch."),
-        "workbench": workbench.__version__,
-        "torch": torch.__version__,
-    }
-    return Identity(values)
+    styles = enumerate(task.problem.styles, start=1)
+    return Identity(
+        {
+            **{f"style picture {i}": digest(style) for i, style in styles},
+            "set of weights": about.weights["sha256"],
+            **{name: value for name, value in about.settings.items() if name not in _MAY_CHANGE},
+            "on": list(about.on),
+            "number of pictures": len(task.pictures),
+            "device": task.problem.device.type,
+            "precision": str(task.problem.network.dtype).removeprefix("torch."),
+            "workbench": workbench.__version__,
+            "torch": torch.__version__,
+        }
+    )
 
 
-# --- what is written ---------------------------------------------------------------------
+def _save(state: _State, folder: Path, identity: Identity) -> None:
+    if state.is_whole():
+        save_tree(folder / STATE, {"identity": identity.values, **state.tree()})
 
 
-def _write_checkpoint(
-    folder: Path, learner: _Learner, checkpoint: Checkpoint, preview: Tensor
-) -> None:
-    """The model, its preview and its figures."""
-    path = folder / f"{checkpoint.name}.safetensors"
-    save_image(preview, path.with_suffix(".png"))
-    write_bytes(path.with_suffix(".json"), json.dumps(asdict(checkpoint), indent=1).encode())
-    save_network(learner.average, path)
+def _load(folder: Path, identity: Identity, task: Task) -> _State:
+    """The state that was saved last, or a new one.
+
+    Raises
+    ------
+    InputError
+        If the folder holds another training, or what it holds cannot be read.
+    """
+    path, state = folder / STATE, _State.new(task)
+    if not path.is_file():
+        if (folder / models.MODEL).exists():
+            raise InputError(
+                f"{folder} holds a model, but {STATE}, which is needed to train it on, is gone;"
+                " use another folder."
+            )
+        return state
+    try:
+        tree = load_tree(path)
+        differences = identity.differences(tree["identity"])
+        if differences:
+            raise InputError(
+                f"{folder} holds another training ({'; '.join(differences)}); ask for the same"
+                " again, or use another folder."
+            )
+        state.restore(tree)
+    except (*DAMAGED, RuntimeError):
+        raise InputError(
+            f"{path} is damaged, or of an earlier version of the workbench, whose models can be"
+            " painted with, but not trained on; use another folder to begin anew."
+        ) from None
+    return state
 
 
-def _write_model(folder: Path, about: ModelFolder, learner: _Learner, pictures: Pictures) -> None:
-    labels = read_folder(folder).labels if (folder / MODEL).exists() else {}
-    checkpoints, skipped = tuple(learner.checkpoints), tuple(pictures.skipped.values())
-    write_folder(folder, replace(about, checkpoints=checkpoints, labels=labels, skipped=skipped))
+def _write_model(folder: Path, about: ModelFolder, state: _State, pictures: Pictures) -> None:
+    labels = read_folder(folder).labels if (folder / models.MODEL).exists() else {}
+    checkpoints, skipped = tuple(state.checkpoints), tuple(pictures.skipped.values())
+    models.write_folder(
+        folder, replace(about, checkpoints=checkpoints, labels=labels, skipped=skipped)
+    )
 
 
-def show_training(iterates: Generator[TrainingIterate]) -> Generator[TrainingIterate]:
-    """Pass iterates on and draw a progress bar with the losses, of text everywhere.
+# --- from the first step to the last picture ---------------------------------------------
+
+
+def train_model(
+    styles: str | Sequence[str],
+    on: Sequence[str | os.PathLike[str]],
+    output_dir: str | os.PathLike[str],
+    *,
+    settings: Settings = Settings(),  # noqa: B008
+    training: TrainingSettings = TrainingSettings(),  # noqa: B008
+    preview: str = "",
+) -> Generator[TrainingIterate]:
+    """Do as `train` with pictures by their names, and draw a progress bar with the losses.
 
     However it ends, training is stopped as it should be: it keeps its steps, and lets go of its
     folder.
+
+    Parameters
+    ----------
+    styles
+        Files, folders of them, or samples.
+    preview
+        Likewise; empty: a held-out picture.
     """
+    names = find_pictures(styles)
+    iterates = train(
+        [load_picture(name, for_size=settings.largest) for name in names],
+        on,
+        output_dir,
+        settings=settings,
+        training=training,
+        preview=load_picture(preview, for_size=settings.size) if preview else None,
+        style_names=names,
+    )
+    held_out = ""
+
+    def where(now: TrainingIterate) -> tuple[int, int, str]:
+        nonlocal held_out
+        if now.checkpoint is not None:
+            held_out = f", held-out {now.checkpoint.held_out['total']:.3g}"
+        loss = "" if now.losses is None else f"loss {now.losses.total:.3g}{held_out}"
+        return now.step, now.steps, loss
+
     with contextlib.closing(iterates):
-        yield from _show_training(iterates)
-
-
-def _show_training(iterates: Iterator[TrainingIterate]) -> Iterator[TrainingIterate]:
-    first = next(iterates, None)  # what it prints stands above the bar
-    if first is None:
-        return
-    with tqdm(
-        desc="training", unit="step", initial=first.step, file=canvas(), ncols=88, mininterval=0.2
-    ) as bar:
-        held_out = ""
-        for iterate in itertools.chain([first], iterates):
-            bar.total = iterate.steps
-            if iterate.checkpoint is not None:
-                held_out = f", held-out {iterate.checkpoint.held_out['total']:.3g}"
-            if iterate.losses is not None:
-                loss = f"loss {iterate.losses.total:.3g}{held_out}"
-                bar.set_postfix_str(loss, refresh=False)
-            bar.update(iterate.step - bar.n)
-            yield iterate
+        yield from bar(iterates, "training", "step", where=where)
 
 
 def finish_training(
@@ -662,10 +442,10 @@ def finish_training(
     folder = Path(folder)
     model = read_folder(folder)
     shots = [to_array(load_image(folder / f"{each.name}.png")) for each in model.checkpoints]
-    save_plot(plot_training(model), folder / "losses.png")
-    save_gif(shots, folder / "learning.gif", fps=4)
+    sheets.save_plot(plot_training(model), folder / "losses.png")
+    sheets.save_gif(shots, folder / "learning.gif", fps=4)
     chosen = sorted({round(i * (len(shots) - 1) / 5) for i in range(6)})
-    save_strip(
+    sheets.save_strip(
         [shots[i] for i in chosen],
         [f"step {model.checkpoints[i].step}" for i in chosen],
         folder / "previews.png",
@@ -698,8 +478,7 @@ def finish_training(
 
 def plot_training(model: ModelFolder) -> Figure:
     """Draw the losses of a model over its steps, on a log scale: what it had seen and had not."""
-    figure = Figure(figsize=(9, 4.5), layout="constrained", dpi=110)
-    axes = figure.subplots()
+    figure, axes = sheets.new_plot()
     steps = [each.step for each in model.checkpoints]
     lines = {"total": "black", "content": "C1", "style": "C0", "tv": "tab:green"}
     for name, colour in lines.items():
@@ -716,7 +495,5 @@ def plot_training(model: ModelFolder) -> Figure:
         axes.text(step, 1, f" {label}", transform=axes.get_xaxis_transform(), fontsize=9, va="top")
     axes.set(yscale="log", xlabel="step", ylabel="weighted loss")
     axes.set_title("On pictures that it was not shown")
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=9)
+    sheets.finish_plot(axes)
     return figure

@@ -1,0 +1,183 @@
+"""What a network is to learn: the losses of what it makes of pictures, and their gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from statistics import fmean
+
+import torch
+from torch import Tensor
+
+from workbench.descent import Problem, loss_weights
+from workbench.fast.network import TransformationNetwork
+from workbench.fast.pictures import Batch, Pictures, draw_batch
+from workbench.images import from_array, resize_down
+from workbench.losses import (
+    Losses,
+    LossWeights,
+    Targets,
+    temporal_loss,
+    to_losses,
+    weighted_losses,
+)
+from workbench.settings import Settings, TrainingSettings
+from workbench.video.flow import Motion, warp
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """Pictures, targets and weights: what a network is to learn, and how it is judged."""
+
+    problem: Problem
+    grams: Mapping[str, Tensor]
+    pictures: Pictures
+    held_out: Sequence[Tensor]
+    drawn: Sequence[int]  # numbers of the other pictures
+    preview: Tensor
+    training: TrainingSettings
+
+    @classmethod
+    def of(
+        cls,
+        styles: Sequence[Tensor],
+        pictures: Pictures,
+        preview: Tensor | None,
+        settings: Settings,
+        training: TrainingSettings,
+    ) -> Task:
+        """Hold out some pictures, and compute what the style pictures ask for."""
+        numbers = pictures.held_out()
+        held_out = [from_array(pictures.kept(number)) for number in numbers]
+        problem = Problem.of(held_out[0], styles, settings)
+        longest = round(fmean(max(picture.shape[-2:]) for picture in held_out))
+        shown = held_out[0] if preview is None else resize_down(preview, settings.size)
+        return cls(
+            problem,
+            problem.style_targets(longest),
+            pictures,
+            [picture.to(problem.device) for picture in held_out],
+            [number for number in range(len(pictures)) if number not in numbers],
+            shown.to(problem.device),
+            training,
+        )
+
+    @property
+    def weights(self) -> LossWeights:
+        """How much each loss counts."""
+        return loss_weights(self.problem.settings)
+
+    def draw(self, step: int) -> Batch:
+        """Batch that the step after `step` others looks at."""
+        return draw_batch(
+            self.pictures,
+            self.drawn,
+            self.training.batch,
+            (self.problem.settings.seed, step),
+            whole=step >= self.training.whole_after,
+            pairs=self.training.temporal_weight > 0,
+        )
+
+    def backward(self, network: TransformationNetwork, step: int, batch: Batch) -> Losses | None:
+        """Leave the gradient of a batch's losses with the network that has taken `step` steps.
+
+        Returns the losses; None while the network learns to copy.
+        """
+        pictures = batch.pictures.to(self.problem.device)
+        painted = network(pictures, self.problem.network.dtype)
+        network.zero_grad()
+        if step < self.training.copy_steps:
+            (painted - pictures).square().mean().backward()
+            return None
+        # As in `optimize`, what will be saved is what is looked at.
+        painted = painted + (painted.clamp(0, 1) - painted).detach()
+        weights = self.weights
+        if weights.tv_kind != "mean-squared":
+            # It is a sum over pixels, and that of a crop stands for that of a whole picture.
+            pixels = round(fmean(picture[0, 0].numel() for picture in self.held_out))
+            weights = replace(weights, tv=weights.tv * pixels / pictures[0, 0].numel())
+        count = len(pictures) - len(batch.motions)
+        own, *companions = painted.split(count)
+        terms = self._losses(own, pictures[:count], weights)
+        if companions:
+            change = self._change(own, companions[0], batch.motions)
+            terms["temporal"] = self.training.temporal_weight * change
+        more = self.content_lead(step) - 1
+        (_total(terms) + more * _total(terms, "content")).backward()
+        return to_losses(terms)
+
+    def content_lead(self, step: int) -> float:
+        """Factor of the content loss; it shrinks to 1, so that the style takes over gradually."""
+        left = self.training.copy_steps + self.training.lead_steps - step
+        return float(self._first_lead ** (left / self.training.lead_steps)) if left > 0 else 1.0
+
+    @cached_property
+    def _first_lead(self) -> float:
+        """Factor with which a picture without content costs as much as one without style.
+
+        Otherwise the style wipes out all that can be recognised within some steps, which
+        hardly comes back.
+        """
+        style, content = 0.0, 0.0
+        with torch.no_grad():
+            for picture in self.held_out:
+                nothing = picture.mean(dim=(2, 3), keepdim=True).expand_as(picture)
+                style += _total(self._losses(picture, picture, self.weights), "style").item()
+                content += _total(self._losses(nothing, picture, self.weights), "content").item()
+        return max(1.0, style / content) if content else 1.0
+
+    def _change(self, painted: Tensor, moved: Tensor, motions: Sequence[Motion]) -> Tensor:
+        """By how much painted pictures differ from their companions, beyond the motion."""
+        white = self.problem.settings.white
+        changes = []
+        for one, two, motion in zip(painted.split(1), moved.split(1), motions, strict=True):
+            # Bilinear, as Apple's GPU has no gradient of the other.
+            expected = warp(one, motion.flow.to(one.device), mode="bilinear")
+            visible = motion.visible.to(one.device)
+            changes.append(temporal_loss(two * white, expected * white, visible))
+        return torch.stack(changes).mean()
+
+    @torch.no_grad()
+    def evaluate(self, network: TransformationNetwork) -> tuple[dict[str, float], Tensor]:
+        """Mean losses by kind over the held-out pictures, and the preview as painted."""
+
+        def paint(picture: Tensor) -> Tensor:
+            painted: Tensor = network(picture, self.problem.network.dtype)
+            return painted.clamp(0, 1)
+
+        losses = [
+            to_losses(self._losses(paint(picture), picture, self.weights)).by_kind()
+            for picture in self.held_out
+        ]
+        return means(losses), paint(self.preview).cpu()
+
+    def _losses(self, painted: Tensor, pictures: Tensor, weights: LossWeights) -> dict[str, Tensor]:
+        """Means over pictures `(N, 3, H, W)` of the terms of their weighted losses."""
+        settings, network = self.problem.settings, self.problem.network
+        seen = _each(network(painted * settings.white, settings.layers))
+        with torch.no_grad():
+            content = _each(network(pictures * settings.white, settings.content_layers))
+        each = [
+            weighted_losses(picture * settings.white, own, Targets(target, self.grams), weights)[1]
+            for picture, own, target in zip(painted.split(1), seen, content, strict=True)
+        ]
+        return {name: torch.stack([terms[name] for terms in each]).mean() for name in each[0]}
+
+
+def _total(terms: Mapping[str, Tensor], kind: str = "") -> Tensor:
+    """Sum of the terms of one kind, or of all."""
+    return torch.stack([term for name, term in terms.items() if name.startswith(kind)]).sum()
+
+
+def _each(activations: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
+    """Activations of each picture of a batch on its own."""
+    # (On the way back, each of as many slices would fill a whole gradient with zeros.)
+    pieces = {layer: activation.split(1) for layer, activation in activations.items()}
+    count = len(next(iter(pieces.values())))
+    return [{layer: piece[i] for layer, piece in pieces.items()} for i in range(count)]
+
+
+def means(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Mean of each column; nothing of no rows."""
+    return {name: fmean(row[name] for row in rows) for name in rows[0]} if rows else {}
