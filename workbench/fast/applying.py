@@ -70,30 +70,20 @@ def paint(
 
     Parameters
     ----------
-    model
+    model, device, precision
         As for `StyleModel.load`.
     content
         A clip, or pictures and folders of them; also samples by their names.
     output
-        What it is decides: a film by its suffix, a picture, or a folder, which ends in a slash,
-        is there, or is all that the pictures fit into.
+        Says what is made: a film by its suffix, a picture by its own, else a folder.
     size
         Longest side in pixels, at most; None: as it is.
     original_colors
         "luma": the brightness of the painting in the colours of the content; else "off".
-    device, precision
-        As in `Settings`.
     batch, quality
-        Of a film; see `paint_film`.
+        As for `paint_film`.
     **part
-        Of a clip: `start`, `end`, `stride` and `fps` of `clips.open_clip`.
-
-    Raises
-    ------
-    InputError
-        If something cannot be read, or does not fit together.
-    OutputError
-        If something cannot be written.
+        `start`, `end`, `stride` and `fps` of a clip, as for `clips.open_clip`.
     """
     target = Path(output)
     refuse_overwriting(
@@ -168,16 +158,14 @@ def paint_film(
 
     Parameters
     ----------
-    clip
-        From `clips.open_clip`.
     models
-        By name, all on one device.
+        Models by their names, all on one device.
     output
         Ends in .mp4, .mov or .mkv.
     choices
         Which models paint each frame, from `schedule.choose_models`; None: the first, all.
     original_colors
-        "luma": the brightness of the painting in the colours of the clip; else "off".
+        As for `paint`.
     batch
         Frames that are painted at a time; what comes out is the same. None: 8 on a GPU, else 1.
     quality
@@ -294,29 +282,13 @@ def paint_pictures(
 ) -> list[str]:
     """Paint pictures into a folder, `photo.jpg` into `photo.png`.
 
-    A picture that is there already, and is no older than its source, is kept: stopped anywhere,
-    the same call goes on.
-
-    Parameters
-    ----------
-    pictures
-        Files, or sample pictures by their names.
-    folder
-        For the pictures of one model and size.
-    size, original_colors
-        As for `paint`.
+    The folder is for the pictures of one model and size. One that is there already, and is no
+    older than its source, is kept: stopped anywhere, the same call goes on.
 
     Returns
     -------
     list of str
         A sentence about each picture that cannot be painted; the others are done.
-
-    Raises
-    ------
-    InputError
-        If the folder holds those of another model, or two pictures would have one name.
-    OutputError
-        If a picture cannot be written.
     """
     folder = Path(folder)
     _check_colors(original_colors)

@@ -55,8 +55,6 @@ class StyleModel:
             "models/sketch", for its best; or that with a label or a step behind it,
             "models/sketch@less-good", "models/sketch@300". Also a .pth file of
             fast_neural_style in pytorch/examples.
-        device, precision
-            As in `Settings`.
 
         Raises
         ------
@@ -220,13 +218,7 @@ class ModelFolder:
 
 
 def read_folder(folder: str | os.PathLike[str]) -> ModelFolder:
-    """Read the `model.json` of a folder.
-
-    Raises
-    ------
-    InputError
-        If there is none, or it is damaged, or there is no checkpoint in it.
-    """
+    """Read the `model.json` of a folder, which has at least one checkpoint."""
     path = Path(folder) / MODEL
     if not path.exists():
         raise InputError(
@@ -281,11 +273,7 @@ def find_checkpoint(name: str | os.PathLike[str]) -> Path:
 def label_checkpoint(folder: str | os.PathLike[str], step: int, label: str) -> None:
     """Name a checkpoint: "good", "less good", "weird". A label that another has moves over.
 
-    Raises
-    ------
-    InputError
-        If there is no checkpoint of that step, or the label is empty or a number, or has an @ or
-        a slash in it.
+    A label is no number, and has neither an @ nor a slash in it.
     """
     model = read_folder(folder)
     if not _LABEL.fullmatch(label) or label.isdigit():

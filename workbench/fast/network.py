@@ -74,7 +74,7 @@ class TransformationNetwork(nn.Module):
         pictures
             `(N, 3, H, W)`, float32, sRGB in [0, 1], of any size.
         dtype
-            Of the activations. Parameters and statistics are float32 always.
+            Precision of the activations. Parameters and statistics are float32 always.
 
         Returns
         -------
@@ -97,12 +97,8 @@ class TransformationNetwork(nn.Module):
 
         Parameters
         ----------
-        picture
-            `(1, 3, H, W)`; without gradients.
         rows
-            Of a strip, a multiple of 4.
-        dtype
-            As for `forward`.
+            Height of a strip, a multiple of 4.
         """
         x = _in_strips(self.head, _prepare(picture, dtype), rows, _HEAD_REACH)
         x = self._transform(x)
@@ -134,13 +130,7 @@ class ExamplesNetwork(TransformationNetwork):
     program = "fast_neural_style of pytorch/examples"
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take over the parameters of that program.
-
-        Raises
-        ------
-        KeyError, RuntimeError
-            If they are those of another network.
-        """
+        """Take over the parameters of that program; a KeyError or RuntimeError if they are not."""
         left = {
             name: each.float()
             for name, each in tensors.items()
@@ -231,7 +221,8 @@ def _layers(*convolutions: _Convolution) -> Sequence[_Layer]:
 
 def _through(layers: Sequence[_Layer], x: Tensor, known: Sequence[_Statistics] = ()) -> Tensor:
     """Activation behind layers and their ReLUs, with the statistics of each if they are known."""
-    for layer, statistics in zip(layers, known or [None] * len(layers), strict=True):
+    each: Sequence[_Statistics | None] = known or [None] * len(layers)
+    for layer, statistics in zip(layers, each, strict=True):
         x = layer(x, statistics).relu()
     return x
 
@@ -256,7 +247,8 @@ def _in_strips(
     for i, layer in enumerate(layers):  # one after the other, as each builds on those before
 
         def convolved(strip: Tensor, i: int = i, layer: _Layer = layer) -> Tensor:
-            return layer.convolve(_through(layers[:i], strip, known))
+            made: Tensor = layer.convolve(_through(layers[:i], strip, known))
+            return made
 
         known.append(_joined(_strips(convolved, whole, rows, reach)))
     made = _strips(lambda strip: last(_through(layers, strip, known)), whole, rows, reach)

@@ -93,13 +93,7 @@ class Pictures:
             self.names.append(f"{path} frame {number * clip.stride}")
 
     def held_out(self) -> list[int]:
-        """Numbers of the pictures to judge by, evenly over all; never drawn from.
-
-        Raises
-        ------
-        InputError
-            If fewer than two pictures can be used.
-        """
+        """Numbers of the pictures to judge by, evenly over all; never drawn from."""
         count = max(1, min(MOST_HELD_OUT, len(self) // 5))
         found: list[int] = []
         for middle in (np.arange(count) + 0.5) / count * len(self):
@@ -121,19 +115,9 @@ def open_pictures(
 ) -> Pictures:
     """Look at what there is to train on; pictures are read when they are drawn.
 
-    Parameters
-    ----------
-    names
-        Pictures, folders of them (with all that lies below), clips; also "sample:photographs"
-        and "sample:clip". Of a clip at most `KEPT` frames are taken, evenly over its length;
-        they are held in memory.
-    size, crop, say
-        See `Pictures`.
-
-    Raises
-    ------
-    InputError
-        If there is nothing of a name, or a clip cannot be read, or is too small.
+    Names are those of pictures, of folders of them (with all that lies below) and of clips; also
+    "sample:photographs" and "sample:clip". Of a clip at most `KEPT` frames are taken, evenly over
+    its length; they are held in memory.
     """
     found = Pictures(size, crop, say)
     for name in dict.fromkeys(names):
@@ -181,14 +165,12 @@ def draw_batch(
 ) -> Batch:
     """Draw pictures, crop them anywhere, and turn every other one left to right.
 
+    The same seed draws the same batch, whatever was drawn before.
+
     Parameters
     ----------
     allowed
-        Numbers of the pictures to draw from.
-    count
-        How many.
-    seed
-        The same seed draws the same batch, whatever was drawn before.
+        Numbers of the pictures to draw `count` from.
     whole
         Whether crops are as large as all of them can be, one alone the whole picture; else they
         are squares of `pictures.crop`.
@@ -198,11 +180,6 @@ def draw_batch(
         exactly, and a picture is enough to learn from, where frames of a film would need a flow
         to be estimated, with its errors (Wang et al. 2020, "Consistent video style transfer via
         relaxation and regularization", IEEE Transactions on Image Processing 29).
-
-    Raises
-    ------
-    InputError
-        If no picture can be read.
     """
     random = np.random.default_rng(seed)
     frames = [_draw_frame(pictures, allowed, random) for _ in range(count)]

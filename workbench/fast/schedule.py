@@ -203,17 +203,7 @@ def models_to_train(
 ) -> list[str]:
     """Names of the models of a schedule that are still to be trained.
 
-    Parameters
-    ----------
-    models_dir
-        The folder of the models' folders.
-    styles
-        Names of the models that there is a style picture for.
-
-    Raises
-    ------
-    InputError
-        If a model is not there and has no style picture, or has no such checkpoint.
+    Those may be that there is a style picture for, `styles`; the others must lie in `models_dir`.
     """
     folder, missing = Path(models_dir), {}
     for name in schedule.models:
@@ -328,14 +318,9 @@ def plot_schedule(
     fps: float | Fraction,
     previews: Mapping[str, Frame],
 ) -> Figure:
-    """Draw which model paints when: a row for each, its picture and its bars over the time.
+    """Draw which model paints when: a row for each, its preview and its bars over the time.
 
-    Parameters
-    ----------
-    choices
-        From `choose_models`; a bar is as opaque as the share is large.
-    previews
-        Name of a model -> a picture in its style, `(H, W, 3)`; not all need to have one.
+    A bar is as opaque as the share is large. Not all models need to have a preview, `(H, W, 3)`.
     """
     models, end = schedule.models, schedule.sections[-1].end
     figure = Figure(figsize=(9, 0.8 + _ROW * len(models)), layout="constrained", dpi=110)
@@ -390,8 +375,8 @@ def _show_times(axes: Axes, schedule: Schedule) -> None:
             told.append(border)
     in_minutes = end >= 120
     unit = 60 if in_minutes else 1
-    steps = unit * MaxNLocator(8, steps=[1, 2, 5, 10]).tick_values(0, end / unit)
-    between = [time for time in steps.tolist() if _is_apart(time, [*told, *borders], end)]
+    ticks = MaxNLocator(8, steps=[1, 2, 5, 10]).tick_values(0, end / unit)
+    between = [unit * tick for tick in ticks if _is_apart(unit * tick, [*told, *borders], end)]
     axes.set_xticks(told)
     axes.set_xticks(between, minor=True)
     axes.xaxis.set_major_formatter(_clock if in_minutes else lambda time, _: _rounded(time))

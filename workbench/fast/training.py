@@ -334,13 +334,7 @@ def _save(state: _State, folder: Path, identity: Identity) -> None:
 
 
 def _load(folder: Path, identity: Identity, task: Task) -> _State:
-    """The state that was saved last, or a new one.
-
-    Raises
-    ------
-    InputError
-        If the folder holds another training, or what it holds cannot be read.
-    """
+    """The state that was saved last, or a new one; another training's is refused."""
     path, state = folder / STATE, _State.new(task)
     if not path.is_file():
         if (folder / models.MODEL).exists():
@@ -389,14 +383,7 @@ def train_model(
     """Do as `train` with pictures by their names, and draw a progress bar with the losses.
 
     However it ends, training is stopped as it should be: it keeps its steps, and lets go of its
-    folder.
-
-    Parameters
-    ----------
-    styles
-        Files, folders of them, or samples.
-    preview
-        Likewise; empty: a held-out picture.
+    folder. An empty `preview` is a held-out picture.
     """
     names = find_pictures(styles)
     iterates = train(
@@ -424,20 +411,10 @@ def train_model(
 def finish_training(
     folder: str | os.PathLike[str], told: Mapping[str, Any] | None = None
 ) -> Result:
-    """Draw what a training was like and write its `result.json`.
+    """Draw what a training was like and write its `result.json`, with what else it was `told`.
 
     Makes `losses.png`, `previews.png` (six checkpoints side by side) and `learning.gif` (all
     of them) from what lies in the folder.
-
-    Parameters
-    ----------
-    told
-        What else `result.json` is to have among its settings.
-
-    Raises
-    ------
-    InputError
-        If there is no model in it.
     """
     folder = Path(folder)
     model = read_folder(folder)
