@@ -13,8 +13,9 @@ from pathlib import Path
 from subprocess import CompletedProcess
 
 import pytest
+import tiny_backbone
 from sample_clip import clip
-from test_cli import interrupt, workbench
+from test_cli import interrupt
 from torch import Tensor
 
 from workbench import cli
@@ -27,11 +28,13 @@ from workbench.runs import check_result
 from workbench.settings import Settings
 from workbench.video.clips import open_clip, read_frames, write_film
 
+STYLE = "sample:hatching"
+TINY = ["--backbone", "tiny", "--precision", "float32", "--device", "cpu"]
 OPTIONS = (
     "--on clip.mp4 -o ink --size 96 --crop 64 --width 0.25 --checkpoint-every 3 --copy-steps 1"
 )
-SMALL = OPTIONS.split()
-STYLE = "sample:hatching"
+SMALL = [*OPTIONS.split(), *TINY]
+PROGRAM = [sys.executable, tiny_backbone.__file__]  # in a process of its own
 
 
 Call = Callable[..., CompletedProcess[str]]
@@ -59,13 +62,18 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("trained")
     film = clip()
     write_film(film.frames[:8], folder / "clip.mp4", film.fps, sound=film.sound)
-    run = workbench("train", STYLE, *SMALL, "--training-steps", 6, cwd=folder)
+    command = [*PROGRAM, "train", STYLE, *SMALL, "--training-steps", "6"]
+    run = subprocess.run(command, cwd=folder, env=alone(folder), capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     (folder / "printed.txt").write_text(run.stdout)
     return folder
 
 
-@pytest.mark.slow
+def alone(folder: Path) -> dict[str, str]:
+    """Surroundings in which the tiny backbone has a cache of its own."""
+    return {**os.environ, "WORKBENCH_WEIGHTS": str(folder / "weights")}
+
+
 def test_train_makes_checkpoints_previews_figures_and_a_plot(trained: Path) -> None:
     model = read_folder(trained / "ink")
     assert [each.step for each in model.checkpoints] == [3, 6]
@@ -81,7 +89,6 @@ def test_train_makes_checkpoints_previews_figures_and_a_plot(trained: Path) -> N
     assert f"the best is step {model.best.step}" in printed
 
 
-@pytest.mark.slow
 def test_labels_are_given_and_named(trained: Path, call: Call) -> None:
     labels = ["--label", "3=less good", "--label", "6=good"]
     run = call("train", "-o", "ink", *labels, cwd=trained)
@@ -97,7 +104,6 @@ def test_labels_are_given_and_named(trained: Path, call: Call) -> None:
     assert (run.returncode, "no checkpoint at step 7" in run.stderr) == (2, True)
 
 
-@pytest.mark.slow
 def test_apply_paints_a_clip_with_its_sound(trained: Path, call: Call) -> None:
     run = call("apply", "ink", "clip.mp4", "-o", "painted.mp4", cwd=trained)
     assert run.returncode == 0, run.stderr
@@ -109,7 +115,6 @@ def test_apply_paints_a_clip_with_its_sound(trained: Path, call: Call) -> None:
     )
 
 
-@pytest.mark.slow
 def test_apply_paints_pictures_and_folders(trained: Path, call: Call) -> None:
     run = call("apply", "ink@3", "sample:coffee", "-o", "cup.png", cwd=trained)
     assert run.returncode == 0, run.stderr
@@ -215,7 +220,6 @@ BAD_TRAINING = [
 ]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("words", "sentence"), BAD_TRAINING)
 def test_bad_input_to_training_gets_one_sentence(
     words: str, sentence: str, tmp_path: Path, call: Call
@@ -227,7 +231,6 @@ def test_bad_input_to_training_gets_one_sentence(
     assert not list(tmp_path.rglob("*.safetensors"))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
@@ -253,18 +256,20 @@ def test_bad_input_to_apply_gets_one_sentence(
 
 
 @pytest.mark.slow
-def test_ctrl_c_and_a_kill_lose_nothing(trained: Path, tmp_path: Path) -> None:
+def test_ctrl_c_and_a_kill_lose_nothing(
+    trained: Path, tiny: Settings, tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "clip.mp4").write_bytes((trained / "clip.mp4").read_bytes())
+    monkeypatch.setenv("WORKBENCH_WEIGHTS", str(tmp_path / "weights"))
     words = ["train", STYLE, *SMALL, "--training-steps"]
-    command = [sys.executable, "-m", "workbench", *words]
-    code, printed = interrupt([*command, "5000"], tmp_path, r" [5-9]/5000")
+    code, printed = interrupt([*PROGRAM, *words, "5000"], tmp_path, r" \d+/5000")
     assert code == 130, printed
     steps = re.search(r"Interrupted after (\d+) steps; the same command goes on there", printed)
     assert steps is not None, printed
     log = tmp_path / "second.txt"
     with log.open("w") as out:
         process = subprocess.Popen(
-            [*command, "5000"], cwd=tmp_path, stdout=out, stderr=out, start_new_session=True
+            [*PROGRAM, *words, "5000"], cwd=tmp_path, stdout=out, stderr=out, start_new_session=True
         )
     state = tmp_path / "ink" / "training.safetensors"
     before = state.stat().st_mtime_ns
@@ -278,9 +283,9 @@ def test_ctrl_c_and_a_kill_lose_nothing(trained: Path, tmp_path: Path) -> None:
         for step in re.findall(r"step-0*(\d+)\.png", str(list((tmp_path / "ink").iterdir())))
     )
     assert reached >= int(steps[1])
-    run = workbench(*words, reached + 2, cwd=tmp_path)
+    run = call(*words, reached + 2, cwd=tmp_path)
     assert run.returncode == 0, run.stderr
-    whole = workbench(*words, reached + 2, "-o", "whole", cwd=tmp_path)
+    whole = call(*words, reached + 2, "-o", "whole", cwd=tmp_path)
     assert whole.returncode == 0, whole.stderr
     made = sorted(path.name for path in (tmp_path / "ink").glob("step-*.safetensors"))
     assert made == sorted(path.name for path in (tmp_path / "whole").glob("step-*.safetensors"))

@@ -41,22 +41,21 @@ def film(tmp_path: Path) -> Path:
 def test_train_style_model_shows_previews_and_goes_on_where_it_was(
     film: Path, tmp_path: Path
 ) -> None:
-    notebook, folder = find_notebook("train_style_model"), tmp_path / "my models" / "ink"
-    executed = tmp_path / "executed.ipynb"
+    folder, executed = tmp_path / "my models" / "ink", tmp_path / "executed.ipynb"
     parameters = {"style": "sample:hatching", "on": str(film), "output_dir": str(folder), **QUICK}
-    run_notebook(notebook, executed, {**parameters, "training_steps": 6})
+    run_cells("train_style_model", None, **parameters, training_steps=6)
     result = read_result(folder)
     assert result is not None
     assert {"model", "gif", "losses", "previews"} <= set(result.outputs)
     assert result.figures["steps"] == 6
-    kinds = shown(executed)
-    assert kinds.count("image/webp") == 5  # inputs, preview, losses, stages, painted
-    assert kinds.count("image/gif") == 1
     assert load_image(folder / "step-000006.png").shape == (1, 3, 96, 96)
 
     first = (folder / "step-000003.safetensors").stat().st_mtime_ns
     more = {"training_steps": 9, "labels": {"weird": 3, "less good": 6}}
-    run_notebook(notebook, executed, {**parameters, **more})
+    run_notebook(find_notebook("train_style_model"), executed, {**parameters, **more})
+    kinds = shown(executed)
+    assert kinds.count("image/webp") == 5  # inputs, preview, losses, stages, painted
+    assert kinds.count("image/gif") == 1
     model = read_folder(folder)
     assert [each.step for each in model.checkpoints] == [3, 6, 9]
     assert model.labels == {"weird": 3, "less good": 6}
@@ -73,7 +72,7 @@ def test_train_style_model_shows_previews_and_goes_on_where_it_was(
 def test_mix_style_models_trains_what_is_missing_and_follows_the_schedule(
     film: Path, tmp_path: Path
 ) -> None:
-    notebook, output = find_notebook("mix_style_models"), tmp_path / "run"
+    output = tmp_path / "run"
     parameters = {
         "clip": str(film),
         "schedule": {"0-0.2": "ink", "0.2-": ["stones", "stones@2"]},
@@ -86,7 +85,7 @@ def test_mix_style_models_trains_what_is_missing_and_follows_the_schedule(
         "crossfade": 1,
         "original_colors": "luma",
     }
-    run_notebook(notebook, tmp_path / "executed.ipynb", parameters)
+    run_notebook(find_notebook("mix_style_models"), tmp_path / "executed.ipynb", parameters)
     result = read_result(output)
     assert result is not None
     assert {"film", "gif", "strip", "schedule"} <= set(result.outputs)
@@ -107,7 +106,7 @@ def test_mix_style_models_trains_what_is_missing_and_follows_the_schedule(
     film_before = (output / "film.mp4").read_bytes()
     models = {path: path.stat().st_mtime_ns for path in (tmp_path / "models").rglob("*.json")}
     text = yaml.safe_dump(parameters["schedule"])
-    run_notebook(notebook, tmp_path / "executed.ipynb", {**parameters, "schedule": text})
+    run_cells("mix_style_models", None, **{**parameters, "schedule": text})
     assert (output / "film.mp4").read_bytes() == film_before
     assert {path: path.stat().st_mtime_ns for path in models} == models
 
