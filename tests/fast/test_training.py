@@ -183,7 +183,7 @@ def test_another_training_is_refused(
         again(style_weight=30.0)
     with pytest.raises(InputError, match=r"width was 0.25, is 0.5"):
         again(width=0.5)
-    with pytest.raises(InputError, match=r"style picture 1 is another\)"):
+    with pytest.raises(InputError, match=r"style picture 1 is another one\)"):
         again(painting.flip(2))
     before = files(tmp_path / "m")
     (tmp_path / "m" / "training.safetensors").write_bytes(b"damaged")
