@@ -101,7 +101,7 @@ def test_labels_are_given_and_named(trained: Path, call: Call) -> None:
     run = call("train", "-o", "ink", "--label", "good", cwd=trained)
     assert (run.returncode, "--label good: give a step and a name" in run.stderr) == (2, True)
     run = call("train", "-o", "ink", "--label", "7=good", cwd=trained)
-    assert (run.returncode, "no checkpoint at step 7" in run.stderr) == (2, True)
+    assert (run.returncode, "no checkpoint '7'" in run.stderr) == (2, True)
 
 
 def test_apply_paints_a_clip_with_its_sound(trained: Path, call: Call) -> None:

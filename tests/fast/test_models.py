@@ -291,7 +291,7 @@ def test_labels_that_could_not_be_asked_for(folder: Path, label: str) -> None:
 
 
 def test_a_label_for_a_step_that_has_no_checkpoint(folder: Path) -> None:
-    with pytest.raises(InputError, match=r"no checkpoint at step 150; there are 100, 200, 300"):
+    with pytest.raises(InputError, match=r"no checkpoint '150'; .*steps: 100, 200, 300"):
         label_checkpoint(folder, 150, "good")
 
 

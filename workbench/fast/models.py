@@ -259,15 +259,18 @@ def find_checkpoint(name: str | os.PathLike[str]) -> Path:
         if not path.exists():
             raise InputError(f"{name}: there is no such model, neither a folder nor a file.")
         return path
+    return Path(folder) / f"{_checkpoint(folder, which).name}.safetensors"
+
+
+def _checkpoint(folder: str | os.PathLike[str], which: str) -> Checkpoint:
+    """The checkpoint in a folder that has a label, or a step."""
     model = read_folder(folder)
     found = model.find(which)
     if found is None:
         labels = ", ".join(sorted(model.labels)) or "none yet"
         steps = ", ".join(str(each.step) for each in model.checkpoints)
-        raise InputError(
-            f"{name}: {folder} has no checkpoint {which!r}; labels: {labels}; steps: {steps}."
-        )
-    return Path(folder) / f"{found.name}.safetensors"
+        raise InputError(f"{folder} has no checkpoint {which!r}; labels: {labels}; steps: {steps}.")
+    return found
 
 
 def label_checkpoint(folder: str | os.PathLike[str], step: int, label: str) -> None:
@@ -275,11 +278,9 @@ def label_checkpoint(folder: str | os.PathLike[str], step: int, label: str) -> N
 
     A label is no number, and has neither an @ nor a slash in it.
     """
-    model = read_folder(folder)
     if not _LABEL.fullmatch(label) or label.isdigit():
         raise InputError(f"label {label!r}: give a word or a few, without @ and slashes.")
-    if model.find(str(step)) is None:
-        steps = ", ".join(str(each.step) for each in model.checkpoints)
-        raise InputError(f"{folder} has no checkpoint at step {step}; there are {steps}.")
+    _checkpoint(folder, str(step))
+    model = read_folder(folder)
     kept = {k: v for k, v in model.labels.items() if k.replace(" ", "-") != label.replace(" ", "-")}
     write_folder(Path(folder), replace(model, labels={**kept, label: step}))

@@ -26,6 +26,7 @@ from workbench.fast.models import MODEL, find_checkpoint, read_folder
 from workbench.files import kind, parse_yaml, read_yaml
 from workbench.images import Frame
 from workbench.settings import CLOCK, seconds
+from workbench.sheets import new_plot
 
 # Seconds. A time may be told with two decimals, and a clip's length is known to about a frame.
 _JOINT, _CLIP_END = 0.01, 0.05
@@ -85,31 +86,35 @@ def read_schedule(source: str | os.PathLike[str] | Mapping[Any, Any], duration: 
     """
     if not 0 < duration < math.inf:
         raise InputError(f"duration = {duration}: give the clip's length, in seconds above 0.")
-    content = source if isinstance(source, Mapping) else _read_yaml(source)
+    try:
+        sections = [
+            _read_section(key, models, duration) for key, models in _read_content(source).items()
+        ]
+        return Schedule(
+            _joined(sorted(sections, key=lambda each: (each.start, each.end)), duration)
+        )
+    except InputError as error:
+        raise InputError(f"schedule: {error}") from None
+
+
+def _read_content(source: str | os.PathLike[str] | Mapping[Any, Any]) -> Mapping[Any, Any]:
+    """Section -> models, as they are written."""
+    content: Any = source
+    if isinstance(source, str) and not _is_path(source.strip()):
+        content = parse_yaml(source)
+        if isinstance(content, str) and "\n" in source.strip():
+            raise InputError(
+                "its lines are one text, not a mapping; write each as `start-end: model`, with a"
+                " space after the colon."
+            )
+    elif not isinstance(source, Mapping):
+        content = _read_file(Path(str(source).strip()))
     if isinstance(content, str):
         content = {"0-": content}
     if not isinstance(content, Mapping) or not content:
         told = "empty" if content in (None, {}) else kind(content)
         raise InputError(
-            f"schedule must be a mapping, `start-end: model`, or one model's name, and is {told}."
-        )
-    sections = [_read_section(key, value, duration) for key, value in content.items()]
-    return Schedule(_joined(sorted(sections, key=lambda each: (each.start, each.end)), duration))
-
-
-def _read_yaml(source: str | os.PathLike[str]) -> Any:
-    """What a text says, or the file that it names."""
-    text = str(source)
-    is_file = not isinstance(source, str) or _is_path(text.strip())
-    try:
-        content = read_yaml(Path(text.strip())) if is_file else parse_yaml(text)
-    except InputError as error:
-        where = f"schedule: {text.strip()}" if is_file else "schedule"
-        raise InputError(f"{where}: {error}") from None
-    if isinstance(content, str) and "\n" in text.strip():
-        raise InputError(
-            "schedule: its lines are one text, not a mapping; write each as `start-end: model`,"
-            " with a space after the colon."
+            f"it must be a mapping, `start-end: model`, or one model's name, and is {told}."
         )
     return content
 
@@ -119,48 +124,49 @@ def _is_path(text: str) -> bool:
     return text.lower().endswith((".yaml", ".yml")) and not re.search(r":\s|\n", text)
 
 
+def _read_file(path: Path) -> Any:
+    try:
+        return read_yaml(path)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+
+
 def _read_section(key: Any, models: Any, duration: float) -> Section:
     if not isinstance(key, str):
         raise InputError(
-            f"schedule: the key {key} is {kind(key)}, not a section (YAML takes 1:30 for the"
-            f" number 90); write start-end, {_EXAMPLES}."
+            f"the key {key} is {kind(key)}, not a section (YAML takes 1:30 for the number 90);"
+            f" write start-end, {_EXAMPLES}."
         )
     first, hyphen, last = (part.strip() for part in key.partition("-"))
     if not (first and hyphen):
-        raise InputError(f"schedule: {key!r} is no section; write start-end, {_EXAMPLES}.")
+        raise InputError(f"{key!r} is no section; write start-end, {_EXAMPLES}.")
     start = _read_time(key, first)
     end = _read_time(key, last) if last else duration
     if last and end <= start:
-        raise InputError(f"schedule: section {key}: its end is not after its start; change one.")
+        raise InputError(f"section {key}: its end is not after its start; change one.")
     if start >= duration or end > duration + _CLIP_END:
         raise InputError(
-            f"schedule: section {key} goes beyond the clip's end, at {_rounded(duration)} s;"
-            " shorten it or take it out."
+            f"section {key} goes beyond the clip's end, at {_rounded(duration)} s; shorten it or"
+            " take it out."
         )
-    return Section(start, min(end, duration), _read_models(key, models), key)
+    names = models if isinstance(models, list | tuple) else [models]
+    if models is None or not names:
+        raise InputError(f"section {key} has no model; name one, or a list of them.")
+    for name in names:
+        if not isinstance(name, str) or not name.strip():
+            told = "empty" if isinstance(name, str) else kind(name)
+            raise InputError(
+                f"section {key}: a model must be a text, and one is {told}; put its name in quotes."
+            )
+    return Section(start, min(end, duration), tuple(names), key)
 
 
 def _read_time(key: str, text: str) -> float:
     if not CLOCK.fullmatch(text):
         raise InputError(
-            f"schedule: section {key!r}: {text!r} is no time; write seconds, m:ss or h:mm:ss,"
-            f" {_EXAMPLES}."
+            f"section {key!r}: {text!r} is no time; write seconds, m:ss or h:mm:ss, {_EXAMPLES}."
         )
     return seconds(text)
-
-
-def _read_models(key: str, value: Any) -> tuple[str, ...]:
-    names = value if isinstance(value, list | tuple) else [value]
-    if value is None or not names:
-        raise InputError(f"schedule: section {key} has no model; name one, or a list of them.")
-    for name in names:
-        if not isinstance(name, str) or not name.strip():
-            told = "empty" if isinstance(name, str) else kind(name)
-            raise InputError(
-                f"schedule: section {key}: a model must be a text, and one is {told};"
-                " put its name in quotes."
-            )
-    return tuple(names)
 
 
 def _joined(sections: Sequence[Section], duration: float) -> tuple[Section, ...]:
@@ -171,24 +177,23 @@ def _joined(sections: Sequence[Section], duration: float) -> tuple[Section, ...]
         before = joined[-1] if joined else None
         if before and (section.start < reached - _JOINT or section.start <= before.start):
             raise InputError(
-                f"schedule: sections {before.key} and {section.key} overlap; let one end where"
-                " the other begins."
+                f"sections {before.key} and {section.key} overlap; let one end where the other"
+                " begins."
             )
-        if section.start > reached + _JOINT:
-            raise _gap(reached, section.start)
+        _check_said(reached, section.start, _JOINT)
         joined.append(section if before else replace(section, start=0.0))
         reached = section.end
-    if reached < duration - _CLIP_END:
-        raise _gap(reached, duration)
+    _check_said(reached, duration, _CLIP_END)
     ends = [*(section.start for section in joined[1:]), duration]
     return tuple(replace(each, end=end) for each, end in zip(joined, ends, strict=True))
 
 
-def _gap(start: float, end: float) -> InputError:
-    return InputError(
-        f"schedule: nothing is said from {_rounded(start)} to {_rounded(end)} s; add a section"
-        " there, or let one beside it reach further."
-    )
+def _check_said(reached: float, start: float, tolerance: float) -> None:
+    if start > reached + tolerance:
+        raise InputError(
+            f"nothing is said from {_rounded(reached)} to {_rounded(start)} s; add a section"
+            " there, or let one beside it reach further."
+        )
 
 
 def _rounded(seconds: float) -> str:
@@ -323,8 +328,7 @@ def plot_schedule(
     A bar is as opaque as the share is large. Not all models need to have a preview, `(H, W, 3)`.
     """
     models, end = schedule.models, schedule.sections[-1].end
-    figure = Figure(figsize=(9, 0.8 + _ROW * len(models)), layout="constrained", dpi=110)
-    axes = figure.subplots()
+    figure, axes = new_plot(height=0.8 + _ROW * len(models))
     axes.barh(range(len(models)), end, 0.72, color="0.955", zorder=0)
     for row, (name, shares) in enumerate(zip(models, _shares(schedule, choices), strict=True)):
         colour = PALETTE[row % len(PALETTE)]

@@ -14,14 +14,7 @@ from workbench.descent import Problem, loss_weights
 from workbench.fast.network import TransformationNetwork
 from workbench.fast.pictures import Batch, Pictures, draw_batch
 from workbench.images import from_array, resize_down
-from workbench.losses import (
-    Losses,
-    LossWeights,
-    Targets,
-    temporal_loss,
-    to_losses,
-    weighted_losses,
-)
+from workbench.losses import Losses, LossWeights, Targets, temporal_loss, to_losses, weighted_losses
 from workbench.settings import Settings, TrainingSettings
 from workbench.video.flow import Motion, warp
 
