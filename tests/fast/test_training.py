@@ -249,7 +249,7 @@ def test_content_leads_at_first(
     def leads(settings: Settings, steps: list[int], lead_steps: int = 100) -> list[float]:
         training = replace(QUICK, copy_steps=10, lead_steps=lead_steps)
         pictures = open_pictures(on, settings.size, training.crop)
-        task = module.Task.of([painting], pictures, None, settings, training)
+        task = module.Task([painting], pictures, None, settings, training)
         return [task.content_lead(step) for step in steps]
 
     strong = replace(small, style_weight=1e6)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from statistics import fmean
 
@@ -19,47 +19,28 @@ from workbench.settings import Settings, TrainingSettings
 from workbench.video.flow import Motion, warp
 
 
-@dataclass(frozen=True, eq=False)
 class Task:
     """Pictures, targets and weights: what a network is to learn, and how it is judged."""
 
-    problem: Problem
-    grams: Mapping[str, Tensor]
-    pictures: Pictures
-    held_out: Sequence[Tensor]
-    drawn: Sequence[int]  # numbers of the other pictures
-    preview: Tensor
-    training: TrainingSettings
-
-    @classmethod
-    def of(
-        cls,
+    def __init__(
+        self,
         styles: Sequence[Tensor],
         pictures: Pictures,
         preview: Tensor | None,
         settings: Settings,
         training: TrainingSettings,
-    ) -> Task:
-        """Hold out some pictures, and compute what the style pictures ask for."""
+    ) -> None:
         numbers = pictures.held_out()
         held_out = [from_array(pictures.kept(number)) for number in numbers]
-        problem = Problem.of(held_out[0], styles, settings)
-        longest = round(fmean(max(picture.shape[-2:]) for picture in held_out))
+        self.problem = Problem.of(held_out[0], styles, settings)
+        self.weights = loss_weights(settings)
+        self.pictures, self.training = pictures, training
+        self.drawn = [number for number in range(len(pictures)) if number not in numbers]
+        self.held_out = [picture.to(self.problem.device) for picture in held_out]
         shown = held_out[0] if preview is None else resize_down(preview, settings.size)
-        return cls(
-            problem,
-            problem.style_targets(longest),
-            pictures,
-            [picture.to(problem.device) for picture in held_out],
-            [number for number in range(len(pictures)) if number not in numbers],
-            shown.to(problem.device),
-            training,
-        )
-
-    @property
-    def weights(self) -> LossWeights:
-        """How much each loss counts."""
-        return loss_weights(self.problem.settings)
+        self.preview = shown.to(self.problem.device)
+        longest = round(fmean(max(picture.shape[-2:]) for picture in held_out))
+        self.grams = self.problem.style_targets(longest)
 
     def draw(self, step: int) -> Batch:
         """Batch that the step after `step` others looks at."""

@@ -14,7 +14,7 @@ import os
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +123,7 @@ def train(
         check_image(preview, "preview")
     with claimed(folder):
         pictures = open_pictures(names, settings.size, min(training.crop, settings.size))
-        task = Task.of(styles, pictures, preview, settings, training)
+        task = Task(styles, pictures, preview, settings, training)
         used = {k: v for k, v in settings.as_dict().items() if k not in _UNUSED}
         about = ModelFolder(
             styles=tuple(style_names) or tuple(f"style {i + 1}" for i in range(len(styles))),
@@ -207,34 +207,24 @@ def _prefetched(draw: Callable[[int], Batch]) -> Iterator[Callable[[int], Batch]
 # --- how far it is -----------------------------------------------------------------------
 
 
-@dataclass(eq=False)
 class _State:
     """A network, its running average, its optimisers, and what came of them."""
 
-    network: TransformationNetwork
-    average: TransformationNetwork
-    muon: torch.optim.Muon
-    adam: torch.optim.Adam
-    training: TrainingSettings
-    step: int = 0
-    seconds: float = 0.0
-    rescues: int = 0
-    recent: list[dict[str, float]] = field(default_factory=list)  # since the last checkpoint
-    checkpoints: list[Checkpoint] = field(default_factory=list)
-    _stepping: bool = False
-
-    @classmethod
-    def new(cls, task: Task) -> _State:
-        training = task.training
+    def __init__(self, task: Task) -> None:
+        self.training = task.training
         with torch.random.fork_rng(devices=[]):  # it is made on the CPU
             torch.manual_seed(task.problem.settings.seed)
-            network = TransformationNetwork(training.width).to(task.problem.device)
-        average = copy.deepcopy(network).requires_grad_(False)
-        matrices = network.matrices()
+            self.network = TransformationNetwork(self.training.width).to(task.problem.device)
+        self.average = copy.deepcopy(self.network).requires_grad_(False)
+        matrices = self.network.matrices()
         kept = {id(matrix) for matrix in matrices}
-        others = [each for each in network.parameters() if id(each) not in kept]
-        muon = torch.optim.Muon(matrices, weight_decay=0.0)
-        return cls(network, average, muon, torch.optim.Adam(others, betas=_BETAS), training)
+        others = [each for each in self.network.parameters() if id(each) not in kept]
+        self.muon = torch.optim.Muon(matrices, weight_decay=0.0)
+        self.adam = torch.optim.Adam(others, betas=_BETAS)
+        self.step, self.seconds, self.rescues = 0, 0.0, 0
+        self.recent: list[dict[str, float]] = []  # losses since the last checkpoint
+        self.checkpoints: list[Checkpoint] = []
+        self._stepping = False
 
     def rate(self) -> float:
         """Learning rate of the next step."""
@@ -335,7 +325,7 @@ def _save(state: _State, folder: Path, identity: Identity) -> None:
 
 def _load(folder: Path, identity: Identity, task: Task) -> _State:
     """The state that was saved last, or a new one; another training's is refused."""
-    path, state = folder / STATE, _State.new(task)
+    path, state = folder / STATE, _State(task)
     if not path.is_file():
         if (folder / models.MODEL).exists():
             raise InputError(
