@@ -10,7 +10,7 @@ from torch import Tensor
 
 from workbench.errors import InputError
 from workbench.fast import pictures
-from workbench.fast.pictures import draw_batch, open_pictures
+from workbench.fast.pictures import Pictures, draw_batch
 from workbench.images import from_array, save_image
 from workbench.video.clips import write_film
 
@@ -25,8 +25,8 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "set"
 
 
-def opened(*names: object, size: int = 100, crop: int = 64) -> pictures.Pictures:
-    return open_pictures([str(n) for n in names], size, crop, say=lambda _: None)
+def opened(*names: object, size: int = 100, crop: int = 64) -> Pictures:
+    return Pictures([str(n) for n in names], size, crop, say=lambda _: None)
 
 
 def test_a_folder_is_searched_with_all_below(folder: Path) -> None:
@@ -73,7 +73,7 @@ def test_a_clip_that_is_too_small_for_crops_is_refused_in_one_sentence(tmp_path:
     write_film(clip().frames[:6], tmp_path / "clip.mp4", 25)
     said: list[str] = []
     with pytest.raises(InputError, match=r"clip\.mp4 is 320x240 pixels; .* 250 at least: lower"):
-        open_pictures([str(tmp_path / "clip.mp4")], 640, 500, say=said.append)
+        Pictures([str(tmp_path / "clip.mp4")], 640, 500, say=said.append)
     assert not said
 
 
@@ -81,7 +81,7 @@ def test_what_many_pictures_lack_is_said_a_few_times(tmp_path: Path) -> None:
     for number in range(20):
         save_image(torch.rand(1, 3, 20, 24), tmp_path / "set" / f"{number}.png")
     said: list[str] = []
-    found = open_pictures([str(tmp_path / "set")], 100, 64, say=said.append)
+    found = Pictures([str(tmp_path / "set")], 100, 64, say=said.append)
     why = r"0 of 20 training pictures can be used \(.*\.png is 24x20 pixels; crops of 64 .*\); "
     with pytest.raises(InputError, match=why):
         found.held_out()
@@ -100,7 +100,7 @@ def test_broken_and_small_pictures_are_named_and_left_out(folder: Path) -> None:
     (folder / "0.png").write_bytes((folder / "0.png").read_bytes()[:200])
     save_image(torch.rand(1, 3, 20, 500), folder / "1.png")
     said: list[str] = []
-    found = open_pictures([str(folder)], 100, 64, say=said.append)
+    found = Pictures([str(folder)], 100, 64, say=said.append)
     held_out = found.held_out()
     assert found.read(0) is None
     assert found.read(1) is None

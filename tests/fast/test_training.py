@@ -19,7 +19,7 @@ from workbench import measure, progress
 from workbench.errors import InputError, TrainingError
 from workbench.fast import training as module
 from workbench.fast.models import Checkpoint, StyleModel, label_checkpoint, read_folder
-from workbench.fast.pictures import open_pictures
+from workbench.fast.pictures import Pictures
 from workbench.fast.training import TrainingIterate, finish_training, train, train_model
 from workbench.images import from_array, load_image, resize, save_image, to_array
 from workbench.losses import Losses
@@ -248,7 +248,7 @@ def test_content_leads_at_first(
 ) -> None:
     def leads(settings: Settings, steps: list[int], lead_steps: int = 100) -> list[float]:
         training = replace(QUICK, copy_steps=10, lead_steps=lead_steps)
-        pictures = open_pictures(on, settings.size, training.crop)
+        pictures = Pictures(on, settings.size, training.crop)
         task = module.Task([painting], pictures, None, settings, training)
         return [task.content_lead(step) for step in steps]
 

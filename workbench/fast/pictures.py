@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
@@ -30,16 +30,46 @@ _BENDS = 4  # places along a side that bend on their own
 _TOLD = 5  # pictures that are left out and named, before there are just more
 
 
-@dataclass(eq=False)
 class Pictures:
-    """Pictures of about one size, of which those that were read are kept as far as `KEPT` goes."""
+    """What there is to train on; pictures are read when they are drawn, and kept while it fits.
 
-    size: int  # longest side in pixels; larger pictures are shrunk to it
-    crop: int  # shorter side, at least; smaller pictures are enlarged to it, by twice at most
-    say: Callable[[str], None] = print  # is handed a sentence about a picture that is left out
-    names: list[str] = field(default_factory=list)  # of pictures and of the frames of clips
-    skipped: dict[str, str] = field(default_factory=dict)  # name -> why it cannot be used
-    _kept: dict[int, Frame] = field(default_factory=dict, repr=False)
+    Parameters
+    ----------
+    names
+        Pictures, folders of them (with all that lies below), clips; also "sample:photographs"
+        and "sample:clip". Of a clip at most `KEPT` frames are taken, evenly over its length; they
+        are held in memory.
+    size
+        Longest side in pixels; larger pictures are shrunk to it.
+    crop
+        Shorter side, at least; smaller pictures are enlarged to it, by twice at most.
+    say
+        Is handed a sentence about a picture that is left out.
+    """
+
+    def __init__(
+        self, names: Sequence[str], size: int, crop: int, *, say: Callable[[str], None] = print
+    ) -> None:
+        self.size, self.crop, self.say = size, crop, say
+        self.names: list[str] = []  # of pictures and of the frames of clips
+        self.skipped: dict[str, str] = {}  # name -> why it cannot be used
+        self._kept: dict[int, Frame] = {}
+        for name in dict.fromkeys(names):
+            if Path(name).is_dir():
+                found = [
+                    str(path) for path in pictures_in(Path(name), _SUFFIXES, below=True, say=say)
+                ]
+                if not found:
+                    raise InputError(
+                        f"{name} is a folder without pictures; name one that has some."
+                    )
+            elif name != samples.PREFIX + samples.CLIP and _is_picture(name):
+                found = samples.find_pictures(name)
+            else:
+                self._add_clip(samples.find_clip(name))
+                continue
+            known = set(self.names)
+            self.names += [each for each in found if each not in known]
 
     def __len__(self) -> int:
         return len(self.names)
@@ -80,7 +110,7 @@ class Pictures:
         scale = max(1.0, self.crop / min(height, width))
         return round(height * scale), round(width * scale)
 
-    def add_clip(self, path: Path) -> None:
+    def _add_clip(self, path: Path) -> None:
         """Read frames all over a clip, at most `KEPT`, and keep them in memory."""
         clip = open_clip(path)
         shape = self._fit(str(path), clip.shape)
@@ -108,30 +138,6 @@ class Pictures:
                 " least 2, as it is judged by one that it has not seen."
             )
         return found
-
-
-def open_pictures(
-    names: Sequence[str], size: int, crop: int, *, say: Callable[[str], None] = print
-) -> Pictures:
-    """Look at what there is to train on; pictures are read when they are drawn.
-
-    Names are those of pictures, of folders of them (with all that lies below) and of clips; also
-    "sample:photographs" and "sample:clip". Of a clip at most `KEPT` frames are taken, evenly over
-    its length; they are held in memory.
-    """
-    found = Pictures(size, crop, say)
-    for name in dict.fromkeys(names):
-        own = [name]
-        if Path(name).is_dir():
-            own = [str(path) for path in pictures_in(Path(name), _SUFFIXES, below=True, say=say)]
-            if not own:
-                raise InputError(f"{name} is a folder without pictures; name one that has some.")
-        elif name == samples.PREFIX + samples.CLIP or not _is_picture(name):
-            found.add_clip(samples.find_clip(name))
-            continue
-        known = set(found.names)
-        found.names += [each for each in samples.find_pictures(own) if each not in known]
-    return found
 
 
 def _is_picture(name: str) -> bool:

@@ -29,7 +29,7 @@ from workbench.errors import InputError, TrainingError
 from workbench.fast import models
 from workbench.fast.models import Checkpoint, ModelFolder, read_folder
 from workbench.fast.network import TransformationNetwork
-from workbench.fast.pictures import Batch, Pictures, open_pictures
+from workbench.fast.pictures import Batch, Pictures
 from workbench.fast.task import Task, means
 from workbench.files import claimed
 from workbench.images import check_image, load_image, save_image, to_array
@@ -122,7 +122,7 @@ def train(
     if preview is not None:
         check_image(preview, "preview")
     with claimed(folder):
-        pictures = open_pictures(names, settings.size, min(training.crop, settings.size))
+        pictures = Pictures(names, settings.size, min(training.crop, settings.size))
         task = Task(styles, pictures, preview, settings, training)
         used = {k: v for k, v in settings.as_dict().items() if k not in _UNUSED}
         about = ModelFolder(
