@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from workbench.errors import InputError
-from workbench.images import luminance, resize
+from workbench.images import luminance, resize, shape_of
 
 
 def recolour(
@@ -101,7 +101,7 @@ def transfer_luma(painted: Tensor, content: Tensor) -> Tensor:
     Tensor
         `(1, 3, H, W)`, clipped to [0, 1].
     """
-    content = resize(content.to(painted), (int(painted.shape[-2]), int(painted.shape[-1])))
+    content = resize(content.to(painted), shape_of(painted))
     return (content + luminance(painted) - luminance(content)).clamp(0, 1)
 
 

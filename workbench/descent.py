@@ -36,7 +36,7 @@ from workbench.devices import (
 )
 from workbench.errors import InputError, MemoryExceeded, OptimizationError
 from workbench.features import Network, build_network
-from workbench.images import check_image, check_mask, fit, load_image, resize, share_masks
+from workbench.images import check_image, fit, load_image, resize, share_masks
 from workbench.losses import (
     Losses,
     LossWeights,
@@ -381,10 +381,10 @@ class Problem:
                 " each, or none."
             )
         for number, mask in enumerate(masks, start=1):
-            check_mask(mask, f"mask {number}")
+            check_image(mask, f"mask {number}", channels=1)
         for number, target in enumerate(temporal, start=1):
             check_image(target.picture, f"temporal target {number}")
-            check_mask(target.visible, f"what is visible of temporal target {number}")
+            check_image(target.visible, f"what is visible of temporal target {number}", channels=1)
         device = choose_device(settings.device)
         precision = choose_precision(settings.precision, device)
         deepest = max(settings.layers, key=BACKBONES[settings.backbone].layers.index)

@@ -1,4 +1,4 @@
-"""Picture file <-> tensor (1, 3, H, W), float32, sRGB in [0, 1]; resizing, crops, colour."""
+"""Picture file <-> tensor (1, 3, H, W), float32, sRGB in [0, 1]; resizing, crops, masks."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from torch import Tensor
 
 from workbench.errors import InputError, OutputError
 from workbench.files import PICTURE_SUFFIXES as PICTURE_SUFFIXES
-from workbench.files import expanded, no_such_file, write_bytes
+from workbench.files import expanded, reading, write_bytes
 
-# What Pillow raises where a file is damaged inside.
-_DAMAGE = (
+_DAMAGE = (  # what Pillow raises where a file is damaged inside
     *(OSError, EOFError, KeyError, RuntimeError, SyntaxError, TypeError, ValueError),
     struct.error,
 )
 # Named, so that no decoder that runs a program (EPS) is ever reached from a picture file.
 _FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
+_KINDS = ("JPEG", "PNG", "WebP", "TIFF", "BMP", "GIF", "HEIC")
 _HEIC_BRANDS = (b"hei", b"hev", b"mif1", b"msf1")
 _RAW_SUFFIXES = {
     *(".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dcr", ".dng", ".erf", ".iiq", ".kdc", ".mef"),
@@ -86,8 +86,6 @@ def load_image(
 
     Parameters
     ----------
-    path
-        The picture file; `~` is the home folder.
     size
         Length of the longest side in pixels that the picture is resized to, up or down;
         None keeps it as it is.
@@ -123,18 +121,9 @@ def load_image(
 def load_alpha(
     path: str | os.PathLike[str], *, for_size: float | None = None, crop: Box | None = None
 ) -> Tensor | None:
-    """Read how opaque a picture file is, to hand it to `save_image`.
+    """Read how opaque a picture file is, to hand it to `save_image`; None: opaque everywhere.
 
-    Parameters
-    ----------
-    path, for_size, crop
-        As `load_image` takes them.
-
-    Returns
-    -------
-    Tensor or None
-        `(1, 1, H, W)`, float32 in [0, 1], of the shape that `load_image` gives; None if the
-        picture is opaque everywhere.
+    `(1, 1, H, W)`, float32 in [0, 1], of the shape that `load_image` gives.
     """
     alpha = _read(path, for_size, crop).alpha
     if alpha is None or alpha.getextrema()[0] == 255:
@@ -153,35 +142,25 @@ class _Picture(NamedTuple):
 
 def _read(path: str | os.PathLike[str], for_size: float | None, crop: Box | None) -> _Picture:
     path, crop = expanded(path), _WHOLE if crop is None else crop
-    try:
-        if not path.exists():
-            raise no_such_file(path)
+    with reading(path):
         if path.is_dir():
             raise InputError(f"{path} is a folder; name a picture file.")
         if path.stat().st_size == 0:
             raise InputError(f"{path} is empty (0 bytes); copy or download it again.")
-        # Not by its name: Pillow would map it into memory, and get turned TIFFs wrong.
-        with path.open("rb") as file, _opened(path, file) as picture:
-            return _decode(picture, path, for_size, crop)
-    except UnidentifiedImageError:
-        raise InputError(
-            f"{path} is not a picture that can be read (JPEG, PNG, WebP, TIFF, BMP, GIF, HEIC or"
-            " AVIF)."
-        ) from None
-    except Image.DecompressionBombError:
-        raise InputError(
-            f"{path} would unpack to more than {2 * (Image.MAX_IMAGE_PIXELS or 0) // 10**6} million"
-            " pixels; shrink it first."
-        ) from None
-    except PermissionError:
-        raise InputError(f"{path} may not be read; check its permissions.") from None
-    except _DAMAGE as error:
-        if isinstance(error, OSError) and error.strerror:
-            raise InputError(f"{path} cannot be read: {error.strerror.lower()}.") from None
-        # Pillow reports damage inside a file as any of these.
-        raise InputError(
-            f"{path} is damaged or cut short and cannot be read whole ({error}); get it again."
-        ) from None
+        try:
+            # Not by its name: Pillow would map it into memory, and get turned TIFFs wrong.
+            with path.open("rb") as file, _opened(path, file) as picture:
+                return _decode(picture, path, for_size, crop)
+        except UnidentifiedImageError:
+            problem = f"is not a picture that can be read ({', '.join(_KINDS)} or AVIF)"
+        except Image.DecompressionBombError:
+            millions = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 10**6
+            problem = f"would unpack to more than {millions} million pixels; shrink it first"
+        except _DAMAGE as error:
+            if isinstance(error, OSError) and error.strerror:
+                raise  # it is the disk
+            problem = f"is damaged or cut short and cannot be read whole ({error}); get it again"
+    raise InputError(f"{path} {problem}.")
 
 
 def _opened(path: Path, file: BinaryIO) -> Image.Image:
@@ -236,14 +215,9 @@ def _decode(picture: Image.Image, path: Path, for_size: float | None, crop: Box)
         tags = picture.tag_v2
         if _DNG_VERSION in tags or (tags.get(_SUBFILE_TYPE, 0) == 1 and _SUB_IFDS in tags):
             raise _raw(path)
-        if picture.mode == "F":
-            raise InputError(
-                f"{path} has floating-point pixels; save it with 8 or 16 bits a channel."
-            )
-        if picture.mode == "I":
-            raise InputError(
-                f"{path} has signed or 32-bit pixels; save it with 8 or 16 bits a channel."
-            )
+        if picture.mode in ("F", "I"):
+            kind = "floating-point" if picture.mode == "F" else "signed or 32-bit"
+            raise InputError(f"{path} has {kind} pixels; save it with 8 or 16 bits a channel.")
     else:
         turn = _turn(picture)  # Pillow turns TIFFs by itself
     height, width = picture.height, picture.width
@@ -369,28 +343,19 @@ def to_array(image: Tensor) -> Frame:
     return np.ascontiguousarray(pixels.permute(1, 2, 0).cpu().numpy())
 
 
-def check_image(image: Tensor, name: str) -> None:
-    """Raise `InputError`, naming it `name`, unless `image` is floating-point `(1, 3, H, W)`."""
-    _check_tensor(image, name, channels=3, loader="load_image")
-
-
-def check_mask(mask: Tensor, name: str) -> None:
-    """Raise `InputError`, naming it `name`, unless `mask` is floating-point `(1, 1, H, W)`."""
-    _check_tensor(mask, name, channels=1, loader="load_mask")
-
-
-def _check_tensor(image: Tensor, name: str, *, channels: int, loader: str) -> None:
-    if (
-        not isinstance(image, Tensor)
-        or image.dim() != 4
-        or image.shape[:2] != (1, channels)
-        or not image.is_floating_point()
-    ):
-        what = tuple(image.shape) if isinstance(image, Tensor) else type(image).__name__
-        raise InputError(
-            f"{name}: expected a floating-point tensor (1, {channels}, H, W) in [0, 1], got {what};"
-            f" {loader} makes one."
-        )
+def check_image(image: Tensor, name: str, channels: int = 3) -> None:
+    """Raise `InputError`, naming it, unless it is a floating-point tensor (1, channels, H, W)."""
+    if not isinstance(image, Tensor):
+        what: object = type(image).__name__
+    elif image.dim() == 4 and image.shape[:2] == (1, channels) and image.is_floating_point():
+        return
+    else:
+        what = tuple(image.shape)
+    loader = "load_mask" if channels == 1 else "load_image"
+    raise InputError(
+        f"{name}: expected a floating-point tensor (1, {channels}, H, W) in [0, 1], got {what};"
+        f" {loader} makes one."
+    )
 
 
 def load_mask(
@@ -439,17 +404,8 @@ def load_mask(
 def share_masks(masks: Sequence[Tensor], shape: tuple[int, int]) -> tuple[Tensor, ...]:
     """Stretch masks to one shape, and let those that overlap share the place.
 
-    Parameters
-    ----------
-    masks
-        `(1, 1, H, W)` each, of any size, in [0, 1].
-    shape
-        `(H, W)` of the picture that they belong to.
-
-    Returns
-    -------
-    tuple of Tensor
-        `(1, 1, H, W)` each; nowhere do they add up to more than 1.
+    Each is `(1, 1, h, w)`, of any size, in [0, 1], and becomes `(1, 1, H, W)`; nowhere do they
+    then add up to more than 1.
     """
     fitted = [resize(mask.float(), shape) for mask in masks]
     if not fitted:
@@ -479,7 +435,7 @@ def crop_image(image: Tensor, crop: Box) -> Tensor:
     InputError
         Unless 0 <= left < right <= 1 and 0 <= top < bottom <= 1.
     """
-    x0, y0, x1, y1 = _pixel_box((int(image.shape[-2]), int(image.shape[-1])), crop)
+    x0, y0, x1, y1 = _pixel_box(shape_of(image), crop)
     return image[..., y0:y1, x0:x1]
 
 
@@ -500,6 +456,11 @@ def _pixel_box(shape: tuple[int, int], crop: Box) -> tuple[int, int, int, int]:
     return x0, y0, x1, y1
 
 
+def shape_of(image: Tensor) -> tuple[int, int]:
+    """`(H, W)` of a picture `(1, C, H, W)`."""
+    return int(image.shape[-2]), int(image.shape[-1])
+
+
 def fit(shape: tuple[int, int], size: int) -> tuple[int, int]:
     """`(H, W)` scaled so that the longest side is `size` pixels."""
     height, width = shape
@@ -508,18 +469,12 @@ def fit(shape: tuple[int, int], size: int) -> tuple[int, int]:
 
 
 def resize(image: Tensor, size: int | tuple[int, int]) -> Tensor:
-    """Resize with a bicubic filter, antialiased when shrinking.
+    """Resize `(1, C, H, W)` in [0, 1] with a bicubic filter, antialiased when shrinking.
 
-    Parameters
-    ----------
-    image
-        `(1, C, H, W)`, in [0, 1].
-    size
-        Length of the longest side in pixels, or exactly `(H, W)`.
+    `size` is the length of the longest side in pixels, or exactly `(H, W)`.
     """
-    shape = (int(image.shape[-2]), int(image.shape[-1]))
-    target = fit(shape, size) if isinstance(size, int) else size
-    if target == shape:
+    target = fit(shape_of(image), size) if isinstance(size, int) else size
+    if target == shape_of(image):
         return image
     return F.interpolate(image, target, mode="bicubic", antialias=True).clamp(0, 1)
 

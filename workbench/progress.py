@@ -1,7 +1,8 @@
-"""A stream of Iterates -> snapshots, GIF, progress strip, loss curves."""
+"""What watches a stream: a progress bar, a recorder, pictures on the way."""
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import io
 import itertools
@@ -22,7 +23,7 @@ from tqdm import tqdm
 from workbench.colour import transfer_luma
 from workbench.descent import Iterate
 from workbench.errors import InputError, OutputError
-from workbench.images import Frame, resize, save_image, to_array
+from workbench.images import Frame, resize, save_image, shape_of, to_array
 from workbench.losses import Losses
 from workbench.runs import HEADLESS
 
@@ -130,20 +131,22 @@ def keep_latest(
     """
     latest: Iterate | None = None
     saved, took = time.monotonic(), 0.0
-    try:
-        for iterate in iterates:
-            latest = iterate
-            began = time.monotonic()
-            if iterate.step > 0 and began - saved >= max(seconds, took / share):
-                with contextlib.suppress(OutputError):
-                    save_image(iterate.image, path)
-                saved = time.monotonic()
-                took = saved - began
-            yield iterate
-    except BaseException:
+
+    def save() -> None:
         if latest is not None and latest.step > 0:
             with contextlib.suppress(OutputError):
                 save_image(latest.image, path)
+
+    try:
+        for latest in iterates:
+            began = time.monotonic()
+            if latest.step > 0 and began - saved >= max(seconds, took / share):
+                save()
+                saved = time.monotonic()
+                took = saved - began
+            yield latest
+    except BaseException:
+        save()
         raise
     Path(path).unlink(missing_ok=True)
 
@@ -161,9 +164,8 @@ def keep_colors(
     fitted = content
     for iterate in iterates:
         if original_colors == "luma":
-            shape = (int(iterate.image.shape[-2]), int(iterate.image.shape[-1]))
-            if fitted.shape[-2:] != shape:  # once a scale
-                fitted = resize(content, shape)
+            if fitted.shape != iterate.image.shape:  # once a scale
+                fitted = resize(content, shape_of(iterate.image))
             iterate = replace(iterate, image=transfer_luma(iterate.image, fitted))
         yield iterate
 
@@ -206,98 +208,71 @@ class Snapshot:
 class Recorder:
     """Keeps the losses of every iterate it is handed, and chosen pictures.
 
-    However long the run, at most three times `frames` pictures of at most `max_side` pixels
-    are held, as JPEG; when there are more, those that change least go.
-
-    Attributes
-    ----------
-    frames
-        How many pictures `snapshots` gives, evenly spaced in visible change, so that every
-        frame of a GIF shows something new.
-    max_side
-        Longest side in pixels of what is kept.
-    steps, losses
-        Of all iterates so far, in parallel lists.
-    scale_changes
-        Steps after which the picture grew.
+    `snapshots` gives `frames` of them, evenly spaced in visible change, so that every frame of a
+    GIF shows something new. However long the run, at most three times as many are held, as
+    JPEG; when there are more, the one goes that differs least from the one before.
     """
 
     frames: int = 40
-    max_side: int = 640
-    steps: list[int] = field(default_factory=list)
-    losses: list[Losses] = field(default_factory=list)
-    scale_changes: list[int] = field(default_factory=list)
+    max_side: int = 640  # longest side in pixels of what is kept
+    steps: list[int] = field(default_factory=list)  # of all iterates so far
+    sizes: list[int] = field(default_factory=list)  # likewise, longest sides in pixels
+    losses: list[Losses] = field(default_factory=list)  # likewise
     _kept: list[_Kept] = field(default_factory=list, repr=False)
-    _spacing: float = field(default=0.0, repr=False)
-    _size: int = field(default=0, repr=False)
     _latest: Iterate | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if self.frames < 2:
             raise InputError(f"frames = {self.frames}: a progress needs at least 2.")
 
+    @property
+    def scale_changes(self) -> list[int]:
+        """Steps after which the picture grew."""
+        pairs = zip(self.steps, itertools.pairwise(self.sizes), strict=False)
+        return [step for step, (size, next_size) in pairs if size != next_size]
+
     def add(self, iterate: Iterate) -> None:
         """Take note of one iterate, unless it is the last one again."""
         if self.steps and iterate.step == self.steps[-1]:
             self._latest = iterate
             return
-        thumbnail = to_array(resize(iterate.image, _THUMBNAIL))
+        thumbnail = _thumbnail(iterate)
         position = self._position(thumbnail)
-        kept = []
-        if not self._kept or position - self._kept[-1].position >= self._spacing:
-            kept = [_Kept(position, iterate.step, _jpeg(self._frame(iterate)), thumbnail)]
+        kept = list(self._kept)
+        changes = [b.position - a.position for a, b in itertools.pairwise(kept)]
+        full = len(kept) == 3 * self.frames
+        if not full or position - kept[-1].position > min(changes):
+            if full:
+                del kept[changes.index(min(changes)) + 1]
+            kept.append(_Kept(position, iterate.step, _jpeg(self._frame(iterate)), thumbnail))
         # From here on nothing takes time, so that Ctrl-C does not leave half of it noted.
-        if self.steps and iterate.size != self._size:
-            self.scale_changes.append(self.steps[-1])
-        self._latest, self._size = iterate, iterate.size
+        self._latest, self._kept = iterate, kept
         self.steps.append(iterate.step)
+        self.sizes.append(iterate.size)
         self.losses.append(iterate.losses)
-        self._kept += kept
-        if len(self._kept) > 3 * self.frames:
-            self._thin_out()
 
     def rewind(self, iterate: Iterate) -> None:
         """Forget what came after an earlier iterate."""
-        self._latest, self._size = iterate, iterate.size
-        while self.steps and self.steps[-1] > iterate.step:
-            self.steps.pop()
-            self.losses.pop()
-        self.scale_changes = [step for step in self.scale_changes if step < iterate.step]
+        count = bisect.bisect_right(self.steps, iterate.step)
+        for each in (self.steps, self.sizes, self.losses):
+            del each[count:]
+        self._latest = iterate
         self._kept = [kept for kept in self._kept if kept.step <= iterate.step]
 
     def state(self) -> dict[str, Any]:
         """Give what `restore` needs, as `checkpoints.save_tree` writes it."""
         return {
             "steps": self.steps,
+            "sizes": self.sizes,
             "losses": [vars(losses) for losses in self.losses],
-            "scale_changes": self.scale_changes,
-            "spacing": self._spacing,
-            "size": self._size,
-            "kept": [
-                {
-                    "position": each.position,
-                    "step": each.step,
-                    "jpeg": torch.tensor(bytearray(each.jpeg), dtype=torch.uint8),
-                    "thumbnail": torch.from_numpy(each.thumbnail),
-                }
-                for each in self._kept
-            ],
+            "kept": [vars(kept) for kept in self._kept],
         }
 
     def restore(self, tree: Mapping[str, Any]) -> None:
         """Go on as the recorder whose `state` this is; `snapshots` needs another iterate."""
-        self.steps, self.scale_changes = tree["steps"], tree["scale_changes"]
+        self.steps, self.sizes, self._latest = tree["steps"], tree["sizes"], None
         self.losses = [Losses(**losses) for losses in tree["losses"]]
-        self._kept = [
-            _Kept(
-                each["position"],
-                each["step"],
-                each["jpeg"].numpy().tobytes(),
-                each["thumbnail"].numpy(),
-            )
-            for each in tree["kept"]
-        ]
-        self._spacing, self._size, self._latest = tree["spacing"], tree["size"], None
+        self._kept = [_Kept(**kept) for kept in tree["kept"]]
 
     def snapshots(self, count: int | None = None) -> list[Snapshot]:
         """Choose `count` pictures (`frames` if not given), the first and the last among them."""
@@ -308,60 +283,47 @@ class Recorder:
         earlier = [kept for kept in self._kept if kept.step < last.step]
         if not earlier or count == 1:
             return [last]
-        end = self._position(to_array(resize(self._latest.image, _THUMBNAIL)))
-        chosen: dict[int, _Kept] = {}
+        end = self._position(_thumbnail(self._latest))
+        chosen: dict[int, Snapshot] = {}
         for wanted in np.linspace(earlier[0].position, max(end, earlier[-1].position), count)[:-1]:
             nearest = min(earlier, key=lambda kept: abs(kept.position - wanted))
-            chosen[nearest.step] = nearest
-        return [*(kept.snapshot for kept in chosen.values()), last]
+            if nearest.step not in chosen:
+                chosen[nearest.step] = nearest.snapshot()
+        return [*chosen.values(), last]
 
-    def _position(self, thumbnail: Frame) -> float:
+    def _position(self, thumbnail: Tensor) -> float:
         """How far along the run is, in visible change since the start."""
         if not self._kept:
             return 0.0
         before = self._kept[-1]
-        return before.position + _visible_change(before.thumbnail, thumbnail)
-
-    def _thin_out(self) -> None:
-        length = self._kept[-1].position - self._kept[0].position
-        self._spacing = length / (2 * self.frames)
-        kept = self._kept[:1]
-        for candidate in self._kept[1:]:
-            if candidate.position - kept[-1].position >= self._spacing:
-                kept.append(candidate)
-        self._kept = kept
+        # Thumbnails of two scales may differ by a pixel.
+        height, width = np.minimum(thumbnail.shape, before.thumbnail.shape)[:2]
+        now, then = (each[:height, :width].float() for each in (thumbnail, before.thumbnail))
+        return before.position + float((now - then).abs().mean())
 
     def _frame(self, iterate: Iterate) -> Frame:
         return to_array(resize(iterate.image, min(iterate.size, self.max_side)))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Kept:
+    """A picture as it lies in a checkpoint; both tensors are of bytes."""
+
     position: float
     step: int
-    jpeg: bytes
-    thumbnail: Frame
+    jpeg: Tensor
+    thumbnail: Tensor
 
-    @property
     def snapshot(self) -> Snapshot:
-        with Image.open(io.BytesIO(self.jpeg)) as picture:
+        with Image.open(io.BytesIO(self.jpeg.numpy().tobytes())) as picture:
             return Snapshot(self.step, np.asarray(picture))
 
 
-def _jpeg(frame: Frame) -> bytes:
+def _jpeg(frame: Frame) -> Tensor:
     buffer = io.BytesIO()
     Image.fromarray(frame).save(buffer, "JPEG", quality=90)
-    return buffer.getvalue()
+    return torch.frombuffer(bytearray(buffer.getvalue()), dtype=torch.uint8)
 
 
-def _visible_change(a: Frame, b: Frame) -> float:
-    """Mean absolute difference in grey levels; thumbnails of two scales may differ by a pixel."""
-    height, width = min(a.shape[0], b.shape[0]), min(a.shape[1], b.shape[1])
-    difference = a[:height, :width].astype(np.int16) - b[:height, :width].astype(np.int16)
-    return float(np.abs(difference).mean())
-
-
-# --- GIFs --------------------------------------------------------------------------------
-
-
-# --- sheets and plots --------------------------------------------------------------------
+def _thumbnail(iterate: Iterate) -> Tensor:
+    return torch.from_numpy(to_array(resize(iterate.image, _THUMBNAIL)))
