@@ -26,9 +26,9 @@ from workbench.sheets import contact_sheet
 from workbench.textures import (
     SETTINGS,
     TEXTURE_LAYERS,
-    check_size,
+    activations,
+    load_network,
     look,
-    network_to,
     plain_settings,
 )
 from workbench.weights import find_backbone
@@ -53,19 +53,11 @@ class ReceptiveField:
 
     Convention: that of the activation in row 0 and column 0 begins at pixel
     (`offset`, `offset`), counted from the picture's upper left corner, and each further row
-    or column moves it by `stride`.
-
-    Attributes
-    ----------
-    side
-        Of the square, in pixels.
-    stride
-        Pixels between the squares of neighbouring activations.
-    offset
-        In pixels; negative, since the convolutions look beyond the edge of the picture.
+    or column moves it by `stride`. The offset is negative, since the convolutions look beyond
+    the edge of the picture.
     """
 
-    side: int
+    side: int  # of the square, in pixels
     stride: int
     offset: int
 
@@ -75,13 +67,7 @@ class ReceptiveField:
 
 
 def receptive_field(layer: str, backbone: str = "vgg16") -> ReceptiveField:
-    """Work out what an activation of a layer sees of the picture.
-
-    Raises
-    ------
-    InputError
-        If there is no such layer.
-    """
+    """Work out what an activation of a layer sees of the picture."""
     known = find_backbone(backbone).layers
     if layer not in known:
         raise InputError(f"no layer {layer!r} in {backbone}; there are {', '.join(known)}.")
@@ -127,17 +113,12 @@ def excite(
     ------
     Tensor
         The pictures after each step, `(N, 3, size, size)`, sRGB in [0, 1].
-
-    Raises
-    ------
-    InputError
-        If there is no such layer or filter.
     """
     if size < 32 or steps < 1:
         raise InputError(f"size = {size}, steps = {steps}: give at least 32 pixels and 1 step.")
     device = choose_device(settings.device)
     precision = choose_precision(settings.precision, device)
-    network = _filters_only(layer, filters, settings, precision)
+    network = _filters_only(load_network([layer], settings, "max", precision), filters)
     generator = torch.Generator().manual_seed(settings.seed)
     shape = (len(filters), 3, size, size // 2 + 1, 2)
     coefficients = _CONTRAST * torch.randn(shape, generator=generator)
@@ -158,23 +139,14 @@ def excite(
 class Patch:
     """A part of a picture that a filter answers to.
 
-    Attributes
-    ----------
-    picture
-        Which of the pictures, from 0 on.
-    top, left
-        Its upper left pixel there; may lie outside of the picture.
-    answer
-        The filter's activation.
-    image
-        `(1, 3, side, side)`; grey where the picture does not reach.
+    Its upper left pixel may lie outside of the picture.
     """
 
-    picture: int
+    picture: int  # which of the pictures, from 0 on
     top: int
     left: int
-    answer: float
-    image: Tensor
+    answer: float  # the filter's activation
+    image: Tensor  # (1, 3, side, side), grey where the picture does not reach
 
 
 def strongest_patches(
@@ -206,16 +178,11 @@ def strongest_patches(
     -------
     dict of int to list of Patch
         Filter -> its patches, the strongest first; none overlap.
-
-    Raises
-    ------
-    InputError
-        If there is no such layer or filter, or no picture.
     """
     if count < 1:
         raise InputError(f"count = {count}: give a whole number above 0.")
     field = receptive_field(layer, settings.backbone)
-    network = _filters_only(layer, filters, settings, torch.float32)
+    network = _filters_only(load_network([layer], settings, "max"), filters)
     maps = _maps(pictures, layer, network, field)
     found: dict[int, list[Patch]] = {}
     for index, number in enumerate(filters):
@@ -251,41 +218,27 @@ def choose_filters(
 
     Parameters
     ----------
-    pictures
+    pictures, settings
         As for `strongest_patches`.
     filters
         Layer -> how many to choose, or the numbers of filters that are chosen already.
-    settings
-        Of these, `backbone` and `device` count.
-
-    Returns
-    -------
-    dict of str to list of int
-        Layer -> numbers of filters.
-
-    Raises
-    ------
-    InputError
-        If there is no such layer or filter, or a layer has fewer filters.
+        What is returned has numbers for each.
     """
     chosen = {}
     for layer, wanted in filters.items():
-        field = receptive_field(layer, settings.backbone)
+        network = load_network([layer], settings, "max")
         if isinstance(wanted, (list, tuple)):
-            _filters_only(layer, wanted, settings, torch.float32)  # are there any such?
+            _filters_only(network, wanted)  # are there any such?
             chosen[layer] = list(wanted)
             continue
-        network = network_to(layer, settings, torch.float32)
         there = len(network.convolutions[-1][2])
         if not isinstance(wanted, int) or not 1 <= wanted <= there:
             raise InputError(f"{layer}: give 1 to {there} filters, or a list of their numbers.")
-        answers = torch.cat(
-            [answer.flatten(1) for answer, _ in _maps(pictures, layer, network, field)], dim=1
-        )
+        maps = _maps(pictures, layer, network, receptive_field(layer, settings.backbone))
+        answers = torch.cat([answer.flatten(1) for answer, _ in maps], dim=1)
         strongest = answers.amax(dim=1)
-        stands_out = (strongest - answers.mean(dim=1)) / answers.std(dim=1, correction=0).clamp(
-            min=1e-6
-        )
+        spread = answers.std(dim=1, correction=0).clamp(min=1e-6)
+        stands_out = (strongest - answers.mean(dim=1)) / spread
         stands_out[strongest < strongest.median()] = -1
         chosen[layer] = stands_out.argsort(descending=True)[:wanted].tolist()
     return chosen
@@ -304,20 +257,19 @@ def filter_sheet(
     excited
         `(N, 3, H, W)`, the last that `excite` gave for the same filters.
     patches
-        From `strongest_patches`.
+        What `strongest_patches` found.
     height
-        Of each picture, in pixels.
+        Height in pixels that each picture is brought to.
     """
     columns = 1 + max([1, *map(len, patches.values())])
-    blank = np.full((height, height, 3), 255, np.uint8)
-    frames, captions = [], []
-    for picture, row in zip(excited, patches.values(), strict=True):
+    frames = [np.full((height, height, 3), 255, np.uint8)] * (columns * len(patches))
+    captions = [""] * len(frames)
+    for number, (picture, row) in enumerate(zip(excited, patches.values(), strict=True)):
+        first = number * columns
         shown = _SHOWN_FIELDS * row[0].image.shape[-1] if row else None
-        cells = [to_array(picture[None, :, :shown, :shown])]
-        cells += [to_array(patch.image) for patch in row]
-        frames += cells + [blank] * (columns - len(cells))
-        texts = ["", *(f"{patch.answer:,.0f}" for patch in row)]
-        captions += texts + [""] * (columns - len(texts))
+        frames[first] = to_array(picture[None, :, :shown, :shown])
+        for place, patch in enumerate(row, start=first + 1):
+            frames[place], captions[place] = to_array(patch.image), f"{patch.answer:,.0f}"
     return contact_sheet(
         frames,
         captions,
@@ -336,33 +288,19 @@ def gram_distances(
 ) -> dict[str, float]:
     """How far apart two pictures are in style: `losses.style_loss` by layer.
 
-    Parameters
-    ----------
-    a, b
-        `(1, 3, H, W)` each, sRGB in [0, 1], of any shape; brought to `settings.size`.
-    settings
-        Of these, `size`, `backbone`, `pooling` and `device` count.
+    Both are `(1, 3, H, W)`, sRGB in [0, 1], and are brought to `settings.size`.
     """
-    plain = plain_settings(
-        settings,
-        content_weight=0.0,
-        style_weight=1.0,
-        content_layers=tuple(layers[:1]),
-        style_layers=tuple(layers),
-    )
+    plain = plain_settings(settings, layers[:1], layers, content_weight=0.0, style_weight=1.0)
     return dict(measure(a, a, [b], plain).style)
 
 
 def gram_matrices(
     picture: Tensor, layers: Sequence[str] = TEXTURE_LAYERS, settings: Settings = SETTINGS
 ) -> dict[str, Tensor]:
-    """Layer -> Gram matrix `(C, C)` of a picture brought to `settings.size`, float32.
-
-    Takes the same settings as `gram_distances`.
-    """
+    """Layer -> Gram matrix `(C, C)` of a picture brought to `settings.size`, float32."""
     check_image(picture, "picture")
-    activations = look(resize(picture, settings.size), layers, settings)
-    return {layer: gram_matrix(activations[layer]).cpu() for layer in layers}
+    seen = activations(resize(picture, settings.size), layers, settings)
+    return {layer: gram_matrix(seen[layer]).cpu() for layer in layers}
 
 
 def plot_grams(grams: Mapping[str, Mapping[str, Tensor]], *, channels: int = 48) -> Figure:
@@ -398,44 +336,16 @@ def plot_grams(grams: Mapping[str, Mapping[str, Tensor]], *, channels: int = 48)
     return figure
 
 
-def plot_gram_distances(distances: Mapping[str, Mapping[str, float]], title: str) -> Figure:
-    """Draw distances by layer as bars on a logarithmic scale, one colour for each comparison.
-
-    Parameters
-    ----------
-    distances
-        What is compared -> layer -> distance, as `gram_distances` gives them.
-    """
-    figure = Figure(figsize=(8, 3.6), layout="constrained", dpi=110)
-    axes = figure.subplots()
-    layers = list(next(iter(distances.values())))
-    places, width = np.arange(len(layers)), 0.8 / len(distances)
-    for i, (name, by_layer) in enumerate(distances.items()):
-        offset = (i - (len(distances) - 1) / 2) * width
-        values = [by_layer[layer] or math.nan for layer in layers]
-        axes.bar(places + offset, values, 0.92 * width, label=name, color=f"C{i}")
-    axes.set(yscale="log", ylabel="distance of Gram matrices", title=title)
-    axes.set_xticks(places, layers)
-    axes.grid(axis="y", alpha=0.25)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=9)
-    return figure
-
-
 # --- common ------------------------------------------------------------------------------
 
 
-def _filters_only(
-    layer: str, filters: Sequence[int], settings: Settings, dtype: torch.dtype
-) -> Network:
-    """A network whose last layer has only these filters, each followed by its negative.
+def _filters_only(network: Network, filters: Sequence[int]) -> Network:
+    """The same network with only these filters in its last layer, each followed by its negative.
 
     What a ReLU leaves of a filter and of its negative is all there was before it, so that
     a filter which is silent everywhere can still be told where to go.
     """
-    network = network_to(layer, settings, dtype)
-    *trunk, (_, weight, bias) = network.convolutions
+    *trunk, (layer, weight, bias) = network.convolutions
     if not filters:
         raise InputError(f"{layer}: give the number of at least one filter.")
     for number in filters:
@@ -461,11 +371,7 @@ def _maps(
     edge = max(0, round(field.side / (4 * field.stride) - 0.5))
     maps = []
     for number, picture in enumerate(pictures, start=1):
-        check_image(picture, f"picture {number}")
-        check_size(picture, network, f"picture {number}")
-        with torch.no_grad():
-            pixels = 255 * picture.to(network.mean.device, torch.float32)
-            activation = network(pixels, (layer,))[layer][0].float().cpu()
+        activation = look(picture, f"picture {number}", network, [layer])[layer][0].float().cpu()
         height, width = activation.shape[1:]
         top, left = (edge if side > 2 * edge else 0 for side in (height, width))
         maps.append((activation[:, top : height - top, left : width - left], (top, left)))
@@ -490,11 +396,7 @@ def _from_spectrum(coefficients: Tensor, size: int) -> Tensor:
 def _cut_out(picture: Tensor, top: int, left: int, side: int) -> Tensor:
     """A square `(1, 3, side, side)` of a picture, of which it may lie outside."""
     height, width = picture.shape[-2:]
-    around = (
-        max(0, -left),
-        max(0, left + side - width),
-        max(0, -top),
-        max(0, top + side - height),
-    )
+    right, bottom = left + side - width, top + side - height
+    around = [max(0, beyond) for beyond in (-left, right, -top, bottom)]
     inside = picture[..., max(0, top) : top + side, max(0, left) : left + side]
     return F.pad(inside, around, value=PATCH_EDGE / 255)

@@ -10,6 +10,7 @@ import io
 import itertools
 import json
 import logging
+import math
 import mimetypes
 import os
 import re
@@ -343,6 +344,13 @@ def training_settings_from(parameters: Mapping[str, Any]) -> TrainingSettings:
 def _fields(kind: type, parameters: Mapping[str, Any]) -> dict[str, Any]:
     names = [field.name for field in dataclasses.fields(kind)]
     return {name: parameters[name] for name in names if name in parameters}
+
+
+def check_above_zero(**numbers: float) -> None:
+    """Raise `InputError`, naming it, for a parameter that is not above 0."""
+    for name, number in numbers.items():
+        if not 0 < number < math.inf:
+            raise InputError(f"{name} = {number}: give a number above 0.")
 
 
 def is_headless() -> bool:

@@ -11,49 +11,33 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from workbench.descent import Iterate, TargetCache, optimize
+from workbench.descent import Iterate, optimize
 from workbench.devices import choose_device
 from workbench.errors import InputError
 from workbench.features import Network, build_network
-from workbench.images import check_image, resize
+from workbench.images import check_image, resize, shape_of
 from workbench.progress import Recorder, show_progress
 from workbench.settings import Settings
 from workbench.sheets import save_gif
 from workbench.weights import load_weights
 
 TEXTURE_LAYERS = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
-
-
 SETTINGS = Settings(size=256, steps=(80, 120), pooling="average")
 """The paper on textures pools by averages too: strokes come out smoother, and sooner."""
 
-
-COMMON = (
-    "size",
-    "steps",
-    "optimizer",
-    "learning_rate",
-    "seed",
-    "backbone",
-    "pooling",
-    "device",
-    "precision",
+COMMON = (  # the settings that count here; all others have their defaults
+    *("size", "steps", "optimizer", "learning_rate", "seed"),
+    *("backbone", "pooling", "device", "precision"),
 )
-
-
 MILLION = 1e6  # losses are in millionths of what they would be without any likeness
-DEEP = 4  # the first block of convolutions whose layers are slow to match
-
-
-DEEPER = 2.0  # times the weight of the block before, from there on
+_DEEP = 4  # the first block of convolutions whose layers are slow to match
+_DEEPER = 2.0  # times the weight of the block before, from there on
 
 
 def synthesize_texture(
     style: Tensor,
     layers: Sequence[str] = TEXTURE_LAYERS,
     settings: Settings = SETTINGS,
-    *,
-    targets: TargetCache | None = None,
 ) -> Iterator[Iterate]:
     """Paint, from noise, a picture with the Gram matrices of another and nothing else of it.
 
@@ -70,8 +54,6 @@ def synthesize_texture(
         deeper one larger pieces of the picture: edges, strokes, whole stars.
     settings
         Of these, `COMMON` and `style_scale` count.
-    targets
-        See `optimize`.
 
     Yields
     ------
@@ -84,7 +66,7 @@ def synthesize_texture(
         If there is no such layer, or the picture is too small for it.
     """
     check_image(style, "style")
-    yield from optimize(style, [style], texture_settings(style, layers, settings), targets=targets)
+    yield from optimize(style, [style], texture_settings(style, layers, settings))
 
 
 def texture_settings(style: Tensor, layers: Sequence[str], settings: Settings) -> Settings:
@@ -98,42 +80,25 @@ def texture_settings(style: Tensor, layers: Sequence[str], settings: Settings) -
     """
     plain = plain_settings(
         settings,
+        layers[:1],
+        layers,
         content_weight=0.0,
         style_weight=1.0,
         tv_weight=0.0,
-        content_layers=tuple(layers[:1]),
-        style_layers=tuple(layers),
         style_scale=settings.style_scale,
         init="random",
     )
     noise = next(optimize(style, [style], replace(plain, steps=settings.steps[-1:])))
-    deep = max(map(_block, layers)) >= DEEP
+    blocks = [int(layer.removeprefix("relu")[0]) for layer in layers]
     return replace(
         plain,
-        steps=settings.steps if deep else (sum(settings.steps),),
+        steps=settings.steps if max(blocks) >= _DEEP else (sum(settings.steps),),
         style_weight=MILLION,
         style_layer_weights=tuple(
-            DEEPER ** max(0, _block(layer) - DEEP + 1) / max(noise.losses.style[layer], 1e-12)
-            for layer in layers
+            _DEEPER ** max(0, block - _DEEP + 1) / max(noise.losses.style[layer], 1e-12)
+            for layer, block in zip(layers, blocks, strict=True)
         ),
     )
-
-
-def textures(
-    style: Tensor, layers: Sequence[str] = TEXTURE_LAYERS, settings: Settings = SETTINGS
-) -> Iterator[tuple[str, Iterator[Iterate]]]:
-    """Textures with more and more of the layers, from the first alone to all of them.
-
-    Yields
-    ------
-    layer : str
-        The last of the layers that are matched.
-    iterates : Iterator of Iterate
-        As from `synthesize_texture`; to be used up before the next.
-    """
-    targets = TargetCache()
-    for count, layer in enumerate(layers, start=1):
-        yield layer, synthesize_texture(style, layers[:count], settings, targets=targets)
 
 
 def reconstruct(
@@ -171,33 +136,18 @@ def reconstruct(
     check_image(content, "content")
     if not (math.isfinite(smoothness) and smoothness >= 0):
         raise InputError(f"smoothness = {smoothness}: give a number from 0 on.")
+    picture = resize(content, settings.size)
+    energy = float(activations(picture, [layer], settings)[layer].float().square().mean())
     plain = plain_settings(
         settings,
-        content_weight=1.0,
+        [layer],
+        [layer],
+        content_weight=MILLION / max(energy, 1e-12),
         style_weight=0.0,
-        content_layers=(layer,),
-        style_layers=(layer,),
+        tv_weight=smoothness * MILLION / (255**2 * picture.numel()),
         init="random",
     )
-    picture = resize(content, settings.size)
-    energy = float(look(picture, (layer,), plain)[layer].float().square().mean())
-    yield from optimize(
-        content,
-        [content],
-        replace(
-            plain,
-            content_weight=MILLION / max(energy, 1e-12),
-            tv_weight=smoothness * MILLION / (255**2 * picture.numel()),
-        ),
-    )
-
-
-def reconstructions(
-    content: Tensor, layers: Sequence[str], settings: Settings = SETTINGS, **options: float
-) -> Iterator[tuple[str, Iterator[Iterate]]]:
-    """`reconstruct` for one layer after the other; like `textures`."""
-    for layer in layers:
-        yield layer, reconstruct(content, layer, settings, **options)
+    yield from optimize(content, [content], plain)
 
 
 def film(
@@ -208,21 +158,9 @@ def film(
     frames: int = 24,
     fps: float = 5.0,
 ) -> Tensor:
-    """Watch a picture come about, with a progress bar, and keep it as a GIF.
+    """Watch a picture come about, with a progress bar, keep it as a GIF, and return the last one.
 
-    Parameters
-    ----------
-    path
-        Of the GIF.
-    title
-        Stands before the progress bar.
-    frames, fps
-        See `Recorder` and `save_gif`.
-
-    Returns
-    -------
-    Tensor
-        The last picture, `(1, 3, H, W)`.
+    `title` stands before the bar; for `frames` and `fps` see `Recorder` and `save_gif`.
     """
     recorder = Recorder(frames=frames)
     for iterate in show_progress(iterates, title):
@@ -234,46 +172,44 @@ def film(
 def psnr(image: Tensor, reference: Tensor) -> float:
     """Peak signal-to-noise ratio in dB: above 30, they are hard to tell apart.
 
-    Parameters
-    ----------
-    image, reference
-        `(1, 3, H, W)`, sRGB in [0, 1]; the reference is resized to the image.
+    Both are `(1, 3, H, W)`, sRGB in [0, 1]; the reference is resized to the image.
     """
-    fitted = resize(reference, (int(image.shape[-2]), int(image.shape[-1])))
+    fitted = resize(reference, shape_of(image))
     error = float((image - fitted).square().mean())
     return -10 * math.log10(max(error, 1e-12))
 
 
-def plain_settings(settings: Settings, **others: Any) -> Settings:
-    """The `COMMON` ones of some settings, and others of our own."""
-    return Settings(**{name: getattr(settings, name) for name in COMMON}, **others)
+def plain_settings(
+    settings: Settings, content_layers: Sequence[str], style_layers: Sequence[str], **others: Any
+) -> Settings:
+    """The `COMMON` ones of some settings, with other layers and whatever else is named."""
+    values: dict[str, Any] = {name: getattr(settings, name) for name in COMMON}
+    values["content_layers"], values["style_layers"] = tuple(content_layers), tuple(style_layers)
+    return Settings(**values, **others)
 
 
-def _block(layer: str) -> int:
-    return int(layer.removeprefix("relu").split("_")[0])
+def load_network(
+    layers: Sequence[str], settings: Settings, pooling: str, dtype: torch.dtype = torch.float32
+) -> Network:
+    """The network of some settings up to the deepest of the layers, on their device."""
+    device = choose_device(settings.device)
+    weights = load_weights(settings.backbone)
+    return build_network(weights, layers, pooling=pooling, device=device, dtype=dtype)
 
 
-def check_size(picture: Tensor, network: Network, name: str) -> None:
-    """Refuse a picture that is too small for the layers of a network."""
+def activations(picture: Tensor, layers: Sequence[str], settings: Settings) -> dict[str, Tensor]:
+    """Activations of a picture `(1, 3, H, W)` in [0, 1], in float32."""
+    return look(picture, "the picture", load_network(layers, settings, settings.pooling), layers)
+
+
+def look(picture: Tensor, name: str, network: Network, layers: Sequence[str]) -> dict[str, Tensor]:
+    """Activations of a picture, called `name` if it is too small or none."""
+    check_image(picture, name)
     height, width = picture.shape[-2:]
     if min(height, width) < network.smallest_side:
         raise InputError(
             f"{name} is {width}x{height} pixels; its shorter side needs at least"
             f" {network.smallest_side} for the layers asked for."
         )
-
-
-def look(picture: Tensor, layers: Sequence[str], settings: Settings) -> dict[str, Tensor]:
-    """Activations of a picture `(1, 3, H, W)` in [0, 1], in float32."""
-    device = choose_device(settings.device)
-    weights = load_weights(settings.backbone)
-    network = build_network(weights, layers, pooling=settings.pooling, device=device)
-    check_size(picture, network, "the picture")
     with torch.no_grad():
-        return network(255 * picture.to(device, torch.float32), layers)
-
-
-def network_to(layer: str, settings: Settings, dtype: torch.dtype) -> Network:
-    """The network up to a layer, as it was trained: with max pooling."""
-    weights, device = load_weights(settings.backbone), choose_device(settings.device)
-    return build_network(weights, (layer,), device=device, dtype=dtype)
+        return network(255 * picture.to(network.mean.device, torch.float32), layers)

@@ -43,7 +43,8 @@ def test_everything_is_shown_and_kept(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "10/10" in printed
     assert "relu4_1: an activation sees 60 x 60 pixels" in printed
     kinds = shown(executed)
-    assert kinds.count("image/webp") == 7
+    assert kinds.count("image/webp") == 6
+    assert kinds.count("text/markdown") == 1
     assert kinds.count("image/gif") == 2
 
     result = read_result(tmp_path)

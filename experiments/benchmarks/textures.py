@@ -5,7 +5,7 @@ style's, in per cent of the distance of the noise that it started from, at each 
 a reconstruction's likeness is its PSNR. 200 steps at 256 px with `textures.SETTINGS`, all
 measured in float32 on pictures as saved with 8 bits.
 
-    python experiments/benchmarks/synthesis.py             # about 10 minutes on 2 cores
+    python experiments/benchmarks/textures.py              # about 10 minutes on 2 cores
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from workbench.textures import (
     psnr,
     reconstruct,
     synthesize_texture,
-    textures,
 )
 from workbench.weights import load_weights
 
@@ -44,9 +43,9 @@ def print_textures() -> None:
         # The first picture of a run at full size alone is its noise.
         noise = next(synthesize_texture(style, settings=SETTINGS.changed(steps=(1,)))).image
         before = gram_distances(noise, style)
-        for count, (deepest, iterates) in enumerate(textures(style), start=1):
+        for count, deepest in enumerate(TEXTURE_LAYERS, start=1):
             began = time.perf_counter()
-            for iterate in iterates:
+            for iterate in synthesize_texture(style, TEXTURE_LAYERS[:count]):
                 last = iterate
             seconds = time.perf_counter() - began
             after = gram_distances(as_saved(last.image), style)
