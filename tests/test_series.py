@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from workbench import series
+from workbench import notebook, series
 from workbench.descent import Iterate, measure, optimize
 from workbench.errors import InputError, OutputError
 from workbench.features import Network
@@ -121,9 +121,9 @@ def test_a_grid_over_lists_paths_and_crops_has_short_labels() -> None:
         (("size", []), ("pooling", ["max"]), r"values of size = \[\]: give a list"),
         (("pooling", "max"), ("size", [64]), "values of pooling = 'max': give a list"),
         (("size", [64]), ("size", [96]), "rows and columns are both size"),
-        (("steps", [80, [80]]), ("size", [64]), r"values of steps: \[80\] is given twice"),
-        (("size", [64]), ("tv_weight", [0, 1, 0.0]), r"values of tv_weight: 0\.0 is given twice"),
-        (("crop", [[], None]), ("size", [64]), "values of crop: None is given twice"),
+        (("steps", [80, [80]]), ("size", [64]), "steps 80, size 64 is given twice"),
+        (("size", [64]), ("tv_weight", [0, 1, 0.0]), "size 64, tv_weight 0 is given twice"),
+        (("crop", [[], None]), ("size", [64]), "crop whole, size 64 is given twice"),
         (("crop", [[0.5, 0, 0.2, 1]]), ("size", [64]), r"crop \[0\.5, 0, 0\.2, 1\]: give left"),
         (("crop", [3]), ("size", [64]), "crop 3: give left"),
         (("content_weight", [1.0, 0.0]), ("style_weight", [0.0]), "both 0"),
@@ -546,4 +546,4 @@ def test_a_run_lists_its_pictures_and_figures(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [0, -1, math.nan, math.inf])
 def test_numbers_for_looks_are_above_zero(number: float) -> None:
     with pytest.raises(InputError, match="gif_seconds = "):
-        series.check_above_zero(sheet_height=3, gif_seconds=number)
+        notebook.check_above_zero(sheet_height=3, gif_seconds=number)
