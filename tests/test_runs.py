@@ -13,7 +13,16 @@ from hypothesis import strategies as st
 import workbench
 from workbench.errors import InputError, OutputError
 from workbench.files import claimed
-from workbench.runs import RESULT, Result, check_result, finish_run, read_result, start_run
+from workbench.runs import (
+    RESULT,
+    Identity,
+    Result,
+    check_result,
+    finish_run,
+    read_result,
+    same_run,
+    start_run,
+)
 from workbench.settings import Settings
 
 DETAILS: dict[str, Any] = {
@@ -345,3 +354,22 @@ def test_what_is_wrong_with_a_result_is_said(tmp_path: Path) -> None:
         (tmp_path / RESULT).write_text(content)
         with pytest.raises(InputError, match=r"is damaged, or was not written by the workbench"):
             check_result(tmp_path)
+
+
+@pytest.mark.parametrize("run_json", [None, '{"clip": "ab'], ids=["lost", "torn"])
+def test_parts_of_a_film_without_run_json_are_not_taken_over(
+    run_json: str | None, tmp_path: Path
+) -> None:
+    (tmp_path / "000000.mp4").write_bytes(b"painted by whom?")
+    if run_json is not None:
+        (tmp_path / "run.json").write_text(run_json)
+    with pytest.raises(InputError, match=r"holds files but no run\.json"):
+        same_run(tmp_path, Identity({"model": "another"}))
+
+
+def test_a_folder_with_a_lock_and_leftovers_is_as_good_as_new(tmp_path: Path) -> None:
+    (tmp_path / ".lock").touch()
+    (tmp_path / ".run.ab12.partial.json").write_text("{")
+    (tmp_path / "run.json").write_text("{")  # torn, before anything was made
+    same_run(tmp_path, Identity({"model": "one"}))
+    assert json.loads((tmp_path / "run.json").read_text()) == {"model": "one"}

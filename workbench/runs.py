@@ -14,7 +14,7 @@ import platform
 import re
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 RESULT = "result.json"
+IDENTITY = "run.json"  # in a folder that a run goes on in
 UNFINISHED = "unfinished"
 NUMBER = "{n}"
 HEADLESS = "WORKBENCH_HEADLESS"  # is set in the kernels of runs that nobody watches
@@ -97,10 +98,15 @@ class Identity:
             then, now = (self._json(values.get(name)) for values in (before, self.values))
             if then == now:
                 continue
+<<<<<<< HEAD
             if _DIGEST.fullmatch(then) or _DIGEST.fullmatch(now):
                 how = (
                     "is new" if then == "null" else "is gone" if now == "null" else "is another one"
                 )
+=======
+            if _DIGEST.search(then) or _DIGEST.search(now):
+                how = "is new" if then == "null" else "is gone" if now == "null" else "is another"
+>>>>>>> 8b50105 (Films are cut and put together with moviepy; one function has the four modes; files are decoded in one module and sound written in another)
                 told.append(f"{name} {how}")
             else:
                 told.append(f"{name} was {then}, is {now}")
@@ -129,6 +135,45 @@ def digest(content: bytes | Tensor | str | os.PathLike[str]) -> str:
         return digest(f"{values.dtype} {values.shape}".encode() + values.tobytes())
     with reading(Path(content)), Path(content).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def same_run(folder: Path, identity: Identity, ignoring: Collection[str] = ()) -> None:
+    """Write down what a folder holds the work of, or refuse one that holds another's.
+
+    Parameters
+    ----------
+    ignoring
+        Names in the identity that may differ.
+
+    Raises
+    ------
+    InputError
+        If `run.json` says something else (the message names the first difference), or there
+        are files without it.
+    """
+    path = folder / IDENTITY
+    if not any(not each.name.startswith(".") and each != path for each in folder.iterdir()):
+        write_bytes(path, json.dumps(identity.values, indent=1).encode())  # nothing made here yet
+        return
+    there = read_identity(folder)
+    if there is None:
+        raise InputError(
+            f"{folder} holds files but no {IDENTITY} that says what of; use another folder."
+        )
+    same = {name: there.get(name) for name in ignoring}
+    if told := Identity({**identity.values, **same}).differences(there):
+        raise InputError(
+            f"{folder} belongs to another run: {told[0]}; use another folder, or delete this one."
+        )
+
+
+def read_identity(folder: Path) -> dict[str, Any] | None:
+    """What a folder holds the work of, as `same_run` wrote it; None where nothing says so."""
+    try:
+        there = json.loads((folder / IDENTITY).read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+    return there if isinstance(there, dict) else None
 
 
 def start_run(output_dir: str | os.PathLike[str]) -> Path:

@@ -15,8 +15,6 @@ import swirls
 from PIL import Image
 from sample_clip import clip
 
-from workbench.video.clips import write_film
-
 DATA = Path(__file__).parents[2] / "workbench/data"
 
 if __name__ == "__main__":
@@ -24,4 +22,4 @@ if __name__ == "__main__":
         picture = Image.fromarray(painter.paint())
         picture.save(DATA / f"{painter.__name__}.webp", lossless=True, quality=100, method=6)
     film = clip()
-    write_film(film.frames, DATA / "sample_clip.mp4", film.fps, sound=film.sound)
+    film.sound.write_film(film.frames, DATA / "sample_clip.mp4", film.fps)

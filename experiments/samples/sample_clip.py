@@ -10,10 +10,10 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
+from sound import Sound
 
 from workbench.errors import InputError
 from workbench.images import Frame
-from workbench.video.clips import Sound
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]

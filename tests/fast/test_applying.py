@@ -34,7 +34,7 @@ def painter(seed: int, colour: float = 0.0) -> StyleModel:
 def source(tmp_path: Path) -> Clip:
     """Ten frames with sound."""
     film = clip()
-    write_film(film.frames[:10], tmp_path / "clip.mp4", film.fps, sound=film.sound)
+    film.sound.write_film(film.frames[:10], tmp_path / "clip.mp4", film.fps)
     return open_clip(tmp_path / "clip.mp4", size=96)
 
 
@@ -299,7 +299,7 @@ def test_luma_keeps_the_colours_of_pictures(album: list[str], tmp_path: Path) ->
     kept = load_image(tmp_path / "painted" / "0.png")
     assert (kept - transfer_luma(painted, own)).abs().max() < 0.51 / 255
     assert (kept - painted).abs().mean() > 0.05
-    with pytest.raises(InputError, match="another run: original_colors is"):
+    with pytest.raises(InputError, match="another run: original_colors was"):
         paint_pictures(painter(0), album, tmp_path / "painted")
     with pytest.raises(InputError, match="use luma or off"):
         paint_pictures(painter(0), album, tmp_path / "pca", original_colors="pca")

@@ -26,7 +26,7 @@ from workbench.fast.network import TransformationNetwork
 from workbench.images import load_image, save_image
 from workbench.runs import check_result
 from workbench.settings import Settings
-from workbench.video.clips import open_clip, read_frames, write_film
+from workbench.video.clips import open_clip, read_frames
 
 STYLE = "sample:hatching"
 TINY = ["--backbone", "tiny", "--precision", "float32", "--device", "cpu"]
@@ -61,7 +61,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a clip and a model that has learned for six steps."""
     folder = tmp_path_factory.mktemp("trained")
     film = clip()
-    write_film(film.frames[:8], folder / "clip.mp4", film.fps, sound=film.sound)
+    film.sound.write_film(film.frames[:8], folder / "clip.mp4", film.fps)
     command = [*PROGRAM, "train", STYLE, *SMALL, "--training-steps", "6"]
     run = subprocess.run(command, cwd=folder, env=alone(folder), capture_output=True, text=True)
     assert run.returncode == 0, run.stderr

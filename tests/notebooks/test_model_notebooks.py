@@ -33,7 +33,7 @@ def film(tmp_path: Path) -> Path:
     """Twelve frames of the sample clip, with sound."""
     sample = clip()
     path = tmp_path / "short.mp4"
-    write_film(sample.frames[:12], path, sample.fps, sound=sample.sound)
+    sample.sound.write_film(sample.frames[:12], path, sample.fps)
     return path
 
 

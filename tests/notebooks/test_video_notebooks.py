@@ -16,7 +16,7 @@ from workbench.images import from_array, load_image, save_image, to_array
 from workbench.notebook import find_notebook, read_parameters, run_notebook
 from workbench.runs import read_result
 from workbench.settings import MODES
-from workbench.video.clips import open_clip, read_frames, write_film
+from workbench.video.clips import open_clip, read_frames
 from workbench.video.frames import frame_path
 
 QUICK = {"size": 64, "steps": [22], "later_steps": 4, "flow_method": "dis"}
@@ -27,7 +27,7 @@ def short_clip(tmp_path: Path) -> Path:
     """Six frames of the sample clip around its cut, with sound."""
     film = clip()
     path = tmp_path / "short.mp4"
-    write_film(film.frames[film.cut - 3 : film.cut + 3], path, film.fps, sound=film.sound)
+    film.sound.write_film(film.frames[film.cut - 3 : film.cut + 3], path, film.fps)
     return path
 
 
@@ -126,7 +126,7 @@ def test_another_style_in_the_same_folder_is_refused(tmp_path: Path) -> None:
     run_notebook(find_notebook("stylize_clip"), executed, parameters)
     assert (open_clip(output / "film.mp4").fps, open_clip(output / "film.mp4").frames) == (24, 2)
     film = (output / "film.mp4").read_bytes()
-    with pytest.raises(InputError, match=r"another run: style_weight is 100\.0 there"):
+    with pytest.raises(InputError, match=r"another run: style_weight was 100\.0, is 7\.0"):
         run_notebook(find_notebook("stylize_clip"), executed, {**parameters, "style_weight": 7.0})
     assert (output / "film.mp4").read_bytes() == film
     assert read_result(output) is not None

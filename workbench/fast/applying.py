@@ -31,10 +31,9 @@ from workbench.images import (
     to_array,
 )
 from workbench.progress import bar
-from workbench.runs import Identity
+from workbench.runs import Identity, same_run
 from workbench.video import clips
 from workbench.video.clips import Clip
-from workbench.video.frames import check_same_run
 from workbench.video.modes import clip_identity
 from workbench.weights import digest
 
@@ -204,7 +203,7 @@ def paint_film(
             "device": first.device.type,
             "workbench": workbench.__version__,
         }
-        check_same_run(folder, identity)
+        same_run(folder, Identity(identity))
         parts = _finished_parts(folder, painters)
         done = sum(parts.values())
         if done % PART == 0:  # else the clip has ended
@@ -307,7 +306,7 @@ def paint_pictures(
             "size": size,
             "original_colors": original_colors,
         }
-        check_same_run(folder, identity)
+        same_run(folder, Identity(identity))
         for target, name in bar(targets.items(), "painting", "picture", total=len(targets)):
             if _is_up_to_date(target, Path(name)):
                 continue

@@ -6,6 +6,8 @@
 >>> result = video.stylize_clip("interview.mp4", [style], "runs/interview", mode="temporal")
 """
 
+from typing import Any
+
 from workbench.video.clips import Clip, open_clip, read_frames, write_film
 from workbench.video.flow import flow, flow_to_color, occlusion, warp
 from workbench.video.masks import open_masks
@@ -14,6 +16,7 @@ from workbench.video.modes import paint_clip, stylize_clip
 
 __all__ = [
     "Clip",
+    "as_clip",
     "flow",
     "flow_to_color",
     "occlusion",
@@ -26,3 +29,12 @@ __all__ = [
     "warping_error",
     "write_film",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Load moviepy, and what goes with it, only for those who edit films."""
+    if name != "as_clip":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from workbench.video.edit import as_clip
+
+    return as_clip

@@ -6,98 +6,34 @@ there it keeps, if it is whole and of the same run.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 from torch import Tensor
 
 from workbench.colour import transfer_luma
 from workbench.descent import Iterate
 from workbench.devices import peak_megabytes
-from workbench.errors import InputError
 from workbench.files import write_bytes
 from workbench.images import Frame, from_array, load_image, save_image, to_array
+from workbench.runs import digest
 from workbench.video.clips import Clip, read_frames
-
-_RUN = "run.json"
 
 
 @dataclass(frozen=True)
 class FrameFigures:
-    """What is kept about a painted frame, in a file beside it.
+    """What is kept about a painted frame, in a file beside it."""
 
-    Attributes
-    ----------
-    sha256
-        Of the picture file.
-    scene_start
-        Whether the frame begins a scene, the film's first among them.
-    steps
-        Optimisation steps it took.
-    losses
-        "total", "content", "style", "tv", "temporal"; weighted, at the precision of the run.
-    seconds
-        From the frame before to this one.
-    megabytes
-        Peak memory of the process meanwhile.
-    """
-
-    sha256: str
-    scene_start: bool
-    steps: int
-    losses: Mapping[str, float]
-    seconds: float
-    megabytes: float
-
-
-def check_same_run(
-    folder: Path, identity: Mapping[str, Any], ignoring: Collection[str] = ()
-) -> None:
-    """Write down what a folder holds the work of, or refuse one that holds another's.
-
-    Parameters
-    ----------
-    identity
-        Everything that the work depends on.
-    ignoring
-        Names in it that may differ.
-
-    Raises
-    ------
-    InputError
-        If `run.json` says something else (the message names the first difference), or there
-        are files without it.
-    """
-    path = folder / _RUN
-    if not any(not each.name.startswith(".") and each != path for each in folder.iterdir()):
-        write_bytes(path, json.dumps(identity, indent=1).encode())  # nothing was made here yet
-        return
-    there = read_identity(folder)
-    if there is None:
-        raise InputError(
-            f"{folder} holds files but no run.json that says what of; use another folder."
-        )
-    for name in (*identity, *there):
-        if there.get(name) != identity.get(name) and name not in ignoring:
-            raise InputError(
-                f"{folder} belongs to another run: {name} is {there.get(name)!r} there and"
-                f" {identity.get(name)!r} here; use another folder, or delete this one."
-            )
-
-
-def read_identity(folder: Path) -> dict[str, Any] | None:
-    """What a folder holds the work of; None where nothing says so."""
-    try:
-        there = json.loads((folder / _RUN).read_text("utf-8"))
-    except (OSError, ValueError):
-        return None
-    return there if isinstance(there, dict) else None
+    sha256: str  # of the picture file
+    scene_start: bool  # whether the frame begins a scene, the film's first among them
+    steps: int  # optimisation steps it took
+    losses: Mapping[str, float]  # "total", "content", "style", "tv", "temporal"; weighted
+    seconds: float  # from the frame before to this one
+    megabytes: float  # peak memory of the process meanwhile
 
 
 def finished_frames(folder: str | os.PathLike[str]) -> dict[int, FrameFigures]:
@@ -116,7 +52,7 @@ def _read_frame(path: Path) -> tuple[FrameFigures, bytes] | None:
         picture = path.with_suffix(".png").read_bytes()
     except (OSError, ValueError, TypeError):
         return None
-    return (figures, picture) if hashlib.sha256(picture).hexdigest() == figures.sha256 else None
+    return (figures, picture) if digest(picture) == figures.sha256 else None
 
 
 def copy_frame(number: int, source: Path, target: Path) -> FrameFigures | None:
@@ -134,16 +70,19 @@ def frame_path(folder: str | os.PathLike[str], number: int) -> Path:
     return Path(folder) / f"{number:06d}.png"
 
 
-def finish_frame(folder: Path, number: int, iterate: Iterate, **figures: Any) -> FrameFigures:
+def finish_frame(
+    folder: Path, number: int, iterate: Iterate, scene_start: bool, seconds: float
+) -> FrameFigures:
     """Write the picture, and then the figures that say that it is whole."""
     path = frame_path(folder, number)
     save_image(iterate.image, path)
     finished = FrameFigures(
-        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        sha256=digest(path),
+        scene_start=scene_start,
         steps=iterate.step,
         losses=iterate.losses.by_kind(),
+        seconds=seconds,
         megabytes=peak_megabytes(iterate.image.device),
-        **figures,
     )
     _write_figures(folder, number, finished)
     return finished
@@ -156,22 +95,11 @@ def _write_figures(folder: Path, number: int, figures: FrameFigures) -> None:
 
 @dataclass(frozen=True)
 class PaintedFrames(Sequence[Tensor]):
-    """The frames `(1, 3, H, W)` of a film, read when asked for from a folder of `paint_clip`.
+    """The frames `(1, 3, H, W)` of a film, read when asked for from a folder of `paint_clip`."""
 
-    Attributes
-    ----------
-    folder
-        Where they lie.
-    length
-        How many.
-    colors_of
-        Clip whose colours they are shown in, frame by frame (`colour.transfer_luma`); None: as
-        they were painted.
-    """
-
-    folder: Path
-    length: int
-    colors_of: Clip | None = None
+    folder: Path  # where they lie
+    length: int  # how many
+    colors_of: Clip | None = None  # whose colours they are shown in (`colour.transfer_luma`)
 
     def __len__(self) -> int:
         return self.length

@@ -25,7 +25,6 @@ from workbench.images import Frame, check_image, from_array, to_array
 from workbench.losses import Losses
 from workbench.progress import bar
 from workbench.settings import Settings
-from workbench.sheets import contact_sheet
 from workbench.video.clips import Clip, read_frames
 from workbench.video.cuts import is_cut
 from workbench.video.flow import find_motion
@@ -280,35 +279,6 @@ def steadiest(figures: Mapping[str, FilmFigures], reference: str = "per-frame") 
         share = error(best) / error(reference)
         sentence = f"{best} flickers least: its warping error is {share:.2g} of {reference}'s"
     return best, "; ".join([sentence, *losers]) + "."
-
-
-def side_by_side(
-    films: Mapping[str, Sequence[Tensor]], clip: Clip, style: Tensor
-) -> Iterator[Frame]:
-    """Lay out a clip, the style and the films painted from it, frame by frame, with captions.
-
-    Parameters
-    ----------
-    films
-        Name -> frames, `(1, 3, H, W)` each, sRGB in [0, 1].
-    clip
-        What they were painted from.
-    style
-        Style picture, `(1, 3, H, W)`, sRGB in [0, 1].
-
-    Yields
-    ------
-    Frame
-        `(H, W, 3)`; the clip and half of the films above, the style and the others below.
-    """
-    painting = to_array(style)
-    columns = 1 + math.ceil(len(films) / 2)
-    captions = ["source", *films]
-    captions.insert(columns, "style")
-    for source, *frames in zip(read_frames(clip), *films.values(), strict=False):
-        pictures = [source, *map(to_array, frames)]
-        pictures.insert(columns, painting)
-        yield contact_sheet(pictures, captions, columns=columns, height=clip.shape[0])
 
 
 def plot_warping_errors(

@@ -9,21 +9,19 @@ frame, and the film is the same as if nothing had happened.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import time
 import warnings
-from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from functools import cached_property, partial
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from tqdm import tqdm
 
 import workbench
 from workbench.colour import check_original_colors, match_colors, recolour
@@ -38,12 +36,13 @@ from workbench.errors import InputError, MemoryExceeded, OptimizationError
 from workbench.files import claimed
 from workbench.images import Frame, from_array, load_image, resize, to_array
 from workbench.losses import TemporalTarget
-from workbench.progress import bar, canvas
-from workbench.runs import Result, finish_run, start_run
+from workbench.progress import bar
+from workbench.runs import Identity, Result, digest, finish_run, read_identity, same_run, start_run
 from workbench.settings import MIN_SIZE, ClipSettings, Settings
 from workbench.video.clips import (
     Clip,
     check_film,
+    is_series,
     numbered_pictures,
     open_clip,
     read_frames,
@@ -54,13 +53,11 @@ from workbench.video.flow import Motion, find_motion
 from workbench.video.frames import (
     FrameFigures,
     PaintedFrames,
-    check_same_run,
     copy_frame,
     film_figures,
     finish_frame,
     finished_frames,
     frame_path,
-    read_identity,
 )
 from workbench.video.masks import Mask, read_masks
 from workbench.weights import load_weights
@@ -68,110 +65,65 @@ from workbench.weights import load_weights
 STOP_STEPS = 10  # over which `stop_change` is measured
 SKETCH_STEPS = 30  # at half size; with fewer, what comes into view stays pale
 _NARROW = 5  # px
-_ELSEWHERE = ("size", "device", "precision")  # settings that the identity has in other words
+# What a film is painted with: what is finished may come from another machine, the rest may not.
+_MACHINE = ("device", "precision", "workbench", "torch")
 
 
 # --- the modes ---------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, eq=False)
-class Now:
-    """The frame that is being painted.
+def beginning(
+    settings: ClipSettings,
+    frame: Tensor,
+    earlier: Mapping[int, Tensor],
+    motion: Callable[[int], Motion],
+    sketch: Callable[[], Tensor],
+) -> tuple[Tensor | None, tuple[TemporalTarget, ...]]:
+    """Choose what a frame starts from (None: afresh), and what it must agree with.
 
-    Attributes
+    - "per-frame": each frame alone (Gatys, Ecker and Bethge 2015, frame by frame).
+    - "blended": the frame with the painted one before it mixed in (Gene Kogan).
+    - "flow-warped": the same, with the painted frame first moved to where things are now (Lars
+      Eidnes, "Painting Video with Neural Networks"). Differs in that the warp follows the flow
+      from this frame back to the one before (his follows the negated flow from there to here).
+    - "temporal": the moved painted frame, held close to it and to earlier ones (Ruder,
+      Dosovitskiy and Brox 2016, arXiv 1604.08610, sections 4.1 to 4.3): every pixel is tied to
+      the nearest of the earlier frames that shows it.
+
+    What was hidden before starts from a sketch in the last two, unlike in theirs.
+
+    Parameters
     ----------
-    picture
+    frame
         `(1, 3, H, W)`, float32, sRGB in [0, 1].
-    make_sketch
-        Gives `sketch`; called only by modes that want it.
+    earlier
+        The painted frames of the scene, by how many frames ago they were.
+    motion
+        Finds how things moved from the frame so many frames ago.
+    sketch
+        Paints the frame alone at half its size. Both are called only where they are wanted.
     """
-
-    picture: Tensor
-    make_sketch: Callable[[], Tensor]
-
-    @cached_property
-    def sketch(self) -> Tensor:
-        """The frame painted alone at half its size, then enlarged to `(1, 3, H, W)`."""
-        return self.make_sketch()
-
-
-@dataclass(frozen=True, eq=False)
-class Earlier:
-    """A frame of the same scene that is painted already.
-
-    Attributes
-    ----------
-    painted
-        `(1, 3, H, W)`, float32, sRGB in [0, 1].
-    find_motion
-        Gives `motion`; called only by modes that want it.
-    """
-
-    painted: Tensor
-    find_motion: Callable[[], Motion]
-
-    @cached_property
-    def motion(self) -> Motion:
-        """From the frame that is being painted to this one."""
-        return self.find_motion()
-
-    @cached_property
-    def moved(self) -> Tensor:
-        """`painted`, moved to where things are now."""
-        return self.motion.warp(self.painted)
+    match settings.mode:
+        case "blended":
+            return torch.lerp(frame, earlier[1], settings.blend), ()
+        case "flow-warped":
+            mixed = torch.lerp(frame, motion(1).warp(earlier[1]), settings.blend)
+            return _with_sketch(mixed, motion(1).visible, sketch), ()
+        case "temporal":
+            targets = []
+            untied = torch.ones_like(motion(1).visible)
+            for lag in sorted(earlier):
+                visible = motion(lag).visible * untied
+                moved = motion(lag).warp(earlier[lag])
+                targets.append(TemporalTarget(moved, visible, settings.temporal_weight))
+                untied = untied - visible
+            start = _with_sketch(targets[0].picture, motion(1).visible, sketch)
+            return start, tuple(targets)
+        case _:  # per-frame
+            return None, ()
 
 
-@dataclass(frozen=True, eq=False)
-class Beginning:
-    """Where a frame starts from (None: afresh), and which earlier frames it must agree with."""
-
-    start: Tensor | None
-    temporal: tuple[TemporalTarget, ...] = ()
-
-
-# The second is the earlier frames of the scene, by how many frames ago they were.
-Mode = Callable[[Now, Mapping[int, Earlier], ClipSettings], Beginning]
-
-
-def per_frame(now: Now, earlier: Mapping[int, Earlier], settings: ClipSettings) -> Beginning:
-    """Each frame alone (Gatys, Ecker and Bethge 2015, frame by frame)."""
-    return Beginning(None)
-
-
-def blended(now: Now, earlier: Mapping[int, Earlier], settings: ClipSettings) -> Beginning:
-    """Start from the frame with the painted one before it mixed in (Gene Kogan)."""
-    return Beginning(torch.lerp(now.picture, earlier[1].painted, settings.blend))
-
-
-def flow_warped(now: Now, earlier: Mapping[int, Earlier], settings: ClipSettings) -> Beginning:
-    """The same, with the painted frame first moved to where things are now.
-
-    Lars Eidnes, "Painting Video with Neural Networks". Differs in that the warp follows the
-    flow from this frame back to the one before (his follows the negated flow from there to
-    here), and in what was hidden there, which starts from a sketch.
-    """
-    mixed = torch.lerp(now.picture, earlier[1].moved, settings.blend)
-    return Beginning(_with_sketch(mixed, now, earlier[1].motion.visible))
-
-
-def temporal(now: Now, earlier: Mapping[int, Earlier], settings: ClipSettings) -> Beginning:
-    """Start from the moved painted frame, and stay close to it and to earlier ones.
-
-    Ruder, Dosovitskiy and Brox 2016 (arXiv 1604.08610), sections 4.1 to 4.3: every pixel is
-    tied to the nearest of the earlier frames that shows it. Differs in what was hidden,
-    which starts from a sketch.
-    """
-    targets = []
-    untied = torch.ones_like(earlier[1].motion.visible)
-    for lag in sorted(earlier):
-        visible = earlier[lag].motion.visible * untied
-        targets.append(TemporalTarget(earlier[lag].moved, visible, settings.temporal_weight))
-        untied = untied - visible
-    start = _with_sketch(earlier[1].moved, now, earlier[1].motion.visible)
-    return Beginning(start, tuple(targets))
-
-
-def _with_sketch(picture: Tensor, now: Now, visible: Tensor) -> Tensor:
+def _with_sketch(picture: Tensor, visible: Tensor, sketch: Callable[[], Tensor]) -> Tensor:
     """Put the sketch where things come into view.
 
     Started from the bare frame, such places would stay as they are: the rest of the picture
@@ -181,15 +133,7 @@ def _with_sketch(picture: Tensor, now: Now, visible: Tensor) -> Tensor:
     hidden = 1 - visible
     wide = -F.max_pool2d(-hidden, _NARROW, stride=1, padding=_NARROW // 2)
     hidden = F.max_pool2d(wide, _NARROW, stride=1, padding=_NARROW // 2)
-    return torch.lerp(picture, now.sketch, hidden) if hidden.any() else picture
-
-
-_MODES: Mapping[str, Mode] = {
-    "per-frame": per_frame,
-    "blended": blended,
-    "flow-warped": flow_warped,
-    "temporal": temporal,
-}
+    return torch.lerp(picture, sketch(), hidden) if hidden.any() else picture
 
 
 # --- the loop ----------------------------------------------------------------------------
@@ -197,24 +141,12 @@ _MODES: Mapping[str, Mode] = {
 
 @dataclass(frozen=True, eq=False)
 class ClipIterate:
-    """A film on its way.
+    """A film on its way."""
 
-    Attributes
-    ----------
-    frame
-        Number of the frame, from 0.
-    frames
-        How many the clip has, by its container's word.
-    iterate
-        The frame's own; None when the frame was found painted, or has just been finished.
-    figures
-        Of the finished frame; None while it is being painted.
-    """
-
-    frame: int
-    frames: int
-    iterate: Iterate | None
-    figures: FrameFigures | None
+    frame: int  # its number, from 0
+    frames: int  # how many the clip has, by its container's word
+    iterate: Iterate | None  # None when the frame was found painted, or has just been finished
+    figures: FrameFigures | None  # of the finished frame; None while it is being painted
 
 
 def paint_clip(
@@ -278,57 +210,65 @@ def paint_clip(
     with claimed(folder):
         done = {n: each for n, each in finished_frames(folder).items() if n < clip.frames}
         first = next(number for number in range(len(done) + 1) if number not in done)
-        machine = _machine(settings)
-        identity = {
-            **_identity(clip, styles, settings, clip_settings, masks, original_colors),
-            **machine,
-        }
-        check_same_run(folder, identity, ignoring=machine)
-        stills = None if alone is None or not _same_stills(Path(alone), identity) else Path(alone)
+        identity = _identity(clip, styles, settings, clip_settings, masks, original_colors)
+        same_run(folder, identity, ignoring=_MACHINE)
+        stills = Path(alone) if alone and _same_stills(Path(alone), identity) else None
         for number in range(first):
             yield ClipIterate(number, clip.frames, None, done[number])
-        reach = max(_lags(clip_settings), default=1)  # cuts are looked for in every mode
-        scene: deque[tuple[int, Frame]] = deque(maxlen=reach)
+        lags = _lags(clip_settings)
+        reach = max(lags, default=1)  # cuts are looked for in every mode
         begin = max(0, first - reach)
         while _recolours(original_colors) and begin > 0 and not done[begin].scene_start:
             begin -= 1
         started = time.monotonic()
         device = choose_device(settings.device)
         reset_peak_megabytes(device)
-        pictures = zip(read_frames(clip, begin), read_masks(masks, begin), strict=False)
-        for number, (picture, regions) in enumerate(pictures, start=begin):
-            if scene and is_cut(scene[-1][1], picture):
-                scene.clear()
+        for number, picture, scene, regions in _frames(clip, masks, begin, reach):
             if not scene:
                 first_frame = from_array(picture)
                 paintings = [match_colors(style, first_frame, original_colors) for style in styles]
-            if number >= first and number in done:
-                yield ClipIterate(number, clip.frames, None, done[number])
-            elif number not in done:
-                check_same_run(folder, identity)
-                figures = None
-                if stills is not None and not scene:
-                    figures = copy_frame(number, stills, folder)
-                if figures is None:
-                    frame = from_array(picture)
-                    paint = partial(optimize, frame, paintings, masks=regions, targets=targets)
-                    with _saying_what_stays(folder):
-                        beginning = _begin(
-                            frame, number, scene, folder, paint, settings, clip_settings
-                        )
-                        for iterate in _paint_frame(paint, settings, clip_settings, beginning):
-                            yield ClipIterate(number, clip.frames, iterate, None)
-                    figures = finish_frame(
-                        folder,
-                        number,
-                        iterate,
-                        scene_start=not scene,
-                        seconds=time.monotonic() - started,
-                    )
-                yield ClipIterate(number, clip.frames, None, figures)
-                started = time.monotonic()
-                reset_peak_megabytes(device)
-            scene.append((number, picture))
+            if number in done:
+                if number > first:
+                    yield ClipIterate(number, clip.frames, None, done[number])
+                continue
+            same_run(folder, identity)
+            figures = copy_frame(number, stills, folder) if stills and not scene else None
+            if figures is None:
+                frame = from_array(picture)
+                paint = partial(optimize, frame, paintings, masks=regions, targets=targets)
+                with _saying_what_stays(folder):
+                    before = _earlier(number, scene, lags, folder)
+                    for iterate in _paint_frame(frame, before, paint, settings, clip_settings):
+                        yield ClipIterate(number, clip.frames, iterate, None)
+                seconds = time.monotonic() - started
+                figures = finish_frame(folder, number, iterate, not scene, seconds)
+            yield ClipIterate(number, clip.frames, None, figures)
+            started = time.monotonic()
+            reset_peak_megabytes(device)
+
+
+def _earlier(
+    number: int, scene: Mapping[int, Frame], lags: Sequence[int], folder: Path
+) -> dict[int, tuple[Tensor, Tensor]]:
+    """The frames that a mode looks at, by how many frames ago they were: source and painting."""
+    return {
+        lag: (from_array(scene[lag]), load_image(frame_path(folder, number - lag)))
+        for lag in lags
+        if lag in scene
+    }
+
+
+def _frames(
+    clip: Clip, masks: Sequence[Mask], begin: int, reach: int
+) -> Iterator[tuple[int, Frame, dict[int, Frame], tuple[Tensor, ...]]]:
+    """Number, picture and masks of each frame, and those of its scene up to `reach` before it."""
+    scene: dict[int, Frame] = {}  # by how many frames ago they were
+    pictures = zip(read_frames(clip, begin), read_masks(masks, begin), strict=False)
+    for number, (picture, regions) in enumerate(pictures, start=begin):
+        if scene and is_cut(scene[1], picture):
+            scene = {}
+        yield number, picture, scene, regions
+        scene = {1: picture, **{lag + 1: each for lag, each in scene.items() if lag < reach}}
 
 
 @contextlib.contextmanager
@@ -351,21 +291,21 @@ def show_progress(iterates: Generator[ClipIterate], title: str) -> Iterator[Clip
 
     Closed, it closes them, and so gives their folder free.
     """
-    options = {"unit": "frame", "file": canvas(), "ncols": 88, "mininterval": 0.2}
-    with contextlib.closing(iterates), tqdm(desc=title, **options) as bar:
-        painted = False
+    with contextlib.closing(iterates):
         for now in iterates:
-            bar.total = max(now.frames, now.frame + 1)
-            if now.iterate is not None:
-                painted = True
-                step, steps = now.iterate.step, now.iterate.steps
-                loss = f"loss {now.iterate.losses.total:.3g}"
-                bar.set_postfix_str(f"step {step}/{steps}, {loss}", refresh=False)
-                bar.update(0)
-            elif now.figures is not None:
-                bar.initial += 0 if painted else 1  # found on disk: says nothing of the speed
-                bar.update(1)
-            yield now
+            if now.iterate is None and now.frame + 1 < now.frames:
+                yield now  # found on the disk, which says nothing of the speed
+            else:
+                yield from bar(chain([now], iterates), title, "frame", where=_where)
+
+
+def _where(now: ClipIterate) -> tuple[int, int, str]:
+    text = ""
+    if now.iterate is not None:
+        step, steps, loss = now.iterate.step, now.iterate.steps, now.iterate.losses.total
+        text = f"step {step}/{steps}, loss {loss:.3g}"
+    done = now.frame + (now.figures is not None)
+    return done, max(now.frames, now.frame + 1), text
 
 
 def stylize_clip(
@@ -534,31 +474,37 @@ def _lags(settings: ClipSettings) -> tuple[int, ...]:
     return {"per-frame": (), "temporal": settings.temporal_lags}.get(settings.mode, (1,))
 
 
-def _begin(
+def _paint_frame(
     frame: Tensor,
-    number: int,
-    scene: Sequence[tuple[int, Frame]],
-    folder: Path,
+    before: Mapping[int, tuple[Tensor, Tensor]],
     paint: Callable[..., Iterator[Iterate]],
     settings: Settings,
     clip_settings: ClipSettings,
-) -> Beginning:
-    """Look up the earlier frames of the scene and ask the mode."""
-    if not scene:
-        return Beginning(None)
-    lags = _lags(clip_settings)
-    method, device = clip_settings.flow_method, settings.device
-    earlier: dict[int, Earlier] = {}
-    for before, source in scene:
-        if number - before in lags:
-            find = partial(find_motion, frame, from_array(source), method, device=device)
-            earlier[number - before] = Earlier(load_image(frame_path(folder, before)), find)
+) -> Iterator[Iterate]:
+    """Paint a frame; `before` has the source and the painting of earlier ones, by their lags."""
 
-    def make_sketch() -> Tensor:
-        start = recolour(frame, from_array(scene[-1][1]), earlier[1].painted)
-        return _sketch(paint, start, settings)
+    @cache
+    def motion(lag: int) -> Motion:
+        method, device = clip_settings.flow_method, settings.device
+        return find_motion(frame, before[lag][0], method, device=device)
 
-    return _MODES[clip_settings.mode](Now(frame, make_sketch), earlier, clip_settings)
+    def sketch() -> Tensor:
+        return _sketch(paint, recolour(frame, *before[1]), settings)
+
+    if not before:
+        yield from paint(settings)
+        return
+    painted = {lag: painting for lag, (_, painting) in before.items()}
+    start, temporal = beginning(clip_settings, frame, painted, motion, sketch)
+    settings = replace(settings, steps=(clip_settings.later_steps,))
+    losses: list[float] = []
+    for iterate in paint(settings, start=start, temporal=temporal):
+        yield iterate
+        losses.append(iterate.losses.total)
+        if clip_settings.stop_change > 0 and len(losses) > STOP_STEPS:
+            earlier = losses[-1 - STOP_STEPS]
+            if earlier - losses[-1] < clip_settings.stop_change * earlier:
+                return
 
 
 def _sketch(paint: Callable[..., Iterator[Iterate]], start: Tensor, settings: Settings) -> Tensor:
@@ -572,24 +518,7 @@ def _sketch(paint: Callable[..., Iterator[Iterate]], start: Tensor, settings: Se
     return resize(iterate.image.cpu(), (height, width))
 
 
-def _paint_frame(
-    paint: Callable[..., Iterator[Iterate]],
-    settings: Settings,
-    clip_settings: ClipSettings,
-    beginning: Beginning,
-) -> Iterator[Iterate]:
-    if beginning.start is None:
-        yield from paint(settings)
-        return
-    settings = replace(settings, steps=(clip_settings.later_steps,))
-    losses: list[float] = []
-    for iterate in paint(settings, start=beginning.start, temporal=beginning.temporal):
-        yield iterate
-        losses.append(iterate.losses.total)
-        if clip_settings.stop_change > 0 and len(losses) > STOP_STEPS:
-            before = losses[-1 - STOP_STEPS]
-            if before - losses[-1] < clip_settings.stop_change * before:
-                return
+# --- whose frames they are ---------------------------------------------------------------
 
 
 def _identity(
@@ -599,8 +528,8 @@ def _identity(
     clip_settings: ClipSettings,
     masks: Sequence[Mask],
     original_colors: str,
-) -> dict[str, Any]:
-    """Everything that the painted frames depend on, but for the machine."""
+) -> Identity:
+    """Everything that the painted frames depend on; `_MACHINE` has what the machine adds."""
     knobs, init = clip_settings.as_dict(), settings.init
     unused = {
         "per-frame": set(knobs) - {"mode"},
@@ -608,44 +537,44 @@ def _identity(
         "flow-warped": {"temporal_weight", "temporal_lags"},
         "temporal": {"blend"},
     }[clip_settings.mode]
-    regions: dict[str, Any] = {"masks": [_mask_digest(mask) for mask in masks]} if masks else {}
-    return {
-        **clip_identity(clip),
-        **regions,
-        **({"original_colors": original_colors} if _recolours(original_colors) else {}),
-        "style": [_picture_digest(style) for style in styles],
-        **{name: value for name, value in settings.as_dict().items() if name not in _ELSEWHERE},
-        "init": init if init in ("content", "random") else _picture_digest(load_image(init)),
-        **{name: value for name, value in knobs.items() if name not in unused},
-        "weights": load_weights(settings.backbone).sha256,
-    }
-
-
-def _machine(settings: Settings) -> dict[str, str]:
-    """What frames are painted with: what is finished may come from another, the rest may not."""
+    values = clip_identity(clip)
+    if masks:
+        values["masks"] = [_mask_digest(mask) for mask in masks]
+    if _recolours(original_colors):
+        values["original_colors"] = original_colors
+    values["style"] = [_picture_digest(style) for style in styles]
+    values |= settings.as_dict()
+    del values["size"]  # the frames have their own
+    if init not in ("content", "random"):
+        values["init"] = _picture_digest(load_image(init))
+    values |= {name: value for name, value in knobs.items() if name not in unused}
     device = choose_device(settings.device)
-    return {
-        "device": device.type,
-        "precision": str(choose_precision(settings.precision, device)).removeprefix("torch."),
-        "workbench": workbench.__version__,
-        "torch": torch.__version__,
-    }
+    precision = choose_precision(settings.precision, device)
+    return Identity(
+        values
+        | {
+            "weights": load_weights(settings.backbone).sha256,
+            "device": device.type,
+            "precision": str(precision).removeprefix("torch."),
+            "workbench": workbench.__version__,
+            "torch": torch.__version__,
+        }
+    )
 
 
-def _same_stills(folder: Path, identity: Mapping[str, Any]) -> bool:
+def _same_stills(folder: Path, identity: Identity) -> bool:
     """Whether frames there were painted as frames that begin a scene are here."""
     there = read_identity(folder) or {}
-    of_films = {field.name for field in fields(ClipSettings)}
-    names = (there.keys() | identity.keys()) - of_films
-    return there.get("mode") == "per-frame" and all(
-        there.get(name) == identity.get(name) for name in names
-    )
+    if there.get("mode") != "per-frame":
+        return False
+    alike = {name: there.get(name) for name in ClipSettings().as_dict()}
+    return not Identity({**identity.values, **alike}).differences(there)
 
 
 def clip_identity(clip: Clip) -> dict[str, Any]:
     """Everything that frames read from a clip depend on."""
     return {
-        "clip": _digest(clip.path),
+        "clip": _clip_digest(clip),
         "start": str(clip.start),
         "stride": clip.stride,
         "fps": str(clip.fps),
@@ -654,21 +583,18 @@ def clip_identity(clip: Clip) -> dict[str, Any]:
 
 
 def _mask_digest(mask: Mask) -> str:
-    return (
-        _picture_digest(mask.expand(1, 3, -1, -1))
-        if isinstance(mask, Tensor)
-        else _digest(mask.path)
-    )
+    if isinstance(mask, Tensor):
+        return _picture_digest(mask.expand(1, 3, -1, -1))
+    return _clip_digest(mask)
 
 
 def _picture_digest(picture: Tensor) -> str:
-    return hashlib.sha256(to_array(picture).tobytes()).hexdigest()
+    return digest(to_array(picture).tobytes())
 
 
-def _digest(path: Path) -> str:
-    """SHA-256 of a file, or of the names and contents of a folder's numbered pictures."""
-    if path.is_file():
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    inside = [f"{file.name} {_digest(file)}" for file in numbered_pictures(path)]
-    return hashlib.sha256("\n".join(inside).encode()).hexdigest()
+def _clip_digest(clip: Clip) -> str:
+    """SHA-256 of a clip's file, or of the names and contents of its pictures."""
+    if not is_series(clip.path):
+        return digest(clip.path)
+    inside = [f"{path.name} {digest(path)}" for path in numbered_pictures(clip.path)]
+    return digest("\n".join(inside).encode())
