@@ -49,8 +49,8 @@ def flow(
         "raft": the network of Teed and Deng 2020 (arXiv:2003.12039), the best and by far the
         slowest on a CPU; its weights (20 MB) are downloaded once.
     max_side
-        Larger pictures are shrunk to this longest side in pixels for the search, and the flow is
-        scaled back up. Smaller is faster and loses small things that move.
+        Larger pictures are shrunk to this longest side in pixels for the search. Smaller is
+        faster and loses small things that move.
     device
         Where RAFT runs, as in `Settings`; the others run on the CPU. None: where `a` is.
 
@@ -104,17 +104,8 @@ def warp(image: Tensor, flow: Tensor, *, mode: str = "bicubic") -> Tensor:
     flow
         `(1, 2, H, W)`: `flow(current, previous)` brings the previous frame to the current one.
     mode
-        How to sample between pixels: "bicubic", or "bilinear", which is softer.
-
-    Returns
-    -------
-    Tensor
-        `(1, C, H, W)`; where the filter overshoots it is clipped to the range of `image`.
-
-    Raises
-    ------
-    InputError
-        If `image` or `flow` has another shape, or they differ in size.
+        How to sample between pixels: "bicubic", which is clipped to the range of `image`, or
+        "bilinear", which is softer.
     """
     if image.dim() != 4 or image.shape[0] != 1 or not image.is_floating_point():
         raise InputError(
@@ -146,11 +137,6 @@ def occlusion(forward: Tensor, backward: Tensor) -> Tensor:
     -------
     Tensor
         `(1, 1, H, W)`, bool, on the grid of `backward`: the current frame.
-
-    Raises
-    ------
-    InputError
-        If a flow has another shape, or they differ in size.
     """
     _check_flow(backward, "backward")
     _check_flow(forward, "forward", backward)
@@ -158,24 +144,20 @@ def occlusion(forward: Tensor, backward: Tensor) -> Tensor:
     back_length = _square_length(backward)
     apart = _square_length(there + backward)
     disoccluded = apart > 0.01 * (_square_length(there) + back_length) + 0.5
-    edge = sum(_square_length(_central_difference(backward, axis)) for axis in (2, 3))
+    # Half the difference of the two neighbours; at the border, of one and the pixel itself.
+    around = F.pad(backward, (1, 1, 1, 1), mode="replicate")
+    down = (around[..., 2:, 1:-1] - around[..., :-2, 1:-1]) / 2
+    right = (around[..., 1:-1, 2:] - around[..., 1:-1, :-2]) / 2
+    edge = _square_length(down) + _square_length(right)
     return disoccluded | (edge > 0.01 * back_length + 0.002) | leads_outside(backward)
 
 
 @dataclass(frozen=True, eq=False)
 class Motion:
-    """How an earlier picture gets to where things are now.
+    """How an earlier picture gets to where things are now."""
 
-    Attributes
-    ----------
-    flow
-        `(1, 2, H, W)`, in pixels, from the current picture to the earlier one.
-    visible
-        `(1, 1, H, W)`, float32; 1 where the earlier picture shows what is here now, else 0.
-    """
-
-    flow: Tensor
-    visible: Tensor
+    flow: Tensor  # (1, 2, H, W), in pixels, from the current picture to the earlier one
+    visible: Tensor  # (1, 1, H, W), float32; 1 where the earlier one shows what is here, else 0
 
     def warp(self, image: Tensor) -> Tensor:
         """Bring a picture that lies as the earlier one does to where things are now."""
@@ -185,15 +167,7 @@ class Motion:
 def find_motion(
     current: Tensor, earlier: Tensor, method: str = "dis", *, device: str | None = None
 ) -> Motion:
-    """Find flow and occlusion between two pictures.
-
-    Parameters
-    ----------
-    current, earlier
-        `(1, 3, H, W)`, sRGB in [0, 1], of the same size.
-    method, device
-        As for `flow`.
-    """
+    """Find flow and occlusion between two pictures; `method` and `device` as for `flow`."""
     backward = flow(current, earlier, method=method, device=device)
     hidden = occlusion(flow(earlier, current, method=method, device=device), backward)
     return Motion(backward, 1 - hidden.float())
@@ -211,11 +185,6 @@ def flow_to_color(flow: Tensor, *, max_flow: float | None = None) -> Frame:
     max_flow
         Length in pixels that is painted in full colour, like all longer ones; pictures with the
         same one compare. By default the longest in this flow, but for the longest hundredth.
-
-    Raises
-    ------
-    InputError
-        If `flow` has another shape, or unless `max_flow` > 0.
     """
     _check_flow(flow, "flow")
     if max_flow is not None and not max_flow > 0:
@@ -271,13 +240,8 @@ def _take_over(a: Frame, b: Frame, field: Field, step: int) -> Field:
     y, x = np.mgrid[:height, :width].astype(np.float32)
 
     def mismatch(vectors: Field) -> Field:
-        there = cv2.remap(
-            b,
-            x + vectors[..., 0],
-            y + vectors[..., 1],
-            cv2.INTER_LINEAR,
-            borderMode=cv2.BORDER_REPLICATE,
-        )
+        at = x + vectors[..., 0], y + vectors[..., 1]
+        there = cv2.remap(b, *at, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
         total = cv2.transform(cv2.absdiff(a, there).astype(np.float32), np.ones((1, 3)))
         return np.asarray(cv2.blur(total, (3, 3)), dtype=np.float32)
 
@@ -293,17 +257,9 @@ def _take_over(a: Frame, b: Frame, field: Field, step: int) -> Field:
 
 
 def _farneback_flow(a: Frame, b: Frame) -> Field:
-    field = cv2.calcOpticalFlowFarneback(
-        _grey(a),
-        _grey(b),
-        None,  # type: ignore[call-overload]
-        pyr_scale=0.5,
-        levels=5,
-        winsize=15,
-        iterations=3,
-        poly_n=5,
-        poly_sigma=1.2,
-        flags=0,
+    sizes = {"pyr_scale": 0.5, "levels": 5, "winsize": 15, "poly_n": 5, "poly_sigma": 1.2}
+    field = cv2.calcOpticalFlowFarneback(  # type: ignore[call-overload]
+        _grey(a), _grey(b), None, **sizes, iterations=3, flags=0
     )
     return np.asarray(field, dtype=np.float32)
 
@@ -356,14 +312,6 @@ def _sample(image: Tensor, flow: Tensor, mode: str) -> Tensor:
 
 def _square_length(vectors: Tensor) -> Tensor:
     return vectors.square().sum(dim=1, keepdim=True)
-
-
-def _central_difference(field: Tensor, axis: int) -> Tensor:
-    """Half the difference of the two neighbours along an axis; at the border of one and itself."""
-    size = field.shape[axis]
-    at = torch.arange(size, device=field.device)
-    before, after = (at - 1).clamp(min=0), (at + 1).clamp(max=size - 1)
-    return (field.index_select(axis, after) - field.index_select(axis, before)) / 2
 
 
 def leads_outside(flow: Tensor) -> Tensor:

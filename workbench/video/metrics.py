@@ -21,7 +21,7 @@ from torch import Tensor
 from workbench.colour import match_colors
 from workbench.descent import TargetCache, measure
 from workbench.errors import InputError
-from workbench.images import Frame, check_image, from_array, to_array
+from workbench.images import check_image, from_array, to_array
 from workbench.losses import Losses
 from workbench.progress import bar
 from workbench.settings import Settings
@@ -87,8 +87,16 @@ def warping_errors(
         For each film its error between frames t and t + gap, t from 0 on; None where a cut
         or nothing that both show lies between.
     """
-    window: deque[tuple[Tensor, ...]] = deque(maxlen=gap + 1)
-    scene = 0  # frames since the last cut, this one among them
+    for number, scene in enumerate(_scenes(films, source_frames, gap)):
+        if number >= gap:
+            yield _errors(scene, gap)[1:]
+
+
+def _scenes(
+    films: Sequence[Iterable[Tensor]], source_frames: Iterable[Tensor], reach: int
+) -> Iterator[Sequence[tuple[Tensor, ...]]]:
+    """Each frame of the source and of its films, after those of its scene, up to `reach`."""
+    scene: deque[tuple[Tensor, ...]] = deque(maxlen=reach + 1)
     for frames in zip_longest(source_frames, *films):
         if any(frame is None for frame in frames):
             raise InputError("the film and its source have different numbers of frames.")
@@ -100,21 +108,25 @@ def warping_errors(
                     f"a frame is {tuple(frame.shape)} and its source {tuple(source.shape)};"
                     " films are measured at the size of their source."
                 )
-        cut = bool(window) and is_cut(to_array(window[-1][0]), to_array(source))
-        scene = 1 if cut else scene + 1
-        window.append(frames)
-        if len(window) > gap:
-            yield _pair_errors(window[0], window[-1]) if scene > gap else [None] * len(films)
+        if scene and is_cut(to_array(scene[-1][0]), to_array(source)):
+            scene.clear()
+        scene.append(frames)
+        yield scene
 
 
-def _pair_errors(now: tuple[Tensor, ...], later: tuple[Tensor, ...]) -> list[float | None]:
+def _errors(scene: Sequence[tuple[Tensor, ...]], gap: int) -> list[float | None]:
+    """Warping errors of the source and of its films between the newest frame and an earlier one."""
+    nothing: list[float | None] = [None] * len(scene[-1])
+    if len(scene) <= gap:
+        return nothing
+    now, later = scene[-1 - gap], scene[-1]
     motion = find_motion(now[0], later[0])
     seen = motion.visible.sum()
     if seen == 0:
-        return [None] * (len(now) - 1)
+        return nothing
     return [
         float((motion.visible * (a - motion.warp(b)).square()).sum() / seen)
-        for a, b in zip(now[1:], later[1:], strict=True)
+        for a, b in zip(now, later, strict=True)
     ]
 
 
@@ -132,28 +144,14 @@ def sharpness(image: Tensor) -> float:
 
 @dataclass(frozen=True)
 class FilmFigures:
-    """What one film measures.
+    """What one film measures."""
 
-    Attributes
-    ----------
-    warping_error
-        Between neighbouring frames; None for a film of a single frame.
-    far_warping_error
-        Between frames `FAR` apart; None for a shorter film.
-    style_loss, content_loss
-        Weighted, in float32, the mean over frames.
-    sharpness
-        The mean over frames.
-    by_frame
-        Warping error from each frame to the next, None across cuts.
-    """
-
-    warping_error: float | None
-    far_warping_error: float | None
-    style_loss: float
-    content_loss: float
-    sharpness: float
-    by_frame: Sequence[float | None]
+    warping_error: float | None  # between neighbouring frames; None for a single frame
+    far_warping_error: float | None  # between frames `FAR` apart; None for a shorter film
+    style_loss: float  # weighted, in float32, the mean over frames
+    content_loss: float  # likewise
+    sharpness: float  # the mean over frames
+    by_frame: Sequence[float | None]  # warping error to the next frame, None across cuts
 
     def as_dict(self) -> dict[str, float | None]:
         """Everything but `by_frame`, by name."""
@@ -188,35 +186,28 @@ def compare_films(
         Losses are measured on so many frames, evenly spaced.
     """
     count = min(len(frames) for frames in films.values())
-
-    def source() -> Iterator[Tensor]:
-        return (from_array(frame) for frame in islice(read_frames(clip), count))
-
-    def columns() -> list[Iterable[Tensor]]:
-        return [source(), *films.values()]
-
-    near = list(bar(warping_errors(columns(), source()), "flicker", "frame", total=count - 1))
-    far: list[list[float | None]] = []
-    if count > FAR:
-        pairs = warping_errors(columns(), source(), FAR)
-        far = list(bar(pairs, "far flicker", "frame", total=count - FAR))
     settings = replace(settings, size=max(clip.shape))
     chosen = set(np.linspace(0, count - 1, samples).round().astype(int).tolist())
+    near: list[list[float | None]] = []
+    far: list[list[float | None]] = []
     losses: list[list[Losses]] = []
     sharp: list[list[float]] = []
-    before: Frame | None = None
     targets = TargetCache()
-    rows = zip(source(), *columns(), read_masks(masks), strict=False)
-    for number, (content, *frames, regions) in enumerate(bar(rows, "losses", "frame", total=count)):
-        picture = to_array(content)
-        if before is None or is_cut(before, picture):
-            paintings = [match_colors(style, content, original_colors) for style in styles]
-        before = picture
+    source = (from_array(frame) for frame in islice(read_frames(clip), count))
+    scenes = zip(_scenes([*films.values()], source, FAR), read_masks(masks), strict=False)
+    for number, (scene, regions) in enumerate(bar(scenes, "measuring", "frame", total=count)):
+        frames = scene[-1]
+        if len(scene) == 1:
+            paintings = [match_colors(style, frames[0], original_colors) for style in styles]
+        if number >= 1:
+            near.append(_errors(scene, 1))
+        if number >= FAR:
+            far.append(_errors(scene, FAR))
         sharp.append([sharpness(frame) for frame in frames])
         if number in chosen:
             losses.append(
                 [
-                    measure(frame, content, paintings, settings, masks=regions, targets=targets)
+                    measure(frame, frames[0], paintings, settings, masks=regions, targets=targets)
                     for frame in frames
                 ]
             )
@@ -260,17 +251,13 @@ def steadiest(figures: Mapping[str, FilmFigures], reference: str = "per-frame") 
     for name, film in figures.items():
         if name in ("source", reference) or film.warping_error is None:
             continue
-        faults = [
-            fault
-            for fault, lost in {
-                "the style": film.style_loss > MOST_STYLE_LOSS * base.style_loss,
-                "the content": film.content_loss > MOST_CONTENT_LOSS * base.content_loss,
-                "sharpness": film.sharpness < LEAST_SHARPNESS * base.sharpness,
-            }.items()
-            if lost
-        ]
-        if faults:
-            losers.append(f"{name} lost {' and '.join(faults)}")
+        lost = {
+            "the style": film.style_loss > MOST_STYLE_LOSS * base.style_loss,
+            "the content": film.content_loss > MOST_CONTENT_LOSS * base.content_loss,
+            "sharpness": film.sharpness < LEAST_SHARPNESS * base.sharpness,
+        }
+        if any(lost.values()):
+            losers.append(f"{name} lost {' and '.join(what for what in lost if lost[what])}")
         elif error(name) < error(best):
             best = name
     if best == reference:
@@ -288,10 +275,6 @@ def plot_warping_errors(
 
     Parameters
     ----------
-    figures
-        From `compare_films`.
-    fps
-        Frames a second.
     cuts
         Numbers of the frames that begin a new scene.
     """
