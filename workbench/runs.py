@@ -98,15 +98,10 @@ class Identity:
             then, now = (self._json(values.get(name)) for values in (before, self.values))
             if then == now:
                 continue
-<<<<<<< HEAD
-            if _DIGEST.fullmatch(then) or _DIGEST.fullmatch(now):
+            if _DIGEST.search(then) or _DIGEST.search(now):
                 how = (
                     "is new" if then == "null" else "is gone" if now == "null" else "is another one"
                 )
-=======
-            if _DIGEST.search(then) or _DIGEST.search(now):
-                how = "is new" if then == "null" else "is gone" if now == "null" else "is another"
->>>>>>> 8b50105 (Films are cut and put together with moviepy; one function has the four modes; files are decoded in one module and sound written in another)
                 told.append(f"{name} {how}")
             else:
                 told.append(f"{name} was {then}, is {now}")

@@ -25,6 +25,7 @@ from workbench.images import check_image, from_array, to_array
 from workbench.losses import Losses
 from workbench.progress import bar
 from workbench.settings import Settings
+from workbench.sheets import finish_plot, new_plot
 from workbench.video.clips import Clip, read_frames
 from workbench.video.cuts import is_cut
 from workbench.video.flow import find_motion
@@ -278,8 +279,7 @@ def plot_warping_errors(
     cuts
         Numbers of the frames that begin a new scene.
     """
-    figure = Figure(figsize=(9, 4), layout="constrained", dpi=110)
-    axes = figure.subplots()
+    figure, axes = new_plot(height=4.0)
     for name, film in figures.items():
         seconds = [number / fps for number in range(len(film.by_frame))]
         errors = [math.nan if error is None else error for error in film.by_frame]
@@ -288,9 +288,7 @@ def plot_warping_errors(
     for cut in cuts:
         axes.axvline(cut / fps, color="0.8", lw=1, zorder=0, label="cut" if cut == cuts[0] else "")
     axes.set(yscale="log", xlabel="seconds", ylabel="warping error", title="Flicker")
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=9)
+    finish_plot(axes)
     return figure
 
 
