@@ -113,6 +113,17 @@ def test_a_fade_between_two_films(tmp_path: Path) -> None:
     assert open_clip(tmp_path / "cut.mp4").frames == 15
 
 
+def test_a_card_is_as_large_as_the_film_and_its_text_in_the_middle(tmp_path: Path) -> None:
+    clip = as_clip(film(tmp_path / "a.mp4", 5))
+    card = edit.card("ooo", clip, 0.4)
+    frames = list(edit.frames_of(card, 25))
+    assert len(frames) == 10
+    assert {frame.shape for frame in frames} == {(48, 64, 3)}
+    rows, columns = np.nonzero(frames[0][..., 0] > 128)
+    assert rows.mean() == pytest.approx(23.5, abs=2)
+    assert columns.mean() == pytest.approx(31.5, abs=2)
+
+
 def test_films_stand_side_by_side_with_captions_at_one_height(tmp_path: Path) -> None:
     films: dict[str, Any] = {
         name: as_clip(painted(tmp_path / name, 6)) for name in ("per-frame", "source")

@@ -14,6 +14,8 @@ from pathlib import Path
 from unittest import mock
 
 import numpy as np
+from matplotlib.font_manager import findfont
+from PIL import Image, ImageDraw, ImageFont
 
 from workbench.errors import InputError
 from workbench.images import Frame, to_array
@@ -24,7 +26,7 @@ from workbench.video.frames import PaintedFrames
 
 # Kept from taking over what a file named .env in a folder above says of the environment.
 with mock.patch.dict(os.environ, PYTHON_DOTENV_DISABLED="1"):
-    from moviepy import VideoClip
+    from moviepy import ImageClip, VideoClip
 
 _READ_ON = 25  # frames; further ahead it is quicker to begin anew
 
@@ -97,6 +99,15 @@ def frames_of(clip: VideoClip, fps: Fraction | float) -> Iterator[Frame]:
     for number in range(round(Fraction(clip.duration) * rate)):
         picture = clip.get_frame(float((number + Fraction(1, 2)) / rate))
         yield np.rint(picture).clip(0, 255).astype(np.uint8)
+
+
+def card(text: str, clip: VideoClip, seconds: float) -> VideoClip:
+    """Make a title of white text on black, as large as a clip."""
+    font = ImageFont.truetype(findfont("DejaVu Sans"), max(8, clip.h // 10))
+    picture = Image.new("RGB", clip.size)
+    middle = (clip.w / 2, clip.h / 2)
+    ImageDraw.Draw(picture).text(middle, text, "white", font, anchor="mm", align="center")
+    return ImageClip(np.asarray(picture), duration=seconds).with_fps(clip.fps)
 
 
 def side_by_side(films: Mapping[str, VideoClip | Frame], columns: int) -> VideoClip:
