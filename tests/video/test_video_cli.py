@@ -28,6 +28,7 @@ from workbench import cli
 from workbench.colour import transfer_luma
 from workbench.images import from_array, load_image, to_array
 from workbench.settings import Settings
+from workbench.video import frames as frames_module
 from workbench.video import modes
 from workbench.video.clips import open_clip, read_frames, write_film
 from workbench.video.frames import frame_path
@@ -148,7 +149,8 @@ def test_bad_input_gets_one_sentence_before_anything_is_made(
     def too_late(*arguments: object) -> None:
         raise AssertionError("weights were loaded")
 
-    monkeypatch.setattr(modes, "load_weights", too_late)
+    for module in (frames_module, modes):
+        monkeypatch.setattr(module, "load_weights", too_late)
     monkeypatch.setattr(sys, "argv", ["workbench", "video", *arguments.split()])
     monkeypatch.chdir(folder)
     before = sorted(folder.rglob("*"))

@@ -34,7 +34,7 @@ from workbench.progress import bar
 from workbench.runs import Identity, same_run
 from workbench.video import clips
 from workbench.video.clips import Clip
-from workbench.video.modes import clip_identity
+from workbench.video.frames import clip_identity
 from workbench.weights import digest
 
 PART = 100  # frames of a film between places where it can go on

@@ -12,16 +12,25 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
+from typing import Any
 
+import torch
 from torch import Tensor
 
+import workbench
 from workbench.colour import transfer_luma
 from workbench.descent import Iterate
-from workbench.devices import peak_megabytes
+from workbench.devices import choose_device, choose_precision, peak_megabytes
 from workbench.files import write_bytes
 from workbench.images import Frame, from_array, load_image, save_image, to_array
-from workbench.runs import digest
-from workbench.video.clips import Clip, read_frames
+from workbench.runs import Identity, digest, read_identity
+from workbench.settings import ClipSettings, Settings
+from workbench.video.clips import Clip, is_series, numbered_pictures, read_frames
+from workbench.video.masks import Mask
+from workbench.weights import load_weights
+
+# What a film is painted with: what is finished may come from another machine, the rest may not.
+MACHINE = ("device", "precision", "workbench", "torch")
 
 
 @dataclass(frozen=True)
@@ -136,3 +145,90 @@ def film_figures(frames: Sequence[FrameFigures]) -> dict[str, float]:
         "steps_a_frame": median(frame.steps for frame in later),
         "peak_megabytes": max(frame.megabytes for frame in frames),
     }
+
+
+# --- whose frames they are ---------------------------------------------------------------
+
+
+def film_identity(
+    clip: Clip,
+    styles: Sequence[Tensor],
+    settings: Settings,
+    clip_settings: ClipSettings,
+    masks: Sequence[Mask],
+    original_colors: str,
+) -> Identity:
+    """Everything that the painted frames depend on; `MACHINE` has what the machine adds."""
+    knobs, init = clip_settings.as_dict(), settings.init
+    unused = {
+        "per-frame": set(knobs) - {"mode"},
+        "blended": {"temporal_weight", "temporal_lags", "flow_method"},
+        "flow-warped": {"temporal_weight", "temporal_lags"},
+        "temporal": {"blend"},
+    }[clip_settings.mode]
+    values = clip_identity(clip)
+    if masks:
+        values["masks"] = [_mask_digest(mask) for mask in masks]
+    if recolours(original_colors):
+        values["original_colors"] = original_colors
+    values["style"] = [_picture_digest(style) for style in styles]
+    values |= settings.as_dict()
+    del values["size"]  # the frames have their own
+    if init not in ("content", "random"):
+        values["init"] = _picture_digest(load_image(init))
+    values |= {name: value for name, value in knobs.items() if name not in unused}
+    device = choose_device(settings.device)
+    precision = choose_precision(settings.precision, device)
+    return Identity(
+        values
+        | {
+            "weights": load_weights(settings.backbone).sha256,
+            "device": device.type,
+            "precision": str(precision).removeprefix("torch."),
+            "workbench": workbench.__version__,
+            "torch": torch.__version__,
+        }
+    )
+
+
+def same_stills(folder: Path, identity: Identity) -> bool:
+    """Whether frames there were painted as frames that begin a scene are here."""
+    there = read_identity(folder) or {}
+    if there.get("mode") != "per-frame":
+        return False
+    alike = {name: there.get(name) for name in ClipSettings().as_dict()}
+    return not Identity({**identity.values, **alike}).differences(there)
+
+
+def clip_identity(clip: Clip) -> dict[str, Any]:
+    """Everything that frames read from a clip depend on."""
+    return {
+        "clip": _clip_digest(clip),
+        "start": str(clip.start),
+        "stride": clip.stride,
+        "fps": str(clip.fps),
+        "frame size": f"{clip.shape[1]}x{clip.shape[0]}",
+    }
+
+
+def _mask_digest(mask: Mask) -> str:
+    if isinstance(mask, Tensor):
+        return _picture_digest(mask.expand(1, 3, -1, -1))
+    return _clip_digest(mask)
+
+
+def _picture_digest(picture: Tensor) -> str:
+    return digest(to_array(picture).tobytes())
+
+
+def _clip_digest(clip: Clip) -> str:
+    """SHA-256 of a clip's file, or of the names and contents of its pictures."""
+    if not is_series(clip.path):
+        return digest(clip.path)
+    inside = [f"{path.name} {digest(path)}" for path in numbered_pictures(clip.path)]
+    return digest("\n".join(inside).encode())
+
+
+def recolours(original_colors: str) -> bool:
+    """Whether styles are given the colours of a scene."""
+    return original_colors not in ("off", "luma")

@@ -17,33 +17,28 @@ from dataclasses import dataclass, replace
 from functools import cache, partial
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-import workbench
 from workbench.colour import check_original_colors, match_colors, recolour
 from workbench.descent import Iterate, TargetCache, optimize
 from workbench.devices import (
     choose_device,
-    choose_precision,
     ran_out_of_memory,
     reset_peak_megabytes,
 )
 from workbench.errors import InputError, MemoryExceeded, OptimizationError
 from workbench.files import claimed
-from workbench.images import Frame, from_array, load_image, resize, to_array
+from workbench.images import Frame, from_array, load_image, resize
 from workbench.losses import TemporalTarget
 from workbench.progress import bar
-from workbench.runs import Identity, Result, digest, finish_run, read_identity, same_run, start_run
+from workbench.runs import Result, finish_run, same_run, start_run
 from workbench.settings import MIN_SIZE, ClipSettings, Settings
 from workbench.video.clips import (
     Clip,
     check_film,
-    is_series,
-    numbered_pictures,
     open_clip,
     read_frames,
     write_film,
@@ -51,13 +46,17 @@ from workbench.video.clips import (
 from workbench.video.cuts import is_cut
 from workbench.video.flow import Motion, find_motion
 from workbench.video.frames import (
+    MACHINE,
     FrameFigures,
     PaintedFrames,
     copy_frame,
     film_figures,
+    film_identity,
     finish_frame,
     finished_frames,
     frame_path,
+    recolours,
+    same_stills,
 )
 from workbench.video.masks import Mask, read_masks
 from workbench.weights import load_weights
@@ -65,8 +64,6 @@ from workbench.weights import load_weights
 STOP_STEPS = 10  # over which `stop_change` is measured
 SKETCH_STEPS = 30  # at half size; with fewer, what comes into view stays pale
 _NARROW = 5  # px
-# What a film is painted with: what is finished may come from another machine, the rest may not.
-_MACHINE = ("device", "precision", "workbench", "torch")
 
 
 # --- the modes ---------------------------------------------------------------------------
@@ -210,15 +207,15 @@ def paint_clip(
     with claimed(folder):
         done = {n: each for n, each in finished_frames(folder).items() if n < clip.frames}
         first = next(number for number in range(len(done) + 1) if number not in done)
-        identity = _identity(clip, styles, settings, clip_settings, masks, original_colors)
-        same_run(folder, identity, ignoring=_MACHINE)
-        stills = Path(alone) if alone and _same_stills(Path(alone), identity) else None
+        identity = film_identity(clip, styles, settings, clip_settings, masks, original_colors)
+        same_run(folder, identity, ignoring=MACHINE)
+        stills = Path(alone) if alone and same_stills(Path(alone), identity) else None
         for number in range(first):
             yield ClipIterate(number, clip.frames, None, done[number])
         lags = _lags(clip_settings)
         reach = max(lags, default=1)  # cuts are looked for in every mode
         begin = max(0, first - reach)
-        while _recolours(original_colors) and begin > 0 and not done[begin].scene_start:
+        while recolours(original_colors) and begin > 0 and not done[begin].scene_start:
             begin -= 1
         started = time.monotonic()
         device = choose_device(settings.device)
@@ -464,11 +461,6 @@ def shortfall(clip: Clip, frames: int) -> str | None:
     )
 
 
-def _recolours(original_colors: str) -> bool:
-    """Whether styles are given the colours of a scene."""
-    return original_colors not in ("off", "luma")
-
-
 def _lags(settings: ClipSettings) -> tuple[int, ...]:
     """How many frames ago the frames were that the mode looks at."""
     return {"per-frame": (), "temporal": settings.temporal_lags}.get(settings.mode, (1,))
@@ -516,85 +508,3 @@ def _sketch(paint: Callable[..., Iterator[Iterate]], start: Tensor, settings: Se
         *_, iterate = paint(replace(coarse, size=settings.size), start=start)
     height, width = start.shape[-2:]
     return resize(iterate.image.cpu(), (height, width))
-
-
-# --- whose frames they are ---------------------------------------------------------------
-
-
-def _identity(
-    clip: Clip,
-    styles: Sequence[Tensor],
-    settings: Settings,
-    clip_settings: ClipSettings,
-    masks: Sequence[Mask],
-    original_colors: str,
-) -> Identity:
-    """Everything that the painted frames depend on; `_MACHINE` has what the machine adds."""
-    knobs, init = clip_settings.as_dict(), settings.init
-    unused = {
-        "per-frame": set(knobs) - {"mode"},
-        "blended": {"temporal_weight", "temporal_lags", "flow_method"},
-        "flow-warped": {"temporal_weight", "temporal_lags"},
-        "temporal": {"blend"},
-    }[clip_settings.mode]
-    values = clip_identity(clip)
-    if masks:
-        values["masks"] = [_mask_digest(mask) for mask in masks]
-    if _recolours(original_colors):
-        values["original_colors"] = original_colors
-    values["style"] = [_picture_digest(style) for style in styles]
-    values |= settings.as_dict()
-    del values["size"]  # the frames have their own
-    if init not in ("content", "random"):
-        values["init"] = _picture_digest(load_image(init))
-    values |= {name: value for name, value in knobs.items() if name not in unused}
-    device = choose_device(settings.device)
-    precision = choose_precision(settings.precision, device)
-    return Identity(
-        values
-        | {
-            "weights": load_weights(settings.backbone).sha256,
-            "device": device.type,
-            "precision": str(precision).removeprefix("torch."),
-            "workbench": workbench.__version__,
-            "torch": torch.__version__,
-        }
-    )
-
-
-def _same_stills(folder: Path, identity: Identity) -> bool:
-    """Whether frames there were painted as frames that begin a scene are here."""
-    there = read_identity(folder) or {}
-    if there.get("mode") != "per-frame":
-        return False
-    alike = {name: there.get(name) for name in ClipSettings().as_dict()}
-    return not Identity({**identity.values, **alike}).differences(there)
-
-
-def clip_identity(clip: Clip) -> dict[str, Any]:
-    """Everything that frames read from a clip depend on."""
-    return {
-        "clip": _clip_digest(clip),
-        "start": str(clip.start),
-        "stride": clip.stride,
-        "fps": str(clip.fps),
-        "frame size": f"{clip.shape[1]}x{clip.shape[0]}",
-    }
-
-
-def _mask_digest(mask: Mask) -> str:
-    if isinstance(mask, Tensor):
-        return _picture_digest(mask.expand(1, 3, -1, -1))
-    return _clip_digest(mask)
-
-
-def _picture_digest(picture: Tensor) -> str:
-    return digest(to_array(picture).tobytes())
-
-
-def _clip_digest(clip: Clip) -> str:
-    """SHA-256 of a clip's file, or of the names and contents of its pictures."""
-    if not is_series(clip.path):
-        return digest(clip.path)
-    inside = [f"{path.name} {digest(path)}" for path in numbered_pictures(clip.path)]
-    return digest("\n".join(inside).encode())
