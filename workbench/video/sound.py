@@ -105,8 +105,9 @@ def _add_sound(
     if codec in _COPIED[path.suffix.lower()]:
         track = film.add_stream_from_template(stream)
         return track, _copied(source, stream, track, zero)
-    rate = stream.rate if stream.rate in _AAC_RATES else 48000
-    track = _add_aac(film, rate, min(2, stream.channels))
+    track = film.add_stream("aac", rate=stream.rate if stream.rate in _AAC_RATES else 48000)
+    track.layout = "mono" if stream.channels == 1 else "stereo"
+    track.bit_rate = 192_000
     return track, _pieces(_samples(source, stream, track, zero), track)
 
 
@@ -167,13 +168,6 @@ def _subtitles(
             packet.pts = packet.dts = nearest(shown[0] * 1000)
             packet.duration = nearest((shown[1] - shown[0]) * 1000)
             yield shown[0], packet
-
-
-def _add_aac(film: OutputContainer, rate: int, channels: int) -> AudioStream:
-    track = film.add_stream("aac", rate=rate)
-    track.layout = "mono" if channels == 1 else "stereo"
-    track.bit_rate = 192_000
-    return track
 
 
 def _copied(
