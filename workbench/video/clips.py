@@ -39,7 +39,7 @@ from workbench.video.sound import add_tracks
 
 FORMATS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska"}
 _SEEK_AHEAD = 1  # s; B-frames may lie before the picture that a seek goes to
-_PICTURES = {*PICTURE_SUFFIXES} - {".gif"}
+STILLS = {*PICTURE_SUFFIXES} - {".gif"}  # what ends so is one picture, and no clip
 _PATTERN = re.compile(r"%0?([0-9]*)d")  # as other programs name the numbers of pictures
 _LOOKED_AT = 8  # pictures of a series, before it is painted
 MANY = "For several clips, give the command once for each, or see `workbench batch --help`."
@@ -238,10 +238,8 @@ def numbered_pictures(
     """
     if not path.is_dir():
         name = _PATTERN.sub(lambda told: rf"[0-9]{{{told[1] or 1},}}", re.escape(path.name))
-        return [
-            each for each in pictures_in(path.parent, _PICTURES) if re.fullmatch(name, each.name)
-        ]
-    found = pictures_in(path, _PICTURES, say=say)
+        return [each for each in pictures_in(path.parent, STILLS) if re.fullmatch(name, each.name)]
+    found = pictures_in(path, STILLS, say=say)
     numbered = [each for each in found if re.search("[0-9]", each.stem)]
     if numbered != found:
         without = [each.name for each in found if each not in set(numbered)]

@@ -11,10 +11,8 @@ from pathlib import Path
 from torch import Tensor
 
 from workbench.errors import InputError
-from workbench.images import PICTURE_SUFFIXES, from_array, load_mask, luminance
-from workbench.video.clips import Clip, is_series, open_clip, read_frames
-
-_PICTURES = {*PICTURE_SUFFIXES} - {".gif"}
+from workbench.images import from_array, load_mask, luminance
+from workbench.video.clips import STILLS, Clip, is_series, open_clip, read_frames
 
 Mask = Tensor | Clip
 """`(1, 1, H, W)` in [0, 1], for all frames; or a clip, with a mask for each."""
@@ -41,7 +39,7 @@ def open_masks(names: Sequence[str | os.PathLike[str]], clip: Clip) -> list[Mask
 
 
 def _open(path: Path, clip: Clip) -> Mask:
-    if path.suffix.lower() in _PICTURES and not is_series(path):
+    if path.suffix.lower() in STILLS and not is_series(path):
         return load_mask(path)
     rate = clip.fps * clip.stride
     whole = open_clip(path, fps=rate if is_series(path) else None)
