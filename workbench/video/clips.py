@@ -147,17 +147,15 @@ def read_frames(clip: Clip, first: int = 0, *, masks: bool = False) -> Iterator[
 
     Parameters
     ----------
-    clip
-        From `open_clip`.
     first
         Frame to begin with; the same frame has the same pixels wherever one begins.
     masks
         Read as masks, white where a style belongs: where there is transparency, that is the mask.
 
-    Returns
-    -------
-    Iterator[Frame]
-        `(H, W, 3)` in 0..255 each, of the clip's shape.
+    Yields
+    ------
+    Frame
+        `(H, W, 3)` in 0..255, of the clip's shape.
 
     Raises
     ------
@@ -204,12 +202,8 @@ def read_moment(
 
     Parameters
     ----------
-    path
-        The film.
     start, length
         In seconds. Where it begins behind the film's end, it is the last frame.
-    size
-        As for `open_clip`.
     """
     film = open_clip(path)
     frame = float(1 / film.fps)
@@ -416,12 +410,7 @@ def join_films(
         Written by `write_film` with one shape, rate and quality, and without sound; all but the
         last have at least four frames, as shorter ones are stored in another order.
     path, fps, sound
-        As for `write_film`.
-
-    Raises
-    ------
-    InputError, OutputError
-        As `write_film`.
+        As for `write_film`, which raises the same errors.
     """
     check_film(path)
     path, rate = Path(path), _checked_rate(fps)
@@ -474,10 +463,6 @@ def save_mp4(
     frames
         `(H, W, 3)` each; all are brought to the size of the last, and that is cut to even
         numbers of pixels.
-    path
-        Ends in .mp4, .mov or .mkv.
-    fps
-        Frames a second, above 0.
     hold
         Seconds that the last frame stays.
     """

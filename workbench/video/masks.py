@@ -27,8 +27,6 @@ def open_masks(names: Sequence[str | os.PathLike[str]], clip: Clip) -> list[Mask
         A file or folder for each style, white where that style belongs (`images.load_mask`). A
         clip, or a folder of numbered pictures, goes along with the clip's file from its beginning
         on, frame by frame: what `start`, `end` and `stride` leave out there is left out here.
-    clip
-        From `clips.open_clip`.
 
     Raises
     ------
@@ -67,17 +65,7 @@ def _open(path: Path, clip: Clip) -> Mask:
 def read_masks(masks: Sequence[Mask], first: int = 0) -> Iterator[tuple[Tensor, ...]]:
     """Read the masks of one frame after the other, `(1, 1, H, W)` in [0, 1], for each style.
 
-    Parameters
-    ----------
-    masks
-        From `open_masks`; without any, every frame has none.
-    first
-        Frame to begin with.
-
-    Raises
-    ------
-    InputError
-        If one breaks off before the frames do.
+    Without masks, every frame has none. One that breaks off before the frames do is refused.
     """
     if not masks:
         return repeat(())

@@ -132,13 +132,7 @@ def _errors(scene: Sequence[tuple[Tensor, ...]], gap: int) -> list[float | None]
 
 
 def sharpness(image: Tensor) -> float:
-    """Variance of the Laplacian of the grey picture; lower is blurrier.
-
-    Parameters
-    ----------
-    image
-        `(1, 3, H, W)`, sRGB in [0, 1].
-    """
+    """Variance of the Laplacian of a grey picture `(1, 3, H, W)`; lower is blurrier."""
     grey = cv2.cvtColor(to_array(image), cv2.COLOR_RGB2GRAY).astype(np.float64)
     return float(cv2.Laplacian(grey, cv2.CV_64F).var())
 
@@ -179,10 +173,8 @@ def compare_films(
     ----------
     films
         Name -> frames, `(1, 3, H, W)` each, sRGB in [0, 1], such as `frames.PaintedFrames`.
-    clip
-        What they were painted from.
-    styles, settings, masks, original_colors
-        What they were painted with.
+    clip, styles, settings, masks, original_colors
+        What they were painted from and with.
     samples
         Losses are measured on so many frames, evenly spaced.
     """
@@ -229,12 +221,7 @@ def compare_films(
 def steadiest(figures: Mapping[str, FilmFigures], reference: str = "per-frame") -> tuple[str, str]:
     """Choose the film that flickers least among those that kept style, content and sharpness.
 
-    Parameters
-    ----------
-    figures
-        From `compare_films`.
-    reference
-        The film that the others are held against; it always stands for choice.
+    The others are held against `reference`, which always stands for choice.
 
     Returns
     -------
@@ -272,13 +259,7 @@ def steadiest(figures: Mapping[str, FilmFigures], reference: str = "per-frame") 
 def plot_warping_errors(
     figures: Mapping[str, FilmFigures], fps: float, cuts: Sequence[int]
 ) -> Figure:
-    """Draw the flicker of every film over time, on a log scale, and where the scene changes.
-
-    Parameters
-    ----------
-    cuts
-        Numbers of the frames that begin a new scene.
-    """
+    """Draw the flicker of every film over time, on a log scale, and the frames after `cuts`."""
     figure, axes = new_plot(height=4.0)
     for name, film in figures.items():
         seconds = [number / fps for number in range(len(film.by_frame))]

@@ -190,8 +190,7 @@ def paint_clip(
     Raises
     ------
     InputError
-        If a folder belongs to another run (the message says what differs) or is in use,
-        or the clip has no frames.
+        If the folder belongs to another run (the message says what differs) or is in use.
     OptimizationError
         As `optimize`, or if memory runs out. Finished frames stay.
     """
@@ -329,15 +328,13 @@ def stylize_clip(
         Gets `film.mp4`, the folder `frames` and, when all is done, `result.json`.
     mode
         "per-frame", "blended", "flow-warped" or "temporal"; None: as `clip_settings` says.
-    settings, clip_settings
-        See `Settings` and `ClipSettings`.
     masks, original_colors, quality
         As for `paint_film`.
 
     Raises
     ------
     InputError, OptimizationError, OutputError
-        As `paint_film`. Finished frames stay.
+        As `paint_clip` and `clips.write_film`. Finished frames stay.
     """
     check_film("film.mp4", quality=quality)
     if not isinstance(clip, Clip):
@@ -393,24 +390,17 @@ def paint_film(
         Folder for its frames, as for `paint_clip`.
     film
         Ends in .mp4, .mov or .mkv.
-    masks, alone
-        As for `paint_clip`.
+    masks, alone, quality
+        As for `paint_clip` and `clips.write_film`.
     original_colors
         One of `colour.ORIGINAL_COLORS`, to keep the colours of the clip. "luma" gives the film
         the brightness of the painting only; the others give each style the colours that a scene
         begins with.
-    quality
-        Of the film, as for `clips.write_film`; smaller is better.
 
     Returns
     -------
     PaintedFrames, dict
         Its frames, and `frames.film_figures` of them.
-
-    Raises
-    ------
-    InputError, OptimizationError, OutputError
-        As `paint_clip` and `clips.write_film`. Finished frames stay.
     """
     iterates = paint_clip(
         clip,
@@ -436,15 +426,7 @@ def paint_film(
 def write_painted(
     frames: PaintedFrames, clip: Clip, film: str | os.PathLike[str], *, quality: int = 18
 ) -> None:
-    """Write frames of `paint_clip` as a film with the clip's sound.
-
-    Raises
-    ------
-    InputError
-        If there are none.
-    OutputError
-        If the film cannot be written.
-    """
+    """Write frames of `paint_clip` as a film with the clip's sound; there must be one at least."""
     if not frames:
         raise InputError(f"{frames.folder} has no finished frame yet; go on painting.")
     pictures = bar(frames.pictures(), "writing", "frame", total=len(frames))
