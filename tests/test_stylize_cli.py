@@ -69,7 +69,7 @@ def test_a_pasted_command_is_painted_and_explained(stylize: Stylize) -> None:
     assert "--style-weight 300" in said.out
     assert "--backbone tiny" in said.out
     command = papermill_command("stylize_image")
-    assert f"  {command} -p content photo.png" in said.out
+    assert f"  {command} -y '{{content: photo.png, " in said.out
     assert Path(command.split()[1]).is_file()  # wherever one stands
     assert "- Left out: -gpu" in said.out
     made = {path.name for path in Path().glob("*.png")} - {"photo.png", "style.png"}

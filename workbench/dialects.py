@@ -9,9 +9,9 @@ Loads neither torch nor a network.
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import difflib
-import json
 import math
 import re
 import shlex
@@ -20,8 +20,9 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+import yaml
 from PIL import ExifTags, Image
 
 from workbench.errors import InputError
@@ -38,34 +39,16 @@ Notes = list[str]
 
 @dataclass(frozen=True)
 class Command:
-    """A command line of another program, in our terms.
+    """A command line of another program, in our terms."""
 
-    Attributes
-    ----------
-    program
-        Whose it was, such as "neural_style.lua".
-    settings
-        What it asks for.
-    content, styles
-        Its pictures, as they were named.
-    output
-        The picture that it writes; None if it names none.
-    save_every
-        Steps from one snapshot to the next; None for no snapshots.
-    original_colors
-        "luma" to keep the colours of the photograph, "off" to take those of the style.
-    notes
-        Sentences on what was changed or left out, and on what differs from that program.
-    """
-
-    program: str
+    program: str  # whose it was, such as "neural_style.lua"
     settings: Settings
     content: str
     styles: tuple[str, ...]
-    output: str | None = None
-    save_every: int | None = None
-    original_colors: str = "off"
-    notes: tuple[str, ...] = ()
+    output: str | None = None  # the picture that it writes; None: it names none
+    save_every: int | None = None  # steps from one snapshot to the next; None: no snapshots
+    original_colors: str = "off"  # "luma": the colours of the photograph stay
+    notes: tuple[str, ...] = ()  # sentences on what was changed or left out, and what differs
 
 
 def read_command(text: str) -> Command:
@@ -88,9 +71,9 @@ def read_command(text: str) -> Command:
     program, words = _find_program(_split(text))
     notes: Notes = []
     given = _parse(words, program, notes)
-    values = {**program.defaults, **given}
-    values.pop("", None)  # of options that are left out
+    values = {row.to: row.default for row in program.options.values() if row.to} | given
     program.convert(values, given, notes)
+    values = {name: value for name, value in values.items() if value is not None}
     command = {
         field.name: values.pop(field.name)
         for field in dataclasses.fields(Command)
@@ -112,15 +95,8 @@ def read_command(text: str) -> Command:
 def as_options(command: Command) -> str:
     """Our own command line that does the same, with no more than what is not the default.
 
-    Parameters
-    ----------
-    command
-        From `read_command`.
-
-    Returns
-    -------
-    str
-        "workbench stylize me.jpg starry.jpg -o out.png ...", quoted for a shell.
+    Such as "workbench stylize me.jpg starry.jpg -o out.png --style-weight 300", quoted for a
+    shell.
     """
     words = ["workbench", "stylize", command.content, *command.styles]
     words += ["-o", command.output or OUTPUT]
@@ -136,31 +112,17 @@ def as_options(command: Command) -> str:
 def as_parameters(command: Command) -> str:
     """Parameters for papermill that have notebooks/stylize_image.ipynb do the same.
 
-    Parameters
-    ----------
-    command
-        From `read_command`.
-
-    Returns
-    -------
-    str
-        "-p content me.jpg -p style_weight 300.0 ... -y '{steps: [1000], ...}'", quoted for a
-        shell.
+    Such as "-y '{content: me.jpg, style_weight: 300.0}'", quoted for a shell.
     """
     parameters: Values = {"content": command.content}
     parameters["style"] = command.styles[0] if len(command.styles) == 1 else command.styles
     if command.output is not None:
         parameters["output_dir"] = str(Path(command.output).with_suffix(""))
     parameters |= _changes(command)
-    words, rest = [], []
-    for name, value in parameters.items():
-        if isinstance(value, tuple):
-            rest.append(f"{name}: [{', '.join(map(_yaml, value))}]")
-        else:
-            words += ["-r" if _misread(value) else "-p", name, str(value)]
-    if rest:
-        words += ["-y", f"{{{', '.join(rest)}}}"]
-    return shlex.join(words)
+    text = yaml.safe_dump(
+        parameters, default_flow_style=True, sort_keys=False, allow_unicode=True, width=math.inf
+    )
+    return shlex.join(["-y", text.strip()])
 
 
 def _changes(command: Command) -> Values:
@@ -177,25 +139,8 @@ def _changes(command: Command) -> Values:
     return changes
 
 
-def _misread(value: object) -> bool:
-    """Whether papermill would take a text for something else."""
-    if not isinstance(value, str):
-        return False
-    try:
-        float(value)
-    except ValueError:
-        return value in ("True", "False", "None")
-    return True
-
-
 def _plain(value: object) -> str:
     return repr(value).removesuffix(".0") if isinstance(value, float) else str(value)
-
-
-def _yaml(value: object) -> str:
-    """JSON, but for numbers such as 1e-05, which YAML takes for a text without a point."""
-    text = json.dumps(value, ensure_ascii=False)
-    return text.replace("e", ".0e") if isinstance(value, float) and "." not in text else text
 
 
 # --- words of a command -------------------------------------------------------------------
@@ -272,94 +217,96 @@ def _tell_apart(programs: tuple[_Program, ...], words: Sequence[str]) -> _Progra
 
 def _parse(words: Sequence[str], program: _Program, notes: Notes) -> Values:
     """Values that the command gives, by our names."""
-    groups: list[tuple[str, list[str]]] = []
-    for word in words:
-        if _OPTION.match(word):
-            groups.append((word, []))
-        elif groups:
-            groups[-1][1].append(word)
-        else:
-            raise InputError(f"{word}: {program.title} takes nothing before its first option.")
-    given: Values = {}
-    for word, rest in groups:
-        name, rest = program.find(word, rest)
-        value = _value(name, program.options[name], rest)
-        if given.get(name, value) != value:
-            shown = " ".join([name, *rest])
-            notes.append(f"{name} is given twice; the last counts, as there: {shown}.")
-        given[name] = value
-    for reason in dict.fromkeys(option.left_out for option in program.options.values()):
-        names = [name for name in given if program.options[name].left_out == reason]
-        if reason and names:
-            notes.append(f"Left out: {', '.join(names)} ({reason}).")
-    return {program.options[name].to: value for name, value in given.items()}
+    words = [program.spell(word) for word in words]
+    if not program.argparse:
+        for word in words:
+            if _OPTION.match(word) and word not in program.options:
+                raise program.unknown(word)
+    parser = _Parser(add_help=False)
+    parser.notes = notes
+    for name, row in program.options.items():
+        parser.add_argument(
+            name,
+            dest=row.to or name,
+            type=row.read,
+            nargs=row.words,
+            const=True,
+            action=_Last,
+            default=argparse.SUPPRESS,
+        )
+    found, others = parser.parse_known_args(words)
+    if others:
+        before = [word for word in words[: words.index(others[0])] if _OPTION.match(word)]
+        if _OPTION.match(others[0]):
+            raise program.unknown(others[0])
+        if not before:
+            raise InputError(f"{others[0]}: {program.title} takes nothing before its first option.")
+        raise InputError(
+            f"{before[-1]}: {others[0]} is one value too many; put quotes around one with blanks."
+        )
+    given = vars(found)
+    names = {row.to or name: name for name, row in program.options.items()}
+    for reason in dict.fromkeys(row.left_out for row in program.options.values() if row.left_out):
+        left_out = [names[to] for to in given if program.options[names[to]].left_out == reason]
+        if left_out:
+            notes.append(f"Left out: {', '.join(left_out)} ({reason}).")
+    return {to: value for to, value in given.items() if to not in program.options}
 
 
-def _value(name: str, option: _Option, words: list[str]) -> Any:
-    least, most = _COUNTS[option.words]
-    if len(words) < least:
-        raise InputError(f"{name}: a value is missing behind it.")
-    if len(words) > most:
-        what = "no value" if most == 0 else "one value; put quotes around one with blanks"
-        raise InputError(f"{name} {' '.join(words)}: {name} takes {what}.")
-    values = []
-    for word in words:
-        try:
-            values.append(option.read(word))
-        except ValueError as error:
-            raise InputError(f"{name} {word}: {error}.") from None
-    if option.words == "+":
-        return tuple(values)
-    return values[0] if values else True
+class _Parser(argparse.ArgumentParser):
+    """Says in one sentence what is wrong."""
+
+    notes: Notes
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message.removeprefix('argument ')}.")
+
+
+class _Last(argparse.Action):
+    """Takes the last of the values that an option is given."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        """Note values that differ; a flag is True, and several values are a tuple."""
+        if self.nargs in (0, "+"):
+            values = tuple(values) or True
+        if getattr(namespace, self.dest, values) != values:
+            name = self.option_strings[0]
+            shown = ",".join(map(_plain, values)) if isinstance(values, tuple) else _plain(values)
+            parser.notes.append(  # type: ignore[attr-defined]
+                f"{name} is given twice; the last counts, as there: {name} {shown}."
+            )
+        setattr(namespace, self.dest, values)
 
 
 # --- options of a program -----------------------------------------------------------------
 
-_COUNTS = {"0": (0, 0), "1": (1, 1), "?": (0, 1), "+": (1, math.inf)}
-
 
 @dataclass(frozen=True)
 class _Option:
-    """What an option of another program is to us.
+    """What an option of another program is to us."""
 
-    Attributes
-    ----------
-    to
-        The value that it gives: a field of `Settings` or `Command`, or something that the
-        program's `convert` turns into some.
-    read
-        A word behind it -> the value; raises `ValueError` with what to do.
-    words
-        How many stand behind it: "0" (a flag), "1", "?" (at most one) or "+".
-    left_out
-        Why it is nothing to us.
-    """
-
-    to: str
-    read: Callable[[str], Any] = str
-    words: str = "1"
-    left_out: str = ""
+    to: str = ""  # a field of `Settings` or `Command`, or what `convert` turns into some; "": none
+    read: Callable[[str], Any] = str  # a word behind it -> the value
+    default: Any = None  # None: ours
+    words: int | str | None = None  # that stand behind it, as argparse counts them; None: one
+    left_out: str = ""  # why it is nothing to us
 
 
 @dataclass(frozen=True)
 class _Program:
-    """A program whose commands are read.
-
-    Attributes
-    ----------
-    dash
-        What its options begin with.
-    argparse
-        Whether it takes `--option=value` and the beginning of an option for the whole.
-    convert
-        Turns values, of which some were given, into fields of `Settings` and `Command`.
-    """
+    """A program whose commands are read."""
 
     title: str
-    dash: str
-    argparse: bool
+    dash: str  # what its options begin with
+    argparse: bool  # takes `--option=value`, and the beginning of an option for the whole
     options: Mapping[str, _Option]
-    defaults: Mapping[str, Any]
+    # Turns values, of which some were given, into fields of `Settings` and `Command`.
     convert: Callable[[Values, Values, Notes], None]
 
     def spell(self, word: str) -> str:
@@ -369,28 +316,17 @@ class _Program:
             return word
         return self.dash + word[dashes.end() :]
 
-    def find(self, word: str, rest: list[str]) -> tuple[str, list[str]]:
-        """The option that is meant, and the values behind it."""
-        name = self.spell(word)
-        if name in self.options:
-            return name, rest
-        if self.argparse:
-            name, equals, value = name.partition("=")
-            rest = [value, *rest] if equals else rest
-            alike = [option for option in self.options if option.startswith(name)]
-            if name in alike or len(alike) == 1:
-                return (name if name in alike else alike[0]), rest
-            if alike:
-                raise InputError(f"{name} may be {' or '.join(alike)}; write it out.")
-        nearest = difflib.get_close_matches(name, self.options, n=1, cutoff=0.0)[0]
-        raise InputError(f"{name}: {self.title} has no such option; the nearest is {nearest}.")
+    def unknown(self, word: str) -> InputError:
+        """The sentence about an option that this program has not."""
+        nearest = difflib.get_close_matches(word, self.options, n=1, cutoff=0.0)[0]
+        return InputError(f"{word}: {self.title} has no such option; the nearest is {nearest}.")
 
 
 def _number(word: str) -> float:
     try:
         return float(word)
     except ValueError:
-        raise ValueError("give a number") from None
+        raise argparse.ArgumentTypeError(f"{word} is no number") from None
 
 
 def _whole(word: str) -> int:
@@ -400,12 +336,12 @@ def _whole(word: str) -> int:
                 return int(value)
         except (ValueError, OverflowError):
             continue
-    raise ValueError("give a whole number")
+    raise argparse.ArgumentTypeError(f"{word} is no whole number")
 
 
 def _pixels(word: str) -> int:
     if (pixels := _whole(word)) < 1:
-        raise ValueError("give a whole number above 0")
+        raise argparse.ArgumentTypeError(f"{word} is no whole number above 0")
     return pixels
 
 
@@ -434,7 +370,7 @@ def _layers(word: str) -> tuple[str, ...]:
     layers = tuple(part.strip() for part in word.split(","))
     for layer in layers:
         if layer.startswith(("conv", "pool")):
-            raise ValueError(
+            raise argparse.ArgumentTypeError(
                 f"{layer} cannot be mapped, because only activations behind a ReLU are looked at"
                 " here, such as relu4_2"
             )
@@ -444,7 +380,7 @@ def _layers(word: str) -> tuple[str, ...]:
 def _one_of(**choices: Any) -> Callable[[str], Any]:
     def read(word: str) -> Any:
         if word not in choices:
-            raise ValueError(f"use one of {', '.join(choices)}")
+            raise argparse.ArgumentTypeError(f"{word} is none of {', '.join(choices)}")
         return choices[word]
 
     return read
@@ -456,7 +392,9 @@ def _backbone(word: str) -> str:
     network = next(found, "no network that is known here")
     if network in BACKBONES:
         return network
-    raise ValueError(f"cannot be mapped, because it is {network}; leave it out for VGG-19")
+    raise argparse.ArgumentTypeError(
+        f"{word} cannot be mapped, because it is {network}; leave it out for VGG-19"
+    )
 
 
 # Part of a file's name -> the network in it, or what it is.
@@ -475,90 +413,89 @@ _MEMORY = "how much L-BFGS remembers is no setting here"
 _ADAM = "of Adam, the learning rate alone is a setting here"
 _SNAPSHOTS = "snapshots are named after the output here"
 _POOLING = _one_of(max="max", avg="average-unscaled")
-_KEEP_COLORS = _one_of(**{"0": "off", "1": "luma"})
-_INIT = _one_of(random="random", image="content")
-_OPTIMIZER = _one_of(lbfgs="lbfgs", adam="adam")
 
 # Of neural_style.lua and neural-style-pt, which took over its options.
 _TORCH_OPTIONS = {
-    "-style_image": _Option("styles", _paths),
+    "-style_image": _Option("styles", _paths, ("examples/inputs/seated-nude.jpg",)),
     "-style_blend_weights": _Option("style_blend_weights", _shares),
-    "-content_image": _Option("content", _path),
-    "-image_size": _Option("size", _whole),
-    "-gpu": _Option("", left_out=_MACHINE),
-    "-content_weight": _Option("content_weight", _number),
-    "-style_weight": _Option("style_weight", _number),
-    "-tv_weight": _Option("tv_weight", _number),
-    "-num_iterations": _Option("steps", _steps),
-    "-init": _Option("init", _INIT),
+    "-content_image": _Option("content", _path, "examples/inputs/tubingen.jpg"),
+    "-image_size": _Option("size", _whole, 512),
+    "-gpu": _Option(left_out=_MACHINE),
+    "-content_weight": _Option("content_weight", _number, 5.0),
+    "-style_weight": _Option("style_weight", _number, 100.0),
+    "-tv_weight": _Option("tv_weight", _number, 1e-3),
+    "-num_iterations": _Option("steps", _steps, (1000,)),
+    "-init": _Option("init", _one_of(random="random", image="content"), "random"),
     "-init_image": _Option("init_image", _path),
-    "-optimizer": _Option("optimizer", _OPTIMIZER),
-    "-learning_rate": _Option("learning_rate", _number),
-    "-lbfgs_num_correction": _Option("", _whole, left_out=_MEMORY),
-    "-print_iter": _Option("", _whole, left_out=_MACHINE),
-    "-save_iter": _Option("save_every", _snapshots),
-    "-output_image": _Option("output", _path),
+    "-optimizer": _Option("optimizer", _one_of(lbfgs="lbfgs", adam="adam"), "lbfgs"),
+    "-lbfgs_num_correction": _Option(read=_whole, left_out=_MEMORY),
+    "-print_iter": _Option(read=_whole, left_out=_MACHINE),
+    "-save_iter": _Option("save_every", _snapshots, 100),
+    "-output_image": _Option("output", _path, "out.png"),
     "-style_scale": _Option("style_scale", _number),
-    "-original_colors": _Option("original_colors", _KEEP_COLORS),
-    "-pooling": _Option("pooling", _POOLING),
-    "-model_file": _Option("backbone", _backbone),
-    "-backend": _Option("", left_out=_MACHINE),
-    "-cudnn_autotune": _Option("", words="0", left_out=_MACHINE),
-    "-seed": _Option("seed", _whole),
-    "-content_layers": _Option("content_layers", _layers),
-    "-style_layers": _Option("style_layers", _layers),
+    "-original_colors": _Option("original_colors", _one_of(**{"0": "off", "1": "luma"})),
+    "-pooling": _Option("pooling", _POOLING, "max"),
+    "-model_file": _Option("backbone", _backbone, "vgg19"),
+    "-backend": _Option(left_out=_MACHINE),
+    "-cudnn_autotune": _Option(words=0, left_out=_MACHINE),
+    "-seed": _Option("seed", _whole, -1),
+    "-content_layers": _Option("content_layers", _layers, ("relu4_2",)),
+    "-style_layers": _Option("style_layers", _layers, Settings.style_layers),
 }
 _LUA_OPTIONS = {
     **_TORCH_OPTIONS,
+    "-learning_rate": _Option("learning_rate", _number, 10.0),
     # A flag; in some copies of the program, a number.
     "-normalize_gradients": _Option(
         "normalize_gradients", _one_of(**{"0": False, "1": True}), words="?"
     ),
-    "-multigpu_strategy": _Option("", left_out=_MACHINE),
-    "-proto_file": _Option("", left_out=_MACHINE),
+    "-multigpu_strategy": _Option(left_out=_MACHINE),
+    "-proto_file": _Option(left_out=_MACHINE),
 }
 _PT_OPTIONS = {
     **_TORCH_OPTIONS,
-    "-normalize_weights": _Option("normalize_weights", words="0"),
-    "-normalize_gradients": _Option("square_weights", words="0"),
-    "-multidevice_strategy": _Option("", left_out=_MACHINE),
-    "-disable_check": _Option("", words="0", left_out=_MACHINE),
-    "-download_models": _Option("", words="?", left_out=_MACHINE),
+    "-learning_rate": _Option("learning_rate", _number, 1.0),
+    "-normalize_weights": _Option("normalize_weights", words=0),
+    "-normalize_gradients": _Option("square_weights", words=0),
+    "-multidevice_strategy": _Option(left_out=_MACHINE),
+    "-disable_check": _Option(words=0, left_out=_MACHINE),
+    "-download_models": _Option(words="?", left_out=_MACHINE),
 }
 _ATHALYE_OPTIONS = {
     "--content": _Option("content", _path),
     "--styles": _Option("styles", _path, words="+"),
     "--output": _Option("output", _path),
-    "--iterations": _Option("steps", _steps),
-    "--print-iterations": _Option("", _whole, left_out=_MACHINE),
+    "--iterations": _Option("steps", _steps, (1000,)),
+    "--print-iterations": _Option(read=_whole, left_out=_MACHINE),
     "--checkpoint-output": _Option("checkpoint_output", left_out=_SNAPSHOTS),
     "--checkpoint-iterations": _Option("save_every", _snapshots),
-    "--progress-write": _Option("", words="0", left_out=_MACHINE),
-    "--progress-plot": _Option("", words="0", left_out=_MACHINE),
+    "--progress-write": _Option(words=0, left_out=_MACHINE),
+    "--progress-plot": _Option(words=0, left_out=_MACHINE),
     "--width": _Option("width", _pixels),
     "--style-scales": _Option("style_scales", _number, words="+"),
-    "--network": _Option("backbone", _backbone),
-    "--content-weight-blend": _Option("content_weight_blend", _number),
-    "--content-weight": _Option("content_weight", _number),
-    "--style-weight": _Option("style_weight", _number),
-    "--style-layer-weight-exp": _Option("style_layer_weight_exp", _number),
+    "--network": _Option("backbone", _backbone, "vgg19"),
+    "--content-weight-blend": _Option("content_weight_blend", _number, 1.0),
+    "--content-weight": _Option("content_weight", _number, 5.0),
+    "--style-weight": _Option("style_weight", _number, 500.0),
+    "--style-layer-weight-exp": _Option("style_layer_weight_exp", _number, 1.0),
     "--style-blend-weights": _Option("style_blend_weights", _number, words="+"),
-    "--tv-weight": _Option("tv_weight", _number),
-    "--learning-rate": _Option("learning_rate", _number),
-    "--beta1": _Option("", _number, left_out=_ADAM),
-    "--beta2": _Option("", _number, left_out=_ADAM),
-    "--eps": _Option("", _number, left_out=_ADAM),
+    "--tv-weight": _Option("tv_weight", _number, 100.0),
+    "--learning-rate": _Option("learning_rate", _number, 10.0),
+    "--beta1": _Option(read=_number, left_out=_ADAM),
+    "--beta2": _Option(read=_number, left_out=_ADAM),
+    "--eps": _Option(read=_number, left_out=_ADAM),
     "--initial": _Option("initial", _path),
     "--initial-noiseblend": _Option("initial_noiseblend", _number),
-    "--preserve-colors": _Option("preserve_colors", words="0"),
-    "--pooling": _Option("pooling", _POOLING),
-    "--overwrite": _Option("", words="0", left_out=_MACHINE),
+    "--preserve-colors": _Option("preserve_colors", words=0),
+    "--pooling": _Option("pooling", _POOLING, "max"),
+    "--overwrite": _Option(words=0, left_out=_MACHINE),
 }
 
 # --- conversions --------------------------------------------------------------------------
 
 
 def _from_lua(values: Values, given: Values, notes: Notes) -> None:
+    values |= {"tv_kind": "squared", "white": 256.0}
     _from_torch(values, given, notes)
     _check_count("-style_blend_weights", values.get("style_blend_weights"), values["styles"])
     for name in ("content_layers", "style_layers"):
@@ -573,6 +510,7 @@ def _from_lua(values: Values, given: Values, notes: Notes) -> None:
 
 
 def _from_pt(values: Values, given: Values, notes: Notes) -> None:
+    values |= {"tv_kind": "absolute", "white": 255.0}
     _from_torch(values, given, notes)
     values["styles"] = tuple(_pictures_in(values["styles"]))
     _check_count("-style_blend_weights", values.get("style_blend_weights"), values["styles"])
@@ -624,6 +562,7 @@ def _from_torch(values: Values, given: Values, notes: Notes) -> None:
 
 
 def _from_athalye(values: Values, given: Values, notes: Notes) -> None:
+    values |= {"tv_kind": "mean-squared", "optimizer": "adam"}
     for option, name in (("--content", "content"), ("--styles", "styles")):
         if not values[name]:
             raise InputError(f"{option} is missing, and {_ATHALYE} does not run without it.")
@@ -816,84 +755,10 @@ def _read_header(path: str) -> tuple[tuple[int, int], int] | None:
 
 # --- the programs -------------------------------------------------------------------------
 
-_TORCH_DEFAULTS = {
-    "content": "examples/inputs/tubingen.jpg",
-    "styles": ("examples/inputs/seated-nude.jpg",),
-    "output": "out.png",
-    "size": 512,
-    "content_weight": 5.0,
-    "style_weight": 100.0,
-    "tv_weight": 1e-3,
-    "steps": (1000,),
-    "init": "random",
-    "init_image": None,
-    "optimizer": "lbfgs",
-    "save_every": 100,
-    "seed": -1,
-    "pooling": "max",
-    "backbone": "vgg19",
-    "content_layers": ("relu4_2",),
-    "style_layers": ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1"),
-}
-_ATHALYE_DEFAULTS = {
-    "content": "",
-    "styles": (),
-    "steps": (1000,),
-    "checkpoint_output": None,
-    "width": None,
-    "style_scales": (),
-    "backbone": "vgg19",
-    "content_weight_blend": 1.0,
-    "content_weight": 5.0,
-    "style_weight": 500.0,
-    "style_layer_weight_exp": 1.0,
-    "tv_weight": 100.0,
-    "tv_kind": "mean-squared",
-    "optimizer": "adam",
-    "learning_rate": 10.0,
-    "initial": None,
-    "initial_noiseblend": None,
-    "preserve_colors": False,
-    "pooling": "max",
-}
 _ATHALYE = "neural_style.py (Anish Athalye)"
-_LUA_PROGRAM = _Program(
-    title="neural_style.lua",
-    dash="-",
-    argparse=False,
-    options=_LUA_OPTIONS,
-    defaults={
-        **_TORCH_DEFAULTS,
-        "learning_rate": 10.0,
-        "normalize_gradients": False,
-        "tv_kind": "squared",
-        "white": 256.0,
-    },
-    convert=_from_lua,
-)
-_PT_PROGRAM = _Program(
-    title="neural_style.py (neural-style-pt)",
-    dash="-",
-    argparse=True,
-    options=_PT_OPTIONS,
-    defaults={
-        **_TORCH_DEFAULTS,
-        "learning_rate": 1.0,
-        "normalize_weights": False,
-        "square_weights": False,
-        "tv_kind": "absolute",
-        "white": 255.0,
-    },
-    convert=_from_pt,
-)
-_ATHALYE_PROGRAM = _Program(
-    title=_ATHALYE,
-    dash="--",
-    argparse=True,
-    options=_ATHALYE_OPTIONS,
-    defaults=_ATHALYE_DEFAULTS,
-    convert=_from_athalye,
-)
+_LUA_PROGRAM = _Program("neural_style.lua", "-", False, _LUA_OPTIONS, _from_lua)
+_PT_PROGRAM = _Program("neural_style.py (neural-style-pt)", "-", True, _PT_OPTIONS, _from_pt)
+_ATHALYE_PROGRAM = _Program(_ATHALYE, "--", True, _ATHALYE_OPTIONS, _from_athalye)
 _PROGRAMS = {
     "neural_style.lua": (_LUA_PROGRAM,),
     "neural_style.py": (_PT_PROGRAM, _ATHALYE_PROGRAM),
