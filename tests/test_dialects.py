@@ -15,7 +15,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from workbench import dialects
+from workbench import programs
 from workbench.dialects import Command, as_options, as_parameters, read_command
 from workbench.errors import InputError
 from workbench.options import with_knobs
@@ -245,9 +245,9 @@ def test_every_option(base: str, options: str, changes: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("program", "cases"),
     [
-        (dialects._LUA_PROGRAM, TORCH + LUA_ONLY),
-        (dialects._PT_PROGRAM, TORCH + PT_ONLY),
-        (dialects._ATHALYE_PROGRAM, ATHALYES),
+        (programs._LUA_PROGRAM, TORCH + LUA_ONLY),
+        (programs._PT_PROGRAM, TORCH + PT_ONLY),
+        (programs._ATHALYE_PROGRAM, ATHALYES),
     ],
 )
 def test_no_option_is_forgotten(program: Any, cases: list[tuple[str, dict[str, Any]]]) -> None:
