@@ -300,10 +300,10 @@ def test_without_vgg19_it_is_vgg16_and_said_so(
     monkeypatch.setattr(weights, "load_weights", load)
     settings = dialects.read_command("th neural_style.lua -image_size 99").settings
     assert settings.backbone == "vgg19"
-    assert cli._settings_on_this_machine(settings) == settings.changed(backbone="vgg16")
+    assert dialects.on_this_machine(settings) == settings.changed(backbone="vgg16")
     said = capsys.readouterr().out
     assert said.startswith("- The vgg19 weights are not on this machine. Until then it is painted")
-    assert cli._settings_on_this_machine(tiny) is tiny
+    assert dialects.on_this_machine(tiny) is tiny
 
 
 def test_a_logo_keeps_its_transparency(stylize: Stylize, photo: Tensor) -> None:

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import io
 import shlex
 import sys
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 import workbench
-from workbench.errors import InputError, WeightsError, WorkbenchError
+from workbench.errors import InputError, WorkbenchError
 from workbench.options import (
     ARGUMENT,
     OUTPUT,
@@ -26,8 +25,8 @@ from workbench.options import (
     Quality,
     Start,
     Stride,
+    box,
     documented,
-    numbers,
     with_knobs,
 )
 from workbench.settings import ClipSettings, Settings, TrainingSettings
@@ -35,8 +34,6 @@ from workbench.settings import ClipSettings, Settings, TrainingSettings
 if TYPE_CHECKING:
     from workbench.batch.plan import Plan
     from workbench.batch.record import State
-    from workbench.dialects import Command
-    from workbench.images import Box
 
 # Everything that loads torch is imported inside the commands: `--help` answers at once.
 
@@ -139,66 +136,22 @@ def demo(
     output_dir
         Folder to write to.
     """
+    from workbench import demo
+
     began = time.monotonic()
-    # A tight crop spends the pixels on the face; few steps and frames keep this short.
-    photograph = {
-        "output_dir": str(output_dir),
-        "size": 320,
-        "steps": [50, 60],
-        "crop": [0.08, 0.0, 0.88, 0.8],
-    }
-    films = {
-        "output_dir": str(output_dir / "clip"),
-        "start": 1.2,
-        "end": 1.6,
-        "stride": 2,
-        "size": 192,
-        "steps": [30, 40],
-        "later_steps": 14,
-        "content_weight": 10.0,
-        "style_scale": 0.6,
-    }
-    print("Painting the sample photograph in the style of a sample painting.", flush=True)
     try:
-        _run_notebook("stylize_image", output_dir, photograph)
+        demo.paint_photograph(output_dir)
     except KeyboardInterrupt:
         _interrupted("Interrupted", output_dir / "unfinished" / "picture.png")
-    print("\nPainting a moment of the sample clip in four ways.", flush=True)
     try:
-        _run_notebook("compare_video", output_dir / "clip", films)
+        demo.paint_clip(output_dir)
     except KeyboardInterrupt:
         _interrupted(
             f"Interrupted: {output_dir} has the picture; the same command goes on with the clip."
         )
     print(f"\nDone in {time.monotonic() - began:.0f} s. Look at:")
-    _list_run(output_dir, output_dir / "stylize_image.ipynb")
-    _list_run(output_dir / "clip", output_dir / "clip" / "compare_video.ipynb")
-
-
-def _run_notebook(name: str, folder: Path, parameters: dict[str, Any]) -> None:
-    from workbench.notebook import failed_notebook, find_notebook, run_notebook
-
-    output = folder / f"{name}.ipynb"
-    try:
-        run_notebook(find_notebook(name), output, parameters)
-    except WorkbenchError as error:
-        failed = failed_notebook(output)
-        if not failed.is_file():
-            raise
-        sentence = str(error).rstrip(".")
-        raise type(error)(f"{sentence} (the notebook up to there: {failed}).") from None
-
-
-def _list_run(folder: Path, notebook: Path) -> None:
-    from workbench.runs import read_result
-
-    result = read_result(folder)
-    if result is None:
-        raise WorkbenchError(f"{folder}: the notebook ended without a valid result.json.")
-    for name, path in result.outputs.items():
-        print(f"  {folder / path}  ({name})")
-    print(f"  {notebook}  (notebook, executed)")
-    print(f"  {folder / 'result.json'}  (result)")
+    for path, name in demo.list_files(output_dir):
+        print(f"  {path}  ({name})")
 
 
 _TABLE_ROWS = 40
@@ -276,10 +229,9 @@ def stylize(
         Print all settings as YAML, and stop.
     """
     if like is not None:
-        from workbench.dialects import OUTPUT
+        from workbench import dialects
 
-        command = _say_conversion(
-            like,
+        command = dialects.read_command(like).changed(
             settings=settings,
             content=content,
             styles=style and tuple(style),
@@ -287,119 +239,50 @@ def stylize(
             original_colors=original_colors,
             save_every=save_every,
         )
+        print(dialects.explain(command), flush=True)
         content, style = command.content, list(command.styles)
-        output = Path(command.output or OUTPUT)
+        output = Path(command.output or dialects.OUTPUT)
         original_colors, save_every = command.original_colors, command.save_every
         if not print_settings:
-            settings = _settings_on_this_machine(settings)
+            settings = dialects.on_this_machine(settings)
     if print_settings:
         import yaml
 
         print(yaml.safe_dump(settings.as_dict(), sort_keys=False, default_flow_style=None), end="")
         return
     if content is None or not style or output is None:
-        missing = "a photograph" if content is None else "a style picture" if not style else None
-        raise InputError(
-            f"name {missing or 'the picture to write, with -o'}; as in `workbench stylize"
-            " photo.jpg starry.jpg -o painted.png`."
-        )
-    named = {"picture": output, "gif": gif, "mp4": mp4, "strip": strip, "losses": losses}
-    _paint_still(
-        content,
-        style,
-        {name: path for name, path in named.items() if path is not None},
-        settings,
-        masks=mask or [],
-        crop=_box(crop),
-        original_colors=original_colors or "off",
-        save_every=save_every,
-        gif_megabytes=gif_megabytes,
-        anew=anew,
-    )
-
-
-def _paint_still(
-    content: str,
-    style: Sequence[str],
-    paths: dict[str, Path],
-    settings: Settings,
-    *,
-    masks: Sequence[str],
-    crop: Box | None,
-    original_colors: str,
-    save_every: int | None,
-    gif_megabytes: float | None,
-    anew: bool,
-) -> None:
+        raise _missing(content, style)
     from workbench import stills
-    from workbench.progress import Recorder, snapshot_path
-    from workbench.samples import find_pictures
 
-    output, styles, recorder = paths["picture"], find_pictures(style), Recorder()
-    unfinished = output.with_name(f"{output.stem}.unfinished.png")
-    folder = output.with_suffix(".checkpoint")
-    steps = range(save_every, sum(settings.steps), save_every) if save_every else ()
-    stills.check_paths(
-        paths,
-        [content, *styles, *masks, settings.init],
-        beside=[unfinished, folder, *(snapshot_path(output, step) for step in steps)],
-        gif_megabytes=gif_megabytes,
-    )
-    still = stills.load(
-        content, styles, settings, masks=masks, crop=crop, original_colors=original_colors
-    )
-    stills.say_masks(still.masks, still.content.shape[-2:], "the photograph")
-    checkpoints = stills.keep(still, recorder, folder, anew=anew)
+    paths = {"picture": output, "gif": gif, "mp4": mp4, "strip": strip, "losses": losses}
     began = time.monotonic()
-    iterates = stills.paint(still, output, checkpoints, newest=unfinished, save_every=save_every)
     try:
-        with contextlib.closing(iterates):
-            for iterate in iterates:
-                recorder.add(iterate)
-    except KeyboardInterrupt:
-        done = recorder.steps[-1] if recorder.steps else 0
-        _interrupted(f"Interrupted after {done} steps", unfinished)
-    stills.save(still, recorder, iterate, paths, gif_megabytes=gif_megabytes)
-    checkpoints.remove()
+        iterate = stills.paint_files(
+            content,
+            style,
+            paths,
+            settings,
+            masks=mask or [],
+            crop=None if crop is None else box(crop),
+            original_colors=original_colors or "off",
+            save_every=save_every,
+            gif_megabytes=gif_megabytes,
+            anew=anew,
+        )
+    except KeyboardInterrupt as stopped:
+        _interrupted(str(stopped) or "Interrupted", stills.unfinished(output))
     height, width = iterate.image.shape[-2:]
-    loss = iterate.losses
-    print(
-        f"{width}x{height} px in {time.monotonic() - began:.0f} s; loss {loss.total:.4g}"
-        f" = content {loss.content_total:.4g} + style {loss.style_total:.4g} + tv {loss.tv:.4g}"
-    )
-    for path in paths.values():
+    print(f"{width}x{height} px in {time.monotonic() - began:.0f} s; {iterate.losses}")
+    for path in filter(None, paths.values()):
         print(f"  {path}")
 
 
-def _say_conversion(like: str, **given: Any) -> Command:
-    """Print another program's command line as ours, with what was given beside it."""
-    from workbench import dialects
-    from workbench.notebook import papermill_command
-
-    changes = {name: value for name, value in given.items() if value is not None}
-    command = dataclasses.replace(dialects.read_command(like), **changes)
-    print(f"{command.program}, as the workbench has it:\n\n  {dialects.as_options(command)}\n")
-    print(f"  {papermill_command('stylize_image')} {dialects.as_parameters(command)}")
-    print("".join(f"\n- {note}" for note in command.notes) + "\n", flush=True)
-    return command
-
-
-def _settings_on_this_machine(settings: Settings) -> Settings:
-    """Take VGG-16, and say so, where the weights of the network that is asked for are not."""
-    from workbench.weights import load_weights
-
-    try:
-        load_weights(settings.backbone)
-    except WeightsError as error:
-        if settings.backbone == "vgg16":
-            raise
-        print(
-            f"- {str(error)[0].upper()}{str(error)[1:]} Until then it is painted with vgg16: the"
-            " same weights give a similar picture there, not the same.\n",
-            flush=True,
-        )
-        return settings.changed(backbone="vgg16")
-    return settings
+def _missing(content: str | None, style: list[str] | None) -> InputError:
+    what = "the picture to write, with -o"
+    if content is None or not style:
+        what = "a photograph" if content is None else "a style picture"
+    example = "workbench stylize photo.jpg starry.jpg -o painted.png"
+    return InputError(f"name {what}; as in `{example}`.")
 
 
 @app.command()
@@ -823,13 +706,3 @@ def fetch(name: Annotated[str, ARGUMENT] = "vgg16") -> None:
 
     loaded = load_weights(name)
     print(f"{name}: {cache_path(name)}, from {loaded.source}, sha256 {loaded.sha256}")
-
-
-def _box(text: str | None) -> Box | None:
-    if text is None:
-        return None
-    edges = numbers("crop", text, float)
-    if len(edges) != 4:
-        raise InputError(f"--crop {text}: give four numbers, left,top,right,bottom.")
-    left, top, right, bottom = edges
-    return left, top, right, bottom

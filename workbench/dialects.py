@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 
 import yaml
 
-from workbench.errors import InputError
+from workbench.errors import InputError, WeightsError
 from workbench.programs import DASHES, OPTION, PROGRAMS, REFUSED, Notes, Program, Values, plain
 from workbench.settings import Settings
 
@@ -42,6 +42,11 @@ class Command:
     save_every: int | None = None  # steps from one snapshot to the next; None: no snapshots
     original_colors: str = "off"  # "luma": the colours of the photograph stay
     notes: tuple[str, ...] = ()  # sentences on what was changed or left out, and what differs
+
+    def changed(self, **changes: Any) -> Command:
+        """The same command with what is not None in place of its own."""
+        told = {name: value for name, value in changes.items() if value is not None}
+        return dataclasses.replace(self, **told)
 
 
 def read_command(text: str) -> Command:
@@ -83,6 +88,36 @@ def read_command(text: str) -> Command:
             " the balance of losses differ (vgg16 is Caffe's here too: --backbone vgg16)."
         )
     return Command(program=program.title, settings=settings, notes=tuple(notes), **command)
+
+
+def explain(command: Command) -> str:
+    """The same as a command line of ours and as papermill's, and all notes, for a terminal."""
+    from workbench.notebook import papermill_command
+
+    notes = "".join(f"\n- {note}" for note in command.notes)
+    papermill = papermill_command("stylize_image")
+    return (
+        f"{command.program}, as the workbench has it:\n\n  {as_options(command)}\n\n"
+        f"  {papermill} {as_parameters(command)}\n{notes}\n"
+    )
+
+
+def on_this_machine(settings: Settings) -> Settings:
+    """Take VGG-16, and say so, where the weights of the network that is asked for are not."""
+    from workbench.weights import load_weights
+
+    try:
+        load_weights(settings.backbone)
+    except WeightsError as error:
+        if settings.backbone == "vgg16":
+            raise
+        print(
+            f"- {str(error)[0].upper()}{str(error)[1:]} Until then it is painted with vgg16: the"
+            " same weights give a similar picture there, not the same.\n",
+            flush=True,
+        )
+        return settings.changed(backbone="vgg16")
+    return settings
 
 
 def as_options(command: Command) -> str:

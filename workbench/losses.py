@@ -266,6 +266,12 @@ class Losses:
         """Sum over the style layers."""
         return sum(self.style.values())
 
+    def __str__(self) -> str:
+        return (
+            f"loss {self.total:.4g} = content {self.content_total:.4g}"
+            f" + style {self.style_total:.4g} + tv {self.tv:.4g}"
+        )
+
     def figures(self) -> dict[str, float]:
         """What `result.json` has of a still's losses."""
         return {

@@ -172,3 +172,12 @@ def numbers(name: str, text: str, kind: type) -> list[Any]:
         raise InputError(
             f"--{name.replace('_', '-')} {text}: give numbers with commas between them."
         ) from None
+
+
+def box(text: str) -> tuple[float, float, float, float]:
+    """Read "0.2,0,0.8,1" as the value of --crop."""
+    edges = numbers("crop", text, float)
+    if len(edges) != 4:
+        raise InputError(f"--crop {text}: give four numbers, left,top,right,bottom.")
+    left, top, right, bottom = edges
+    return left, top, right, bottom

@@ -257,6 +257,71 @@ def save(
                 save_image(images.resize_down(inputs[name], INPUT_SIDE), path)
 
 
+def paint_files(
+    content: str,
+    style: str | Sequence[str],
+    wanted: Mapping[str, Path | None],
+    settings: Settings,
+    *,
+    masks: Sequence[str] = (),
+    crop: Box | None = None,
+    original_colors: str = "off",
+    save_every: int | None = None,
+    gif_megabytes: float | None = None,
+    anew: bool = False,
+) -> Iterate:
+    """Paint a still into files, all that `workbench stylize` does; returns the last iterate.
+
+    Stopped anywhere, the same call goes on: checkpoints and `unfinished` lie beside the picture.
+
+    Parameters
+    ----------
+    style
+        Files, folders of them, or samples.
+    wanted
+        Paths as `save` takes them, "picture" among them; None: not wanted.
+    masks, crop, original_colors
+        As `load` takes them.
+    save_every, gif_megabytes, anew
+        As `paint`, `save` and `keep` take them.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        After Ctrl-C, with a sentence on how far it came.
+    """
+    paths = {name: path for name, path in wanted.items() if path is not None}
+    picture, styles = paths["picture"], samples.find_pictures(style)
+    newest, folder = unfinished(picture), picture.with_suffix(".checkpoint")
+    steps = range(save_every, sum(settings.steps), save_every) if save_every else ()
+    check_paths(
+        paths,
+        [content, *styles, *masks, settings.init],
+        beside=[newest, folder, *(progress.snapshot_path(picture, step) for step in steps)],
+        gif_megabytes=gif_megabytes,
+    )
+    still = load(content, styles, settings, masks=masks, crop=crop, original_colors=original_colors)
+    say_masks(still.masks, still.content.shape[-2:], "the photograph")
+    recorder = progress.Recorder()
+    checkpoints = keep(still, recorder, folder, anew=anew)
+    iterates = paint(still, picture, checkpoints, newest=newest, save_every=save_every)
+    try:
+        with contextlib.closing(iterates):
+            for iterate in iterates:
+                recorder.add(iterate)
+    except KeyboardInterrupt:
+        done = recorder.steps[-1] if recorder.steps else 0
+        raise KeyboardInterrupt(f"Interrupted after {done} steps") from None
+    save(still, recorder, iterate, paths, gif_megabytes=gif_megabytes)
+    checkpoints.remove()
+    return iterate
+
+
+def unfinished(picture: Path) -> Path:
+    """Where `paint_files` keeps the picture so far."""
+    return picture.with_name(f"{picture.stem}.unfinished.png")
+
+
 def save_side_by_side(pictures: Mapping[str, Tensor], path: Path, *, height: int = 300) -> None:
     """Write pictures with their names below as one, without the numbers of styles."""
     captions = [name.split()[0] for name in pictures]
