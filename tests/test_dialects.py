@@ -413,7 +413,7 @@ def test_an_ambiguous_beginning_is_refused(text: str, options: str) -> None:
         (PT, "-num_iterations nan", "-num_iterations: nan is no whole number."),
         (ATHALYE, "--style-scales 1 x", "--style-scales: x is no number."),
         (ATHALYE, "--width 0", "--width: 0 is no whole number above 0."),
-        (LUA, "-style_blend_weights 1,x", "-style_blend_weights: 1,x is no number."),
+        (LUA, "-style_blend_weights 1,x", "-style_blend_weights: x is no number."),
         (LUA, "-pooling average", "-pooling: average is none of max, avg."),
         (PT, "-init content", "-init: content is none of random, image."),
         (PT, "-optimizer sgd", "-optimizer: sgd is none of lbfgs, adam."),
