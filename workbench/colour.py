@@ -26,11 +26,6 @@ def recolour(
         2007, "The linear Monge-Kantorovitch linear colour mapping"); "pca" takes the
         spread out along the axes of the one cloud of colours and puts it in along those of
         the other; "cholesky" goes channel by channel, red first.
-
-    Returns
-    -------
-    Tensor
-        `(1, 3, H, W)` of `image`, clipped to [0, 1].
     """
     (mean, covariance), (new_mean, new_covariance) = map(_colour_statistics, (source, target))
     change = _COLOUR_MAPS[method](covariance, new_covariance)
@@ -71,12 +66,7 @@ def match_colors(style: Tensor, content: Tensor, original_colors: str) -> Tensor
 
     Gatys et al. 2017 (arXiv 1611.07865), section 5.2. "off" and "luma" leave it as it is.
 
-    Parameters
-    ----------
-    style, content
-        `(1, 3, H, W)`, sRGB in [0, 1].
-    original_colors
-        One of `ORIGINAL_COLORS`.
+    Both pictures are `(1, 3, H, W)`, sRGB in [0, 1].
     """
     check_original_colors(original_colors)
     if original_colors not in _COLOUR_MAPS:
@@ -91,15 +81,8 @@ def transfer_luma(painted: Tensor, content: Tensor) -> Tensor:
     al. 2017 (arXiv 1611.07865), section 5.1. As YUV is linear, that is to add the difference
     of Y to all three channels of the photograph.
 
-    Parameters
-    ----------
-    painted, content
-        `(1, 3, H, W)`, sRGB in [0, 1]; `content` is brought to the size of `painted`.
-
-    Returns
-    -------
-    Tensor
-        `(1, 3, H, W)`, clipped to [0, 1].
+    Both are `(1, 3, H, W)`, sRGB in [0, 1]; `content` is brought to the size of `painted`, and
+    what is returned is clipped.
     """
     content = resize(content.to(painted), shape_of(painted))
     return (content + luminance(painted) - luminance(content)).clamp(0, 1)
@@ -114,7 +97,7 @@ def _colour_statistics(image: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _matrix_power(matrix: Tensor, exponent: float) -> Tensor:
-    """Of a symmetric matrix without negative eigenvalues."""
+    """A power of a symmetric matrix without negative eigenvalues."""
     values, vectors = torch.linalg.eigh(matrix)
     power: Tensor = vectors @ torch.diag(values.clamp(min=1e-8) ** exponent) @ vectors.T
     return power

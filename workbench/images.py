@@ -383,11 +383,6 @@ def load_mask(
     -------
     Tensor
         `(1, 1, H, W)`, float32 in [0, 1].
-
-    Raises
-    ------
-    InputError
-        If it cannot be read, or nothing is inside and something must be.
     """
     picture = _read(path, for_size, crop)
     if picture.varies and picture.alpha is not None:
@@ -420,20 +415,10 @@ def luminance(image: Tensor) -> Tensor:
 
 
 def crop_image(image: Tensor, crop: Box) -> Tensor:
-    """Cut out a part of a picture.
+    """Cut out a part of a picture `(1, 3, H, W)`.
 
-    Parameters
-    ----------
-    image
-        `(1, 3, H, W)`.
-    crop
-        `(left, top, right, bottom)` as fractions of width and height: (0, 0, 1, 1) keeps
-        everything, (0.25, 0, 0.75, 1) the middle half.
-
-    Raises
-    ------
-    InputError
-        Unless 0 <= left < right <= 1 and 0 <= top < bottom <= 1.
+    `crop` is `(left, top, right, bottom)` as fractions of width and height: (0, 0, 1, 1) keeps
+    everything, (0.25, 0, 0.75, 1) the middle half.
     """
     x0, y0, x1, y1 = _pixel_box(shape_of(image), crop)
     return image[..., y0:y1, x0:x1]

@@ -154,13 +154,7 @@ def keep_latest(
 def keep_colors(
     iterates: Iterable[Iterate], content: Tensor, original_colors: str
 ) -> Iterator[Iterate]:
-    """Pass iterates on, in the colours of the photograph if `original_colors` is "luma".
-
-    Parameters
-    ----------
-    content
-        The photograph, `(1, 3, H, W)`, sRGB in [0, 1].
-    """
+    """Pass iterates on, in the colours of the photograph if `original_colors` is "luma"."""
     fitted = content
     for iterate in iterates:
         if original_colors == "luma":
@@ -175,12 +169,7 @@ def save_every(
 ) -> Iterator[Iterate]:
     """Pass iterates on and save a picture every so many steps, as -save_iter does.
 
-    Parameters
-    ----------
-    path
-        Of the finished picture: `painted.png` makes `painted_100.png`, `painted_200.png`, ...
-    steps
-        Between two pictures, above 0.
+    With the finished picture's `path` painted.png, they are painted_100.png, painted_200.png, ...
     """
     path = Path(path)
     if steps < 1:

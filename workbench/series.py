@@ -102,18 +102,11 @@ def grid(
     ----------
     content, styles
         Pictures, as `samples.load_picture` takes them.
-    settings
-        Those that do not change.
     rows, columns
         Name and values of a setting, such as `("style_weight", [10, 100])`, or of "crop",
         whose values are as below or empty for the whole photograph.
     crop
         Part of the photograph, as `images.crop_image` takes it; None: all of it.
-
-    Raises
-    ------
-    InputError
-        If a name is unknown, a value makes no sense or something is given twice.
     """
     known = [*(field.name for field in dataclasses.fields(Settings)), CROP]
     for name, values in (rows, columns):
@@ -124,6 +117,7 @@ def grid(
     if rows[0] == columns[0]:
         raise InputError(f"rows and columns are both {rows[0]}; give two different ones.")
     variations: list[Variation] = []
+    taken: set[str] = set()
     for row, column in itertools.product(rows[1], columns[1]):
         changes = {rows[0]: row, columns[0]: column}
         texts = [_label(name, value) for name, value in changes.items()]
@@ -131,9 +125,9 @@ def grid(
         changed = replace(settings, **changes)
         if any((changed, box) == (each.settings, each.crop) for each in variations):
             raise InputError(f"{', '.join(texts)} is given twice; give each value once.")
-        name = _file_name("-".join(texts))
-        variations.append(Variation(name, ", ".join(texts), content, box, tuple(styles), changed))
-    return _with_own_names(variations)
+        name, caption = _own_name("-".join(texts), taken), ", ".join(texts)
+        variations.append(Variation(name, caption, content, box, tuple(styles), changed))
+    return variations
 
 
 def sweep(
@@ -146,20 +140,11 @@ def sweep(
 
     Parameters
     ----------
-    content
-        Photograph, as `samples.load_picture` takes it.
     styles
         A folder, of which all pictures are taken in the natural order of their names
         ("sketch 9" before "sketch 10"); a picture; or a list of either.
-    settings
-        Of all of them.
     crop
         Part of the photograph, as `images.crop_image` takes it; None: all of it.
-
-    Raises
-    ------
-    InputError
-        If there is no such folder, or there are no pictures in it.
     """
     if isinstance(styles, (str, os.PathLike)) and not str(styles).startswith(PREFIX):
         folder = Path(styles)
@@ -169,12 +154,14 @@ def sweep(
     if not names:
         raise InputError("styles is empty; give a folder, or a list of pictures.")
     variations = []
+    taken: set[str] = set()
     for number, name in enumerate(names):
         if name in names[:number]:
             raise InputError(f"styles: {name} is given twice.")
         stem = Path(name.removeprefix(PREFIX)).stem
-        variations.append(Variation(_file_name(stem), stem, content, crop, (name,), settings))
-    return _with_own_names(variations)
+        own = _own_name(stem, taken)
+        variations.append(Variation(own, stem, content, crop, (name,), settings))
+    return variations
 
 
 def _box(crop: Any) -> Box | None:
@@ -185,23 +172,14 @@ def _box(crop: Any) -> Box | None:
     return left, top, right, bottom
 
 
-def _with_own_names(variations: Sequence[Variation]) -> list[Variation]:
-    """The same with a number behind a name that is taken, be it in other letter case."""
-    taken: set[str] = set()
-    own = []
-    for variation in variations:
-        name, number = variation.name, 1
-        while name.casefold() in taken:
-            number += 1
-            name = f"{variation.name}-{number}"
-        taken.add(name.casefold())
-        own.append(replace(variation, name=name))
-    return own
-
-
-def _file_name(text: str) -> str:
+def _own_name(text: str, taken: set[str]) -> str:
+    """A file name like the text, with a number behind it if it is taken, be it in other case."""
     safe = re.sub(r"[^\w.+-]+", "_", text).strip("._") or "picture"
-    return portable_name(safe.encode()[:_NAME_BYTES].decode(errors="ignore"))
+    name = portable_name(safe.encode()[:_NAME_BYTES].decode(errors="ignore"))
+    names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
+    own = next(each for each in names if each.casefold() not in taken)
+    taken.add(own.casefold())
+    return own
 
 
 # --- painting them -----------------------------------------------------------------------
@@ -214,7 +192,7 @@ def paint_variations(
     *,
     kept: str | os.PathLike[str] | None = None,
 ) -> Iterator[Painted]:
-    """Paint a series of variations into a folder, with a progress bar.
+    """Paint a series of variations into a folder, one after the other, with a progress bar.
 
     A variation that cannot be painted (its style picture is damaged, its loss explodes) gets
     a sentence, and the others are painted all the same; the next run tries it again.
@@ -233,11 +211,6 @@ def paint_variations(
     kept
         Another folder whose pictures are taken as well, and never touched: those of an earlier
         run.
-
-    Yields
-    ------
-    Painted
-        One for each variation, in their order.
 
     Raises
     ------
@@ -368,14 +341,7 @@ def grid_sheet(
 
     A single row needs no name at its edge.
 
-    Parameters
-    ----------
-    painted
-        From `paint_variations`, all of the grid.
-    rows, columns
-        As they were given to `grid`.
-    height
-        What all pictures are brought to, in pixels.
+    `painted` is all of the grid, whose `rows` and `columns` these are.
     """
     blank = np.full((height, height, 3), 225, np.uint8)
     return contact_sheet(
@@ -391,8 +357,7 @@ def grid_sheet(
 def sweep_sheet(painted: Sequence[Painted], *, columns: int = 6, height: int = 200) -> Frame:
     """A contact sheet of a `sweep`, with the style's name and the losses below each picture.
 
-    Those with a problem are left out. There are at most so many `columns`, and all pictures are
-    brought to a `height` in pixels.
+    Those with a problem are left out. There are at most so many `columns`.
     """
     there = [each for each in painted if each.problem is None]
     captions = [f"{each.variation.caption}\n{_losses(each)}" for each in there]
@@ -417,16 +382,8 @@ def plot_tradeoff(painted: Sequence[Painted], rows: Axis, columns: Axis, ruler: 
     """Draw what a `grid` gains in style for what it loses of the photograph.
 
     Content loss against style loss, both on log scales: the nearer to the lower left corner,
-    the better on both counts. The pictures of a row are joined.
-
-    Parameters
-    ----------
-    painted
-        From `paint_variations`, all of the grid.
-    rows, columns
-        As they were given to `grid`.
-    ruler
-        As it was given to `paint_variations`.
+    the better on both counts. The pictures of a row are joined. `ruler` is the one that
+    `paint_variations` was given.
     """
     figure, axes = new_plot(9, 6)
     shades = colormaps["viridis"](np.linspace(0, 0.75, len(rows[1])))

@@ -67,8 +67,6 @@ def save_gif(
     ------
     InputError
         If there are no frames, a number makes no sense or nothing fits `max_megabytes`.
-    OutputError
-        If the file cannot be written.
     """
     check_gif(path, max_megabytes=max_megabytes)
     if not frames:

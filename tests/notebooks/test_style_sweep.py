@@ -13,6 +13,7 @@ from PIL import Image
 from tools import default_parameters, run_cells, shown
 from tools import run as run_headless
 
+from workbench import series
 from workbench.errors import InputError
 from workbench.images import save_image
 from workbench.notebook import settings_from
@@ -106,10 +107,10 @@ def test_killed_in_the_middle_it_goes_on(sketchbook: Path, tmp_path: Path) -> No
     assert len(after) == 3
     assert {name: after[name] for name in before} == before
 
-    run(tmp_path / "whole", **parameters)
-    for name in after:
-        whole = tmp_path / "whole" / "pictures" / name
-        assert (folder / "pictures" / name).read_bytes() == whole.read_bytes()
+    settings = Settings(size=96, steps=(12,))
+    variations = series.sweep("sample:astronaut", str(sketchbook), settings)
+    for each in series.paint_variations(variations, tmp_path / "whole", settings):
+        assert (folder / "pictures" / each.path.name).read_bytes() == each.path.read_bytes()
 
 
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
