@@ -183,19 +183,19 @@ def strongest_patches(
         raise InputError(f"count = {count}: give a whole number above 0.")
     field = receptive_field(layer, settings.backbone)
     network = _filters_only(load_network([layer], settings, "max"), filters)
-    maps = _maps(pictures, layer, network, field)
+    maps = _maps(pictures, network, field)
     found: dict[int, list[Patch]] = {}
     for index, number in enumerate(filters):
-        answers = [answer[2 * index].clone() for answer, _ in maps]
+        answers = [answer[2 * index].clone() for answer in maps]
         found[number] = []
         while len(found[number]) < count:
             which = max(range(len(answers)), key=lambda i: float(answers[i].max()))
-            here, (top_row, left_column) = answers[which], maps[which][1]
+            here = answers[which]
             row, column = divmod(int(here.argmax()), here.shape[1])
             answer = float(here[row, column])
             if answer <= 0:
                 break
-            top, left = field.corner(row + top_row, column + left_column)
+            top, left = field.corner(row, column)
             image = _cut_out(pictures[which], top, left, field.side)
             found[number].append(Patch(which, top, left, answer, image))
             reach = -(-field.side // field.stride)  # from there on, fields do not overlap
@@ -234,8 +234,9 @@ def choose_filters(
         there = len(network.convolutions[-1][2])
         if not isinstance(wanted, int) or not 1 <= wanted <= there:
             raise InputError(f"{layer}: give 1 to {there} filters, or a list of their numbers.")
-        maps = _maps(pictures, layer, network, receptive_field(layer, settings.backbone))
-        answers = torch.cat([answer.flatten(1) for answer, _ in maps], dim=1)
+        maps = _maps(pictures, network, receptive_field(layer, settings.backbone))
+        answers = torch.cat([answer.flatten(1) for answer in maps], dim=1)
+        answers = answers[:, answers[0].isfinite()]
         strongest = answers.amax(dim=1)
         spread = answers.std(dim=1, correction=0).clamp(min=1e-6)
         stands_out = (strongest - answers.mean(dim=1)) / spread
@@ -362,19 +363,19 @@ def _filters_only(network: Network, filters: Sequence[int]) -> Network:
     return replace(network, convolutions=(*trunk, (layer, weight, bias)))
 
 
-def _maps(
-    pictures: Sequence[Tensor], layer: str, network: Network, field: ReceptiveField
-) -> list[tuple[Tensor, tuple[int, int]]]:
-    """Of each picture, activations `(C, h, w)` without edges, and row and column of the first."""
+def _maps(pictures: Sequence[Tensor], network: Network, field: ReceptiveField) -> list[Tensor]:
+    """Activations `(C, h, w)` of each picture; those near its edges are set to -inf."""
     if not pictures:
         raise InputError("pictures is empty; give at least one.")
+    layer = network.convolutions[-1][0]
     edge = max(0, round(field.side / (4 * field.stride) - 0.5))
     maps = []
     for number, picture in enumerate(pictures, start=1):
         activation = look(picture, f"picture {number}", network, [layer])[layer][0].float().cpu()
-        height, width = activation.shape[1:]
-        top, left = (edge if side > 2 * edge else 0 for side in (height, width))
-        maps.append((activation[:, top : height - top, left : width - left], (top, left)))
+        for across in (activation, activation.transpose(1, 2)):
+            if across.shape[1] > 2 * edge:
+                across[:, :edge] = across[:, across.shape[1] - edge :] = -math.inf
+        maps.append(activation)
     return maps
 
 
