@@ -33,7 +33,7 @@ from workbench.settings import ClipSettings, Settings, TrainingSettings
 
 if TYPE_CHECKING:
     from workbench.batch.plan import Plan
-    from workbench.batch.record import State
+    from workbench.batch.record import Record
 
 # Everything that loads torch is imported inside the commands: `--help` answers at once.
 
@@ -650,7 +650,7 @@ def batch(
         raise typer.Exit(1)
 
 
-def _say_how_it_stands(plan: Plan, states: Mapping[str, State]) -> None:
+def _say_how_it_stands(plan: Plan, states: Mapping[str, Record]) -> None:
     """Print a table of runs, what needs attention at its top, and where the page is."""
     order = ["failed", "changed", "running", "waiting", "done"]
     counts = {kind: sum(state.kind == kind for state in states.values()) for kind in order}

@@ -3,52 +3,42 @@
 from __future__ import annotations
 
 import filecmp
-import hashlib
-import io
-import json
 import os
 import re
 import shlex
 import shutil
-import sys
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path, PurePath
 from typing import Any
 
-import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
-from torch import Tensor
-from tqdm import tqdm
 
-from workbench.errors import InputError, OutputError
-from workbench.files import atomic, check_writable, write_bytes
-from workbench.images import PICTURE_SUFFIXES, Box, from_array, load_image, resize, to_array
+from workbench import runs
+from workbench.errors import InputError
+from workbench.files import atomic, write_bytes
+from workbench.images import PICTURE_SUFFIXES, Box, load_image, to_array
+from workbench.pages import duration, number, plain, read_page, template, webp
+from workbench.progress import bar
 from workbench.runs import RESULT, Result, check_result
 from workbench.samples import PREFIX, load_picture
 from workbench.settings import ClipSettings, Settings
 from workbench.video.clips import open_clip, read_frames
-from workbench.words import duration, number, plain
 
 PAGE = "index.html"
 GENERATOR = "workbench gallery"
 _ASSETS = "assets"
-_MANIFEST = ".made-by-gallery.json"
+_ASSET = re.compile(r"[a-z0-9-]+-[0-9a-f]{10}\.(webp|gif|mp4)")
 _STILL, _THUMBNAIL = 640, 160  # px, longest sides
-_QUALITY = 80  # of the WebP files
-_PICTURES = {*PICTURE_SUFFIXES} - {".gif"}
 _ANIMATIONS = {".gif": "GIF", ".mp4": "film"}  # in the order of preference
 _STYLE_OUTPUT = re.compile(r"style([ _-]?\d+)?")
 _CONTENT_OUTPUTS = ("content", "photograph")
-_WENT_IN = re.compile(rf"({'|'.join(_CONTENT_OUTPUTS)}|inputs|{_STYLE_OUTPUT.pattern})(\.\w+)?")
 _PAINTED = {"picture", "film", "sheet"}  # outputs of runs that paint a content picture
 _ALWAYS_SHOWN = {"size", "steps", "content_weight", "style_weight"}
-_SHOWN_AS_PICTURES = {"content", "clip", "style", "styles"}
-_OF_FILES = re.compile(r"output_dir|quality|save_every|(gif|sheet)_\w+")  # not of what they show
+_NOT_LISTED = re.compile(r"content|clip|styles?|output_dir|quality|save_every|(gif|sheet)_\w+")
 
 Rows = tuple[tuple[str, str], ...]
 
@@ -74,48 +64,24 @@ class Animation:
 
 @dataclass(frozen=True)
 class Exhibit:
-    """One run as the page shows it.
+    """One run as the page shows it."""
 
-    Attributes
-    ----------
-    title
-        The name of the run's folder, with as many of its parents as tell it from the others.
-    still
-        What is seen at first.
-    animation
-        What the still is swapped for when a visitor asks for it.
-    content, styles
-        Small pictures of what went in, as far as they can be found.
-    settings, figures
-        `(name, value)`, ready to be read.
-    """
-
-    title: str
-    still: Asset
-    animation: Animation | None
-    content: Asset | None
+    title: str  # the run's folder, with as many of its parents as tell it from the others
+    still: Asset  # what is seen at first
+    animation: Animation | None  # what it is swapped for when a visitor asks for it
+    content: Asset | None  # small pictures of what went in, as far as they can be found
     styles: tuple[Asset, ...]
-    settings: Rows
+    settings: Rows  # (name, value), ready to be read
     figures: Rows
 
 
 @dataclass(frozen=True)
 class Gallery:
-    """What `build_gallery` made.
+    """What `build_gallery` made."""
 
-    Attributes
-    ----------
-    page
-        The page; None if every run was left out, and then no page was written.
-    exhibits
-        In the order of the page.
-    problems
-        A sentence for each run that was left out.
-    """
-
-    page: Path | None
-    exhibits: tuple[Exhibit, ...]
-    problems: tuple[str, ...]
+    page: Path | None  # None if every run was left out; then no page was written
+    exhibits: tuple[Exhibit, ...]  # in the order of the page
+    problems: tuple[str, ...]  # a sentence for each run that was left out
 
 
 def build_gallery(
@@ -149,21 +115,19 @@ def build_gallery(
         raise InputError("folders: name at least one folder with runs.")
     output_dir = Path(output_dir)
     page = output_dir / PAGE
-    runs, problems = find_runs(places, leave_out=output_dir)
-    if not runs and not problems:
+    finished, problems = find_runs(places, leave_out=output_dir)
+    if not finished and not problems:
         raise InputError(
             f"{', '.join(map(str, places))}: there is no finished run in here (no {RESULT});"
             f" `workbench demo -o {shlex.quote(str(places[0] / 'demo'))}` makes one."
         )
-    _check_page(page)
+    read_page(page, GENERATOR, "name another folder.")
     assets = _Assets(output_dir / _ASSETS)
-    thumbnail = cache(_thumbnail)
     exhibits = []
-    titles = _titles([folder for folder, _ in runs])
-    bar = tqdm(runs, "gallery", unit="run", file=sys.stdout, ncols=88, mininterval=0.2)
-    for (folder, result), name in zip(bar, titles, strict=True):
+    titled = zip(finished, _titles([folder for folder, _ in finished]), strict=True)
+    for (folder, result), name in bar(titled, "gallery", "run", total=len(finished)):
         try:
-            exhibits.append(_exhibit(folder, result, name, assets, thumbnail))
+            exhibits.append(_exhibit(folder, result, name, assets))
         except InputError as error:
             problems.append(f"{folder}: left out, because {error}")
         except RecursionError:
@@ -171,7 +135,7 @@ def build_gallery(
     problems = [plain(problem) for problem in problems]
     if not exhibits:
         return Gallery(None, (), tuple(problems))
-    html = _template().render(title=title, exhibits=exhibits, generator=GENERATOR)
+    html = template("gallery.html.j2").render(title=title, exhibits=exhibits, generator=GENERATOR)
     # A name on disk need not be valid Unicode.
     write_bytes(page, html.encode("utf-8", "replace"))
     assets.remove_unused()
@@ -230,13 +194,13 @@ def find_runs(
             ]
             if RESULT in files:
                 found.setdefault(here.resolve(), here)
-    runs = []
+    finished = []
     for _, here in sorted(found.items()):
         try:
-            runs.append((here, check_result(here)))
+            finished.append((here, check_result(here)))
         except InputError as error:
             problems.append(f"{here}: left out, because {error}")
-    return runs, problems
+    return finished, problems
 
 
 def _titles(folders: Sequence[Path]) -> list[str]:
@@ -252,49 +216,32 @@ def _titles(folders: Sequence[Path]) -> list[str]:
     return titles
 
 
-def _exhibit(
-    folder: Path,
-    result: Result,
-    title: str,
-    assets: _Assets,
-    thumbnail: Callable[[str, Box | None], Tensor | None],
-) -> Exhibit:
+def _exhibit(folder: Path, result: Result, title: str, assets: _Assets) -> Exhibit:
     """Bring a run's files into the gallery; raises InputError if one cannot be read."""
     outputs = {name: folder / output for name, output in result.outputs.items()}
     settings = result.settings
     content = _texts(settings.get("content") or settings.get("clip"))[:1]
     styles = _texts(settings.get("style") or settings.get("styles"))
-    asset = f"{_slug(folder.resolve().name)}-{assets.key(folder)}"
-
+    name = f"{_slug(folder.resolve().name)}-{assets.key(folder)}"
     moving = _animation(outputs)
-    opening = None if moving is None else _still_of(moving)
-    still = _still(outputs, opening)
+    still = _still(folder, result, moving)
     if still is None:
         raise InputError("it has neither a picture nor a GIF or MP4.")
-    animation = None
-    if moving is not None:
-        suffix = moving.suffix.lower()
-        address = assets.copy(moving, asset + suffix)
-        animation = Animation(address, _ANIMATIONS[suffix], moving.stat().st_size)
+    alt = _alt(title, content, styles, result)
 
-    def small(names: Iterable[str | Path], crop: Box | None = None) -> list[Asset]:
+    def small(sources: Iterable[str], crop: Box | None = None) -> list[Asset]:
         """What went in, as far as it can be found."""
-        found = []
-        for name in names:
-            image = thumbnail(str(name), crop)
-            if image is None and not str(name).startswith(PREFIX):
-                image = thumbnail(str(folder / name), crop)
-            if image is not None:
-                found.append(assets.add_thumbnail(image, _short(str(name))))
-        return found
+        places = [(source, str(folder / source)) for source in sources]
+        found = [assets.add_thumbnail(source, inside, crop) for source, inside in places]
+        return [asset for asset in found if asset is not None]
 
-    content_output = [outputs[name] for name in _CONTENT_OUTPUTS if name in outputs]
-    style_outputs = [outputs[name] for name in outputs if _STYLE_OUTPUT.fullmatch(name)]
-    contents = small(content_output) or small(content, _crop(settings.get("crop")))
+    content_outputs = [str(outputs[each]) for each in _CONTENT_OUTPUTS if each in outputs]
+    style_outputs = [str(outputs[each]) for each in outputs if _STYLE_OUTPUT.fullmatch(each)]
+    contents = small(content_outputs) or small(content, _crop(settings.get("crop")))
     return Exhibit(
         title,
-        assets.add_picture(still, asset + ".webp", _alt(title, content, styles, result)),
-        animation,
+        assets.add_picture(still, _STILL, name, alt),
+        assets.add_animation(moving, name) if moving else None,
         contents[0] if contents else None,
         tuple(small(style_outputs) or small(styles)),
         _settings(settings),
@@ -311,48 +258,28 @@ def _animation(outputs: Mapping[str, Path]) -> Path | None:
     return None
 
 
-def _still_of(animation: Path) -> Tensor:
-    """First frame of a film; the last of a GIF, which may begin with noise."""
-    if animation.suffix.lower() == ".mp4":
-        return from_array(next(read_frames(open_clip(animation))))
-    still = load_image(animation)
+def _still(folder: Path, result: Result, moving: Path | None) -> Image.Image | None:
+    """The picture that stands for a run; of a film its first frame.
+
+    Of a GIF it is the last one, as it may begin with noise.
+    """
+    shown = (*PICTURE_SUFFIXES, *_ANIMATIONS)
+    outputs = {name: path for name, path in result.outputs.items() if path.lower().endswith(shown)}
+    path = folder / runs.shown(outputs)
+    if path.suffix.lower() in PICTURE_SUFFIXES and path.suffix.lower() != ".gif":
+        return Image.fromarray(to_array(load_image(path)))
+    if moving is None:
+        return None
+    if moving.suffix.lower() == ".mp4":
+        return Image.fromarray(next(read_frames(open_clip(moving))))
+    still = Image.fromarray(to_array(load_image(moving)))
     with (
         suppress(OSError, EOFError, SyntaxError, ValueError),  # damaged after its first frame
-        Image.open(animation, formats=["GIF"]) as gif,
+        Image.open(moving, formats=["GIF"]) as gif,
     ):
         gif.seek(getattr(gif, "n_frames", 1) - 1)
-        still = from_array(np.asarray(gif.convert("RGB")))
+        still = gif.convert("RGB")
     return still
-
-
-def _still(outputs: Mapping[str, Path], opening: Tensor | None) -> Tensor | None:
-    """The picture that stands for a run.
-
-    A film strip is no stand-in for a film: where shapes differ much, a frame is shown.
-    """
-    if "picture" in outputs and outputs["picture"].suffix.lower() in _PICTURES:
-        return load_image(outputs["picture"])
-    for name, path in outputs.items():
-        if path.suffix.lower() in _PICTURES and not _WENT_IN.fullmatch(name):
-            picture = load_image(path)
-            suits = opening is None or 0.5 <= _ratio(picture) / _ratio(opening) <= 2
-            return picture if suits else opening
-    return opening
-
-
-def _ratio(image: Tensor) -> float:
-    return image.shape[-1] / image.shape[-2]
-
-
-def _thumbnail(name: str, crop: Box | None) -> Tensor | None:
-    try:
-        return _at_most(load_picture(name, for_size=_THUMBNAIL, crop=crop), _THUMBNAIL)
-    except InputError:
-        return None
-
-
-def _at_most(image: Tensor, size: int) -> Tensor:
-    return resize(image, size) if max(image.shape[-2:]) > size else image
 
 
 # --- words -------------------------------------------------------------------------------
@@ -403,8 +330,7 @@ def _settings(settings: Mapping[str, Any]) -> Rows:
     return tuple(
         (plain(name.replace("_", " ")), _shown(value))
         for name, value in settings.items()
-        if name not in _SHOWN_AS_PICTURES
-        and not _OF_FILES.fullmatch(name)
+        if not _NOT_LISTED.fullmatch(name)
         and value not in (None, "", [], {})
         and (name in _ALWAYS_SHOWN or name not in defaults or value != defaults[name])
     )
@@ -434,104 +360,63 @@ def _figures(result: Result) -> Rows:
 
 
 class _Assets:
-    """The files that the page shows, in a folder beside it.
-
-    A list of them, in a hidden file, tells them from what others may have put there.
-    """
+    """The files that the page shows, in a folder beside it; a digest ends each name."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._manifest = folder / _MANIFEST
-        self._known = self._read_manifest()
         self._used: set[str] = set()
+        self._thumbnail = cache(_thumbnail)
 
     def key(self, run: Path) -> str:
         """A few letters that stay the same as long as the run stays where it is."""
         way = os.path.relpath(run.resolve(), self._folder.resolve())
-        return _digest(os.fsencode(way))
+        return runs.digest(os.fsencode(way))[:10]
 
-    def add_picture(self, image: Tensor, name: str, alt: str) -> Asset:
-        image = _at_most(image, _STILL)
-        self._write(_webp(image), name)
-        return self._asset(name, alt, image)
+    def add_picture(self, picture: Image.Image, most: int, name: str, alt: str) -> Asset:
+        data, (width, height) = webp(picture, (most, most))
+        return self._asset(data, width, height, name, alt)
 
-    def add_thumbnail(self, image: Tensor, alt: str) -> Asset:
+    def add_thumbnail(self, source: str, inside: str, crop: Box | None) -> Asset | None:
         """The same picture is written once, however many runs it went into."""
-        data = _webp(image)
-        name = f"{_slug(PurePath(alt).stem)}-{_digest(data)}.webp"
-        self._write(data, name)
-        return self._asset(name, alt, image)
+        small = self._thumbnail(source, crop)
+        if small is None and not source.startswith(PREFIX):
+            small = self._thumbnail(inside, crop)
+        if small is None:
+            return None
+        data, (width, height) = small
+        alt = _short(source)
+        name = f"{_slug(PurePath(alt).stem)}-{runs.digest(data)[:10]}"
+        return self._asset(data, width, height, name, alt)
 
-    def copy(self, source: Path, name: str) -> str:
-        """Copy a file of any size, byte for byte, and give its address."""
-        path = self._claim(name)
+    def add_animation(self, source: Path, name: str) -> Animation:
+        """Copy a film or GIF of any size, byte for byte."""
+        suffix = source.suffix.lower()
+        path = self._claim(name + suffix)
         if not (path.is_file() and filecmp.cmp(source, path, shallow=False)):
             with atomic(path) as beside:
                 shutil.copyfile(source, beside)
-        return f"{_ASSETS}/{name}"
+        return Animation(f"{_ASSETS}/{path.name}", _ANIMATIONS[suffix], source.stat().st_size)
 
     def remove_unused(self) -> None:
-        for name in self._known - self._used:
-            (self._folder / name).unlink(missing_ok=True)
-        self._known = self._used
-        self._write_manifest()
+        """Remove what galleries before this one showed."""
+        for path in self._folder.iterdir():
+            if _ASSET.fullmatch(path.name) and path.name not in self._used:
+                path.unlink()
 
-    def _write(self, data: bytes, name: str) -> None:
-        path = self._claim(name)
+    def _asset(self, data: bytes, width: int, height: int, name: str, alt: str) -> Asset:
+        path = self._claim(f"{name}.webp")
         if not (path.is_file() and path.read_bytes() == data):
             write_bytes(path, data)
-
-    def _asset(self, name: str, alt: str, image: Tensor) -> Asset:
-        height, width = image.shape[-2:]
-        return Asset(f"{_ASSETS}/{name}", alt, width, height)
+        return Asset(f"{_ASSETS}/{path.name}", alt, width, height)
 
     def _claim(self, name: str) -> Path:
-        """List a file before it is written, so that none is forgotten, whatever happens."""
         self._used.add(name)
-        if name not in self._known:
-            self._known |= {name}
-            self._write_manifest()
         return self._folder / name
 
-    def _read_manifest(self) -> set[str]:
-        try:
-            names = json.loads(self._manifest.read_text("utf-8"))
-            return {name for name in names if re.fullmatch(r"[a-z0-9-]+\.(webp|gif|mp4)", name)}
-        except (OSError, ValueError, TypeError):
-            return set()
 
-    def _write_manifest(self) -> None:
-        write_bytes(self._manifest, json.dumps(sorted(self._known), indent=0).encode())
-
-
-def _webp(image: Tensor) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(to_array(image)).save(buffer, "WEBP", quality=_QUALITY, method=6)
-    return buffer.getvalue()
-
-
-def _digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()[:10]
-
-
-def _check_page(page: Path) -> None:
-    """Raise `OutputError` if the page cannot be written, or is not ours to replace."""
-    check_writable(page)
-    marker = f'<meta name="generator" content="{GENERATOR}">'.encode()
-    if page.exists() and marker not in page.read_bytes():
-        raise OutputError(
-            f"{page} was not made by `workbench gallery` and is not replaced; name another folder."
-        )
-
-
-@cache
-def _template() -> Any:
-    environment = Environment(
-        loader=PackageLoader("workbench", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["megabytes"] = lambda size: f"{max(size / 1e6, 0.1):.1f} MB"
-    return environment.get_template("gallery.html.j2")
+def _thumbnail(name: str, crop: Box | None) -> tuple[bytes, tuple[int, int]] | None:
+    try:
+        picture = load_picture(name, for_size=_THUMBNAIL, crop=crop)
+    except InputError:
+        return None
+    return webp(Image.fromarray(to_array(picture)), (_THUMBNAIL, _THUMBNAIL))

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 import workbench
 from workbench.errors import InputError
 from workbench.files import (
+    PICTURE_SUFFIXES,
     check_writable,
     claimed,
     output_errors,
@@ -113,6 +114,8 @@ class Identity:
 
 
 _DIGEST = re.compile(r'"[0-9a-f]{64}"')
+_MOVING = (".mp4", ".mov", ".mkv", ".gif")
+_WENT_IN = re.compile(r"(content|photograph|inputs|style([ _-]?\d+)?)(\.\w+)?")
 
 
 def digest(content: bytes | Tensor | str | os.PathLike[str]) -> str:
@@ -347,6 +350,19 @@ def check_result(folder: str | os.PathLike[str]) -> Result:
     if not (finite and all(isinstance(table, dict) for table in tables)):
         raise damaged
     return result
+
+
+def shown(outputs: Mapping[str, str]) -> str:
+    """Path of the output that stands for a run, relative to its folder; empty: there is none."""
+    for name in ("picture", "film", "sheet"):
+        if name in outputs:
+            return outputs[name]
+    made = [path for name, path in outputs.items() if not _WENT_IN.fullmatch(name)]
+    for suffixes in (_MOVING, PICTURE_SUFFIXES):
+        for path in made:
+            if path.lower().endswith(suffixes):
+                return path
+    return ""
 
 
 def _versions() -> dict[str, str]:

@@ -103,7 +103,7 @@ def finish_all(file: Path) -> None:
         run.output.mkdir(parents=True)
         (run.output / "number.txt").touch()
         (run.output / "result.json").write_text(json.dumps(result))
-        record = Record(run.key, run.output.name, "waiting.ipynb", "here", 1, "done")
+        record = Record("done", attempts=1, key=run.key, output=run.output.name)
         write_record(run.output, record)
 
 

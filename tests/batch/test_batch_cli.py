@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import html
+import os
 import re
+import socket
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,9 +23,9 @@ from test_notebook import write_notebook
 
 from workbench import cli
 from workbench.batch import schedule
-from workbench.batch.execute import Job, Outcome
-from workbench.batch.plan import Plan, Run, read_plan
-from workbench.batch.record import Kind, Record, claim, publish, work_folder, write_record
+from workbench.batch.plan import Plan, read_plan
+from workbench.batch.record import Kind, Record, Run, claim, publish, write_record
+from workbench.errors import InputError
 from workbench.runs import finish_run
 
 PARAMETERS = """\
@@ -100,20 +102,22 @@ def finish(run: Run, kind: Kind = "done", sentence: str = "") -> None:
         weights={},
         seconds=12.34,
     )
-    record = Record(run.key, run.output.name, "paint.ipynb", "here", 1, kind, sentence)
-    write_record(work, record)
+    write_record(work, record_of(run, kind, sentence=sentence))
     publish(run)
+
+
+def record_of(run: Run, kind: Kind, **more: Any) -> Record:
+    output = run.output.name
+    return Record(
+        kind, attempts=1, host="here", key=run.key, output=output, notebook="paint.ipynb", **more
+    )
 
 
 def start(run: Run, kind: Kind, sentence: str = "", stage: str = "") -> Path:
     """Leave what an unfinished run leaves."""
-    work = work_folder(run)
-    work.mkdir(parents=True, exist_ok=True)
-    output = run.output.name
-    write_record(
-        work, Record(run.key, output, "paint.ipynb", "here", 1, kind, sentence, stage, 3.21)
-    )
-    return work
+    run.work.mkdir(parents=True, exist_ok=True)
+    write_record(run.work, record_of(run, kind, sentence=sentence, stage=stage, seconds=3.21))
+    return run.work
 
 
 def everything(folder: Path) -> dict[str, bytes]:
@@ -250,39 +254,64 @@ def test_one_run_is_not_several(folder: Path, batch: Command) -> None:
     assert batch("it.yaml").lines[0] == "1 run, 1 done already."
 
 
-class LostCrew:
-    """Workers that die at once, so that the run itself can note nothing."""
+class ScriptedCrew:
+    """Workers that make nothing: runs end as they are told to, the held ones last of all."""
 
-    slots = 1
-    sentence = "the Dask worker died each time that it made this run."
+    slots = 2
+    dashboard = "http://here"
 
-    def __init__(self, *arguments: object) -> None:
-        self._started: list[str] = []
+    def __init__(
+        self, ends: Mapping[str, Sequence[Record | None]], held: Collection[str] = ()
+    ) -> None:
+        self._ends = {name: list(outcomes) for name, outcomes in ends.items()}
+        self._held = held
+        self._at: list[Any] = []
+        self.started: list[str] = []
 
     def room(self) -> int:
-        return 1
+        return self.slots
 
-    def start(self, attempt: Any, job: object) -> None:
-        start(attempt.run, "running", stage="cell 2 of 3")
-        self._started.append(attempt.run.name)
+    def start(self, attempt: Any) -> None:
+        assert len(self._at) < self.slots
+        self._at.append(attempt)
+        self.started.append(attempt.run.name)
 
-    def finished(self, seconds: float) -> list[str]:
-        ended, self._started = self._started, []
-        return ended
+    def ended(self, attempts: Sequence[Any], seconds: float) -> list[Any]:
+        assert list(attempts) == self._at
+        return [each for each in self._at if each.run.name not in self._held] or list(self._at)
 
-    def outcome(self, attempt: object) -> Outcome:
-        return Outcome("failed", self.sentence)
+    def outcome(self, attempt: Any) -> Record | None:
+        self._at.remove(attempt)
+        outcomes = self._ends.get(attempt.run.name)
+        outcome = outcomes.pop(0) if outcomes else Record("done")
+        if outcome and outcome.kind == "done":
+            finish(attempt.run)
+        elif outcome and outcome.kind == "changed":
+            finish(attempt.run, "changed", outcome.sentence)
+        elif outcome:
+            start(attempt.run, "failed", outcome.sentence)
+        return outcome
 
     def stop(self, attempts: object) -> None:
         return
 
 
+class LostCrew(ScriptedCrew):
+    """Workers that die at once, so that the run itself can note nothing."""
+
+    sentence = "the Dask worker died each time that it made this run."
+
+    def outcome(self, attempt: Any) -> Record:
+        self._at.remove(attempt)
+        start(attempt.run, "running", stage="cell 2 of 3")
+        return Record("failed", self.sentence)
+
+
 def test_why_a_run_failed_is_told_even_if_the_run_could_not_write_it_down(
     folder: Path, batch: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    connected = (SimpleNamespace(dashboard_link="http://here"), 1)
-    monkeypatch.setattr(schedule, "_connected", lambda options: contextlib.nullcontext(connected))
-    monkeypatch.setattr(schedule, "_Crew", LostCrew)
+    lost = contextlib.nullcontext(LostCrew({}))
+    monkeypatch.setattr(schedule, "_connected", lambda plan, options: lost)
     plan = write_batch(folder, grid={"number": [1]}, output="runs/it/{number}")
     finish(plan.runs[0])
     write_notebook(folder / "paint.ipynb", "print(number + 1)", parameters=PARAMETERS)
@@ -301,60 +330,23 @@ def test_why_a_run_failed_is_told_even_if_the_run_could_not_write_it_down(
     assert LostCrew.sentence in (plan.root / "summary.csv").read_text()
 
 
-class ScriptedCrew:
-    """Workers that make nothing: runs end as they are told to, the held ones last of all."""
-
-    slots = 2
-
-    def __init__(self, ends: Mapping[str, Sequence[Outcome]], held: Collection[str] = ()) -> None:
-        self._ends = {name: list(outcomes) for name, outcomes in ends.items()}
-        self._held = held
-        self._at: dict[str, Run] = {}
-        self.started: list[str] = []
-
-    def room(self) -> int:
-        return self.slots
-
-    def start(self, attempt: Any, job: Job) -> None:
-        assert len(self._at) < self.slots
-        self._at[attempt.run.name] = attempt.run
-        self.started.append(attempt.run.name)
-
-    def finished(self, seconds: float) -> list[str]:
-        return [name for name in self._at if name not in self._held] or list(self._at)
-
-    def outcome(self, attempt: Any) -> Outcome | None:
-        run = self._at.pop(attempt.run.name)
-        outcomes = self._ends.get(run.name)
-        outcome = outcomes.pop(0) if outcomes else Outcome("done")
-        if outcome and outcome.kind == "done":
-            finish(run)
-        elif outcome:
-            start(run, "failed", outcome.sentence)
-        return outcome
-
-    def stop(self, attempts: object) -> None:
-        return
-
-
 @pytest.fixture
 def crew(monkeypatch: pytest.MonkeyPatch) -> Callable[..., ScriptedCrew]:
     """Puts a scripted crew in Dask's place."""
 
-    def hire(ends: Mapping[str, Sequence[Outcome]], held: Collection[str] = ()) -> ScriptedCrew:
-        connected = (SimpleNamespace(dashboard_link="http://here"), 1)
-        nobody = contextlib.nullcontext(connected)
+    def hire(ends: Mapping[str, Sequence[Record]], held: Collection[str] = ()) -> ScriptedCrew:
         hired = ScriptedCrew(ends, held)
-        monkeypatch.setattr(schedule, "_connected", lambda options: nobody)
-        monkeypatch.setattr(schedule, "_Crew", lambda client, threads: hired)
+        monkeypatch.setattr(
+            schedule, "_connected", lambda plan, options: contextlib.nullcontext(hired)
+        )
         return hired
 
     return hire
 
 
-FAILED = Outcome("failed", "ValueError: no such luck.")
-NO_MEMORY = Outcome("failed", "the notebook needs more memory than there is; try a smaller size.")
-HOPELESS = Outcome("failed", "bad.txt is damaged.", hopeless=True)
+FAILED = Record("failed", "ValueError: no such luck.")
+NO_MEMORY = Record("failed", "the notebook needs more memory than there is; try a smaller size.")
+HOPELESS = Record("failed", "bad.txt is damaged.", hopeless=True)
 Crew = Callable[..., ScriptedCrew]
 
 
@@ -372,6 +364,74 @@ def test_a_run_that_memory_cannot_hold_is_one_failed_run(
         "3: done, 3 of 3",
     ]
     assert said.lines[-1].startswith("1 failed, 2 done: ")
+
+
+def test_failed_runs_leave_the_others_alone_and_are_run_again(
+    folder: Path, batch: Command, crew: Crew
+) -> None:
+    plan = write_batch(folder, output="runs/it/{number}", grid={"number": [1, 2, 3, 4]})
+    hired = crew({"1": [HOPELESS], "3": [FAILED]})
+    said = batch("it.yaml", "--workers", "2")
+    assert said.code == 1
+    assert [line.split()[0] for line in said.lines[1:-1]] == ["failed", "failed", "done", "done"]
+    assert said.lines[-1].startswith("2 failed, 2 done: ")
+    page = html.unescape((plan.root / "index.html").read_text())
+    for name, record in (("1", HOPELESS), ("3", FAILED)):
+        assert record.sentence in page
+        assert table(plan)[name]["state"] == "failed"
+        assert table(plan)[name]["sentence"] == record.sentence
+        line = rf"failed .*  {name} +{re.escape(record.sentence)}"
+        assert any(re.fullmatch(line, each) for each in said.lines)
+        assert said.err.count(f"{name}: {record.sentence}\n") == 1
+    before = {name: everything(plan.root / name) for name in "24"}
+
+    said = batch("it.yaml")
+    assert said.code == 0
+    assert said.lines[0] == "4 runs, 2 done already."
+    assert hired.started[4:] == ["1", "3"]
+    assert {row["state"] for row in table(plan).values()} == {"done"}
+    assert {name: everything(plan.root / name) for name in "24"} == before
+    assert {path.name for path in plan.root.glob(".*")} == {".batch"}
+
+
+def table(plan: Plan) -> dict[str, dict[str, str]]:
+    with (plan.root / "summary.csv").open(newline="") as file:
+        return {row["name"]: row for row in csv.DictReader(file)}
+
+
+def test_a_second_batch_is_kept_out_and_a_changed_input_is_noticed(
+    folder: Path, batch: Command, crew: Crew, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = write_batch(folder, output="runs/it/{number}", grid={"number": [1, 2]})
+    sentence = "a.png changed while it ran; the same command runs it again."
+    hired = crew({"2": [Record("changed", sentence)]}, held=["2"])
+    refused: list[str] = []
+    ended = hired.ended
+
+    def meanwhile(attempts: Sequence[Any], seconds: float) -> list[Any]:
+        with pytest.raises(InputError) as caught:
+            schedule.run_batch(plan)
+        refused.append(str(caught.value))
+        assert schedule.is_running(plan)
+        return ended(attempts, seconds)
+
+    monkeypatch.setattr(hired, "ended", meanwhile)
+    said = batch("it.yaml")
+    file = folder / "it.yaml"
+    assert set(refused) == {
+        f"{file} is being worked on already by process {os.getpid()} on {socket.gethostname()};"
+        f" `workbench batch status {file}` says how it stands."
+    }
+    assert said.code == 1
+    assert any(re.fullmatch(rf"changed .* 2  {re.escape(sentence)}", each) for each in said.lines)
+    assert table(plan)["2"]["sentence"] == sentence
+    monkeypatch.undo()
+    before = everything(plan.root / "1")
+    crew({})
+    monkeypatch.chdir(folder)
+    assert batch("it.yaml").code == 0
+    assert everything(plan.root / "1") == before
+    assert {row["state"] for row in table(plan).values()} == {"done"}
 
 
 def test_retries_are_for_runs_that_may_end_otherwise(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import html
 import itertools
 import os
 import re
@@ -28,8 +27,6 @@ PATIENCE = 60.0  # seconds until a test gives up; nothing takes so long on its o
 PARTS = 3
 PARAMETERS = """\
 number: int = 0
-what: str = "work"
-source: str = "source.txt"
 weight: int = 0
 output_dir: str = "runs/alone"
 """
@@ -40,7 +37,6 @@ import os, time
 from pathlib import Path
 import psutil
 from PIL import Image
-from workbench.errors import InputError
 from workbench.files import write_bytes
 from workbench.runs import finish_run, start_run
 
@@ -53,20 +49,6 @@ out = start_run(output_dir)
 kept = out.parent  # where the next attempt finds it
 log("starts")
 """
-MISHAPS = """\
-text = Path(source).read_text()
-if not Path("cured").exists():
-    if "damaged" in text:
-        raise InputError(f"{source} is damaged.")
-    if what == "raise":
-        raise ValueError("no such luck\\nas that")
-    if what == "exit":
-        os._exit(7)
-    if what == "kill":
-        os.kill(os.getpid(), 9)
-    if what == "hang":
-        time.sleep(1000)
-"""
 WORK = f"""\
 for part in range({PARTS}):
     path = kept / f"part-{{part}}.png"
@@ -76,7 +58,7 @@ for part in range({PARTS}):
         if weight:
             write_bytes(kept / f"part-{{part}}.bin", bytes(weight))
         beside = kept / "beside.png"
-        Image.new("RGB", (16, 9), (number, part, sum(text.encode()) % 256)).save(beside)
+        Image.new("RGB", (16, 9), (number, part, 99)).save(beside)
         beside.replace(path)
         log("makes", part)
 """
@@ -87,7 +69,7 @@ for part in range({PARTS}):
 picture.save(out / "picture.png")
 finish_run(
     out, outputs={{"picture": out / "picture.png"}}, figures={{"twice": 2 * number}},
-    settings={{"number": number, "what": what}}, weights={{}}, seconds=1.0,
+    settings={{"number": number}}, weights={{}}, seconds=1.0,
 )
 log("ends")
 """
@@ -114,8 +96,7 @@ def folder(tmp_path: Path) -> Iterator[Path]:
 
 
 def make_project(folder: Path) -> None:
-    write_notebook(folder / "work.ipynb", START, MISHAPS, WORK, END, parameters=PARAMETERS)
-    (folder / "source.txt").write_text("blue")
+    write_notebook(folder / "work.ipynb", START, WORK, END, parameters=PARAMETERS)
 
 
 def write_batch(folder: Path, runs: object, **more: object) -> None:
@@ -301,58 +282,6 @@ def test_another_dashboard_on_this_machine_needs_no_words(
     assert "Warning" not in said
 
 
-# --- runs that fail ----------------------------------------------------------------------
-
-
-def test_failed_runs_leave_the_others_alone_and_are_run_again(folder: Path) -> None:
-    (folder / "bad.txt").write_text("damaged")
-    bad = {
-        10: "it took longer than 12 s, its timeout; allow more, or ask for less.",
-        6: "bad.txt is damaged.",
-        7: "ValueError: no such luck.",
-        8: "a cell ended the notebook's kernel (exit code 7).",
-        9: "the notebook's kernel was killed, most likely because memory ran out; try a smaller"
-        " size.",
-    }
-    failing = [
-        {"number": 10, "what": "hang"},  # first, so that the others go on beside it
-        {"number": 6, "source": "bad.txt"},
-        {"number": 7, "what": "raise"},
-        {"number": 8, "what": "exit"},
-        {"number": 9, "what": "kill"},
-    ]
-    working = [{"number": number} for number in (1, 2)]
-    write_batch(folder, [*failing, *working], timeout=12)
-    batch = run(folder, "--workers", "2", code=1)
-    assert_nothing_runs(folder)
-    assert sorted(starts(folder)) == [1, 2, 6, 7, 8, 9, 10]
-    assert sorted(log(folder, "ends")) == [1, 2]
-    page = html.unescape((folder / "runs/it/index.html").read_text())
-    table = batch.printed.splitlines()[1:]
-    assert [line.split()[0] for line in table[:-1]] == ["failed"] * 5 + ["done"] * 2
-    assert table[-1].startswith("5 failed, 2 done: ")
-    rows = summary(folder)
-    for number, sentence in bad.items():
-        assert page.count(sentence) >= 1
-        assert (rows[str(number)]["state"], rows[str(number)]["sentence"]) == ("failed", sentence)
-        assert any(re.fullmatch(rf"failed .*  {number} +{re.escape(sentence)}", x) for x in table)
-        assert batch.lines.count(f"{number}: {sentence}") == 1
-    assert len(batch.lines) == 5
-    assert {name for name, row in rows.items() if row["state"] == "done"} == set("12")
-    before = {number: stamps(folder, number) for number in (1, 2)}
-
-    (folder / "cured").touch()
-    batch = run(folder, "--workers", "2")
-    assert batch.printed.startswith("7 runs, 2 done already.\n")
-    assert sorted(starts(folder)[7:]) == [6, 7, 8, 9, 10]
-    assert set(kinds(folder).values()) == {"done"}
-    assert before == {number: stamps(folder, number) for number in (1, 2)}
-    for part in range(PARTS):
-        assert sorted(log(folder, f"makes {part}")) == [1, 2, 6, 7, 8, 9, 10]
-    assert_tidy(folder)
-    assert_nothing_runs(folder)
-
-
 # --- processes that die ------------------------------------------------------------------
 
 
@@ -364,30 +293,7 @@ def worker_of(batch: Batch) -> psutil.Process:
     raise AssertionError("no Dask worker is at it")
 
 
-def test_a_killed_worker_costs_no_more_than_the_part_that_it_was_at(
-    folder: Path, unbroken: dict[str, bytes]
-) -> None:
-    write_batch(folder, 2)
-    (folder / "hold-2").touch()
-    batch = Batch(folder)
-    until(at_second_part(folder, 2), "the second run is at its second part")
-    worker = worker_of(batch)
-    below = worker.children(recursive=True)
-    assert len(below) == 2  # the process of the run, and its kernel
-    worker.kill()
-    until(lambda: not any(map(psutil.Process.is_running, below)), "its processes end", 10)
-    (folder / "hold-2").unlink()
-    batch.wait(0)
-    assert starts(folder) == [1, 2, 2]
-    assert_parts_made_once(folder, 2)
-    assert results(folder) == unbroken
-    assert batch.lines == []
-    assert summary(folder)["2"]["attempts"] == "2"
-    assert_tidy(folder)
-    assert_nothing_runs(folder)
-
-
-def test_a_killed_batch_leaves_nothing_behind_and_goes_on_where_it_was(
+def test_whatever_is_killed_costs_no_more_than_the_part_that_a_run_was_at(
     folder: Path, unbroken: dict[str, bytes]
 ) -> None:
     write_batch(folder, 2)
@@ -395,36 +301,41 @@ def test_a_killed_batch_leaves_nothing_behind_and_goes_on_where_it_was(
     batch = Batch(folder)
     until(at_second_part(folder, 2), "the second run is at its second part")
     before = stamps(folder, 1)
-    batch.process.kill()
-    batch.process.wait()
-    assert_nothing_runs(folder, 10)
-    assert "ends" not in log(folder, "ends", 2)
-    (folder / "hold-2").unlink()
-    batch = run(folder)
-    assert batch.printed.startswith("2 runs, 1 done already.\n")
-    assert starts(folder) == [1, 2, 2]
-    assert stamps(folder, 1) == before
-    assert_parts_made_once(folder, 2)
-    assert results(folder) == unbroken
-    assert_tidy(folder)
 
+    # The worker, upon which the same batch goes on with another.
+    worker = worker_of(batch)
+    below = worker.children(recursive=True)
+    assert len(below) == 2  # the process of the run, and its kernel
+    worker.kill()
+    until(lambda: not any(map(psutil.Process.is_running, below)), "its processes end", 10)
+    until(lambda: starts(folder) == [1, 2, 2], "the second run starts again")
 
-def test_ctrl_c_says_what_is_done_in_one_sentence(folder: Path, unbroken: dict[str, bytes]) -> None:
-    write_batch(folder, 2)
-    (folder / "hold-2").touch()
-    batch = Batch(folder)
-    until(at_second_part(folder, 2), "the second run is at its second part")
+    # Ctrl-C.
     os.killpg(batch.process.pid, signal.SIGINT)
     batch.wait(130, 30)
     assert_nothing_runs(folder, 5)
     assert batch.lines == ["Interrupted: 1 of 2 are done; the same command goes on."]
     assert kinds(folder) == {"1": "done", "2": "waiting"}
+
+    # The batch itself.
+    batch = Batch(folder)
+    until(lambda: starts(folder) == [1, 2, 2, 2], "the second run starts once more")
+    batch.process.kill()
+    batch.process.wait()
+    assert_nothing_runs(folder, 10)
+    assert not log(folder, "ends", 2)
+
     (folder / "hold-2").unlink()
-    run(folder)
-    assert starts(folder) == [1, 2, 2]
+    batch = run(folder)
+    assert batch.printed.startswith("2 runs, 1 done already.\n")
+    assert batch.lines == []
+    assert starts(folder) == [1, 2, 2, 2, 2]
+    assert summary(folder)["2"]["attempts"] == "4"
+    assert stamps(folder, 1) == before
     assert_parts_made_once(folder, 2)
     assert results(folder) == unbroken
     assert_tidy(folder)
+    assert_nothing_runs(folder)
 
 
 def test_ctrl_c_while_the_workers_start_is_one_sentence_too(folder: Path) -> None:
@@ -463,48 +374,6 @@ def test_a_killed_run_is_tried_again_only_once_its_kernel_is_gone(folder: Path) 
     assert_parts_made_once(folder, 1)
     assert_tidy(folder)
     assert not overlapping
-
-
-# --- the outside world changes meanwhile -------------------------------------------------
-
-
-def test_a_second_batch_is_kept_out_and_a_changed_input_is_noticed(folder: Path) -> None:
-    (folder / "other.txt").write_text("green")
-    write_batch(folder, [{"number": 1}, {"number": 2, "source": "other.txt"}])
-    (folder / "hold-2").touch()
-    batch = Batch(folder)
-    until(at_second_part(folder, 2), "the second run is at its second part")
-    command = [sys.executable, "-m", "workbench", "batch"]
-    second = subprocess.run([*command, "it.yaml"], cwd=folder, capture_output=True, text=True)
-    status = subprocess.run(
-        [*command, "status", "it.yaml"], cwd=folder, capture_output=True, text=True
-    )
-    assert second.returncode == 2
-    assert re.fullmatch(
-        rf"workbench: \S+it\.yaml is being worked on already by process {batch.process.pid} on"
-        rf" {re.escape(socket.gethostname())}; `workbench batch status \S+it\.yaml` says how it"
-        r" stands\.\n",
-        second.stderr,
-    )
-    assert status.returncode == 0
-    assert re.search(r"^running +2  cell 5 of 6$", status.stdout, re.M)
-    assert status.stdout.endswith("It is being worked on.\n")
-
-    (folder / "other.txt").write_text("red")
-    (folder / "hold-2").unlink()
-    batch.wait(1)
-    sentence = "other.txt changed while it ran; the same command runs it again."
-    assert re.search(rf"^changed .* 2  {re.escape(sentence)}$", batch.printed, re.M)
-    assert summary(folder)["2"]["sentence"] == sentence
-    assert starts(folder) == [1, 2]
-    before = stamps(folder, 1)
-
-    batch = run(folder)
-    assert starts(folder) == [1, 2, 2]
-    assert stamps(folder, 1) == before
-    assert set(kinds(folder).values()) == {"done"}
-    assert len(log(folder, "makes 0", 2)) == 2  # nothing of the other input is in it
-    assert_tidy(folder)
 
 
 # --- disks -------------------------------------------------------------------------------
@@ -677,7 +546,7 @@ def test_a_cluster_makes_one_run_for_each_gpu_and_may_lose_a_worker(
     folder: Path, clusters: Callable[..., Cluster]
 ) -> None:
     cluster = clusters(2)
-    write_batch(folder, 4)
+    write_batch(folder, 3)
     (folder / "hold-3").touch()
     batch = Batch(folder, "--scheduler", cluster.address)
     until(at_second_part(folder, 3), "the third run is at its second part")
@@ -686,29 +555,22 @@ def test_a_cluster_makes_one_run_for_each_gpu_and_may_lose_a_worker(
     for process in (nanny, *nanny.children()):  # of these, the run's process is no child
         process.kill()
     until(lambda: not any(map(psutil.Process.is_running, below)), "its processes end", 10)
-    (folder / "hold-3").unlink()
-    batch.wait(0)
-    assert sorted(starts(folder)) == [1, 2, 3, 3, 4]
-    assert_parts_made_once(folder, 4)
-    assert set(kinds(folder).values()) == {"done"}
-    worked = spans(folder)
-    assert len(worked) == 2
-    for times in worked.values():
-        assert all(end <= begin for (_, end), (begin, _) in itertools.pairwise(sorted(times)))
-    assert batch.lines == []
+    until(lambda: sorted(starts(folder)) == [1, 2, 3, 3], "the other worker takes the third run")
+    until(lambda: len(log(folder, "ends")) == 2, "the others end")
 
     # Ctrl-C: the worker that is left stops what it is at, and stays.
-    write_batch(folder, 5)
-    (folder / "hold-5").touch()
-    batch = Batch(folder, "--scheduler", cluster.address)
-    until(at_second_part(folder, 5), "the fifth run is at its second part")
     os.killpg(batch.process.pid, signal.SIGINT)
     batch.wait(130, 30)
     assert_nothing_runs(folder, 5)
-    assert batch.lines == ["Interrupted: 4 of 5 are done; the same command goes on."]
-    (folder / "hold-5").unlink()
-    run(folder, "--scheduler", cluster.address)
-    assert_parts_made_once(folder, 5)
+    assert batch.lines == ["Interrupted: 2 of 3 are done; the same command goes on."]
+    (folder / "hold-3").unlink()
+    batch = run(folder, "--scheduler", cluster.address)
+    assert batch.lines == []
+    assert sorted(starts(folder)) == [1, 2, 3, 3, 3]
+    assert_parts_made_once(folder, 3)
+    assert set(kinds(folder).values()) == {"done"}
+    for times in spans(folder).values():
+        assert all(end <= begin for (_, end), (begin, _) in itertools.pairwise(sorted(times)))
     assert_tidy(folder)
 
 

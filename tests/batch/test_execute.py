@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import pickle
 import signal
 import socket
 import subprocess
@@ -12,10 +13,10 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import av
 import nbformat
@@ -28,21 +29,22 @@ from test_notebook import write_notebook
 import workbench
 from workbench.batch import execute as execute_module
 from workbench.batch import record
-from workbench.batch.digests import digest
-from workbench.batch.execute import Job, Outcome, _save_thumbnail, _shown, _Stage, execute
+from workbench.batch.execute import _Stage
+from workbench.batch.plan import Plan
 from workbench.batch.record import (
     STATE_FOLDER,
     Record,
-    State,
+    Run,
     claim,
+    digest,
     is_claimed,
     read_record,
     read_state,
-    work_folder,
     write_record,
 )
 from workbench.notebook import running_notebook
-from workbench.runs import finish_run
+from workbench.pages import save_thumbnail
+from workbench.runs import finish_run, shown
 
 TITLE = "paint.ipynb"
 PATIENCE = 60.0  # seconds until a test gives up
@@ -83,15 +85,40 @@ needs_root = pytest.mark.skipif(
 )
 
 
+@dataclass(frozen=True)
+class Job:
+    """A run, and the plan that it is of."""
+
+    run: Run
+    plan: Plan
+
+    @property
+    def output(self) -> Path:
+        return self.run.output
+
+
+class Outcome(NamedTuple):
+    kind: str
+    sentence: str = ""
+    hopeless: bool = False
+
+
 def make_job(project: Path, *cells: str, name: str = "one", **changes: Any) -> Job:
     """A run of a new notebook in a project; without cells, of one that must not be run."""
-    notebook = project / f"{name}.ipynb"
+    notebook = project / f"{name} notebook" / TITLE
     if cells:
+        notebook.parent.mkdir()
         write_notebook(notebook, *cells, parameters=PARAMETERS)
     key = hashlib.sha256(name.encode()).hexdigest()
-    output = str(project / "runs" / name)
-    job = Job(name, output, {}, {}, key, str(project), str(notebook), TITLE, None)
-    return replace(job, **changes)
+    run = Run(name, project / "runs" / name, {}, {}, key)
+    plan = Plan(project / "it.yaml", project, notebook, project / "runs", (), (), None)
+    of_plan = {each: changes.pop(each) for each in ("timeout", "version") if each in changes}
+    return Job(replace(run, **changes), replace(plan, **of_plan))
+
+
+def execute(job: Job, threads: int, **options: Any) -> Outcome:
+    ended = execute_module.execute(job.run, job.plan, threads, **options)
+    return Outcome(ended.kind, ended.sentence, ended.hopeless)
 
 
 def listing(folder: Path) -> list[str]:
@@ -128,10 +155,11 @@ def all_ended(folder: Path, seconds: float = 5) -> bool:
     return wait_until(lambda: not any(map(is_alive, pids(folder))), seconds)
 
 
-def kept_notebook(state: State) -> list[str]:
+def kept_notebook(state: Record) -> list[str]:
     """The code in a run's notebook, without the cell that papermill adds."""
-    assert state.notebook is not None
-    cells = nbformat.read(state.notebook, as_version=4).cells
+    path = state.file(state.notebook)
+    assert path is not None
+    cells = nbformat.read(path, as_version=4).cells
     sources = [cell.source for cell in cells if cell.cell_type == "code"]
     return [source for source in sources if not source.startswith("# Parameters")]
 
@@ -147,16 +175,16 @@ class Ended:
     outcome: Outcome
 
     @property
-    def state(self) -> State:
+    def state(self) -> Record:
         return read_state(self.job.run)
 
     @property
     def work(self) -> Path:
-        return work_folder(self.job.run)
+        return self.job.run.work
 
     @property
     def output(self) -> Path:
-        return Path(self.job.output)
+        return self.job.output
 
 
 CASES: dict[str, list[str]] = {
@@ -216,7 +244,7 @@ def ended(project: Path, scratch: Path) -> Iterator[Callable[[str], Ended]]:
         for name, cells in CASES.items()
     }
     inputs = {"style.txt": digest(project / "style.txt")}
-    jobs["changed"] = replace(jobs["changed"], inputs=inputs)
+    jobs["changed"] = replace(jobs["changed"], run=replace(jobs["changed"].run, inputs=inputs))
     with ThreadPoolExecutor(4) as pool:
         names = sorted(jobs, key=lambda name: name != "hangs")  # it takes longest
         futures = {name: pool.submit(execute, jobs[name], 3) for name in names}
@@ -233,16 +261,10 @@ def test_good_run_is_in_its_place_with_all_that_belongs_to_it(
     assert listing(run.output) == [*expected, record.THUMBNAIL]
     assert not run.work.exists()
     state = run.state
-    assert state == State(
-        "done",
-        attempts=1,
-        seconds=1.5,
-        host=socket.gethostname(),
-        figures={"parts": 0, "threads": 33},
-        notebook=run.output / TITLE,
-        thumbnail=run.output / record.THUMBNAIL,
-        shown=run.output / "picture.png",
-    )
+    assert (state.kind, state.attempts, state.seconds) == ("done", 1, 1.5)
+    assert (state.host, state.figures) == (socket.gethostname(), {"parts": 0, "threads": 33})
+    assert state.file(state.notebook) == run.output / TITLE
+    assert state.file(state.shown) == run.output / "picture.png"
     with Image.open(run.output / record.THUMBNAIL) as thumbnail:
         assert (thumbnail.format, thumbnail.size) == ("WEBP", (267, 200))
     assert all_ended(run.output)
@@ -328,7 +350,7 @@ def test_input_that_changed_meanwhile_is_named(ended: Callable[[str], Ended]) ->
     assert run.outcome == Outcome("changed", sentence)
     state = run.state
     assert (state.kind, state.sentence) == ("changed", sentence)
-    assert state.shown == run.output / "picture.png"
+    assert state.shown == "picture.png"
     assert not run.work.exists()
 
 
@@ -338,8 +360,8 @@ def test_picture_that_cannot_be_read_costs_the_thumbnail_only(
 ) -> None:
     run = ended("damaged picture")
     assert run.outcome == Outcome("done")
-    assert run.state.thumbnail is None
-    assert run.state.shown == run.output / "picture.png"
+    assert run.state.file(record.THUMBNAIL) is None
+    assert run.state.shown == "picture.png"
 
 
 @pytest.mark.slow
@@ -356,16 +378,16 @@ def test_runs_that_were_ended_leave_no_temporary_files(
 def test_stopped_run_goes_on_where_it_was(tmp_path: Path) -> None:
     hang_first = "if not parts:\n    time.sleep(1000)"
     job = make_job(tmp_path, START, hang_first, END)
-    work = work_folder(job.run)
+    work = job.run.work
     outcome = execute(job, 1, released=(work / "pids").exists)
     assert outcome == Outcome("failed", "it was stopped.")
     assert all_ended(work)
-    assert read_state(job.run) == State("waiting", attempts=1)
+    assert read_state(job.run) == Record(attempts=1)
     assert execute(job, 1) == Outcome("done")
     state = read_state(job.run)
     assert (state.kind, state.attempts, state.figures["parts"]) == ("done", 2, 1)
     assert listing(tmp_path / "runs") == ["one"]
-    assert not [name for name in listing(Path(job.output)) if name.startswith(".")]
+    assert not [name for name in listing(job.output) if name.startswith(".")]
 
 
 @pytest.mark.slow
@@ -376,7 +398,7 @@ def test_failed_run_is_tried_again_on_what_it_left(tmp_path: Path) -> None:
     assert execute(job, 1) == Outcome("done")
     state = read_state(job.run)
     assert (state.kind, state.attempts, state.figures["parts"]) == ("done", 2, 1)
-    assert "paint.failed.ipynb" not in listing(Path(job.output))
+    assert "paint.failed.ipynb" not in listing(job.output)
     assert listing(tmp_path / "runs") == ["one"]
 
 
@@ -416,10 +438,10 @@ def two_at_once(tmp_path_factory: pytest.TempPathFactory) -> tuple[Job, list[Out
 @pytest.mark.slow
 def test_two_at_once_run_the_notebook_once(two_at_once: tuple[Job, list[Outcome]]) -> None:
     job, outcomes = two_at_once
-    assert Path(job.project, "count.txt").read_text() == "x"
+    assert Path(job.plan.project, "count.txt").read_text() == "x"
     assert Outcome("done") in outcomes
     assert read_state(job.run).kind == "done"
-    assert listing(Path(job.output).parent) == ["one"]
+    assert listing(job.output.parent) == ["one"]
 
 
 @pytest.mark.slow
@@ -430,10 +452,10 @@ def test_two_at_once_are_both_told_that_it_is_done(
 
 
 WORKER = """\
-import json, sys
-from workbench.batch.execute import Job, execute
+import pickle, sys
+from workbench.batch.execute import execute
 
-execute(Job(**json.loads(sys.argv[1])), 1)
+execute(*pickle.loads(bytes.fromhex(sys.argv[1])), 1)
 """
 
 
@@ -442,8 +464,9 @@ execute(Job(**json.loads(sys.argv[1])), 1)
 @pytest.mark.parametrize("cell", [HANG, "while True:\n    pass"], ids=["asleep", "busy"])
 def test_run_dies_with_its_worker(cell: str, tmp_path: Path) -> None:
     job = make_job(tmp_path, START, cell)
-    work = work_folder(job.run)
-    worker = subprocess.Popen([sys.executable, "-c", WORKER, json.dumps(asdict(job))])
+    work = job.run.work
+    told = pickle.dumps((job.run, job.plan)).hex()
+    worker = subprocess.Popen([sys.executable, "-c", WORKER, told])
     try:
         assert wait_until((work / "pids").exists)
         assert is_claimed(job.run)
@@ -454,7 +477,7 @@ def test_run_dies_with_its_worker(cell: str, tmp_path: Path) -> None:
         worker.wait()
     assert all_ended(work)
     assert not is_claimed(job.run)
-    assert read_state(job.run) == State("waiting", attempts=1)
+    assert read_state(job.run) == Record(attempts=1)
 
 
 @pytest.fixture
@@ -476,28 +499,30 @@ def test_full_disk_is_said_and_costs_no_finished_run(small_disk: Path) -> None:
         "file = (kept / 'a.bin').open('wb', buffering=0)\nwhile True:\n    file.write(bytes(9999))"
     )
     job = make_job(small_disk, START, fill, END)
-    earlier = replace(
-        job, name="earlier", output=str(small_disk / "runs" / "earlier"), key="e" * 64
-    )
-    finished(Path(earlier.output), earlier)
-    before = contents(Path(earlier.output))
+    earlier = make_job(small_disk, name="earlier")
+    finished(earlier.output, earlier)
+    before = contents(earlier.output)
     outcome = execute(job, 1)
     assert outcome.kind == "failed"
     assert "no space left on device" in outcome.sentence.lower()
     assert outcome.sentence.count(".") < 4
     assert not outcome.hopeless
     assert read_state(job.run).kind in ("failed", "waiting")  # it may not be possible to note it
-    assert contents(Path(earlier.output)) == before
+    assert contents(earlier.output) == before
     assert read_state(earlier.run).kind == "done"
     # As soon as there is space, the same run goes on.
-    (work_folder(job.run) / "a.bin").unlink()
-    job = replace(job, notebook=str(write_notebook(small_disk / "b.ipynb", START, END)))
-    write_notebook(small_disk / "b.ipynb", START, END, parameters=PARAMETERS)
+    (job.run.work / "a.bin").unlink()
+    write_notebook(job.plan.notebook, START, END, parameters=PARAMETERS)
     assert execute(job, 1) == Outcome("done")
     assert read_state(job.run).figures["parts"] == 1
 
 
 # --- what needs no kernel ----------------------------------------------------------------
+
+
+def make_record(job: Job, kind: record.Kind, **changes: Any) -> Record:
+    key, output = job.run.key, job.run.output.name
+    return replace(Record(kind, host="there", key=key, output=output, notebook=TITLE), **changes)
 
 
 def finished(folder: Path, job: Job, kind: record.Kind = "done", **changes: Any) -> Path:
@@ -507,8 +532,7 @@ def finished(folder: Path, job: Job, kind: record.Kind = "done", **changes: Any)
     (folder / TITLE).touch()
     outputs = {"picture": folder / "picture.png"}
     finish_run(folder, outputs=outputs, figures={}, settings={}, weights={}, seconds=7)
-    kept = Record(job.key, job.run.output.name, TITLE, "there", 3, kind, shown="picture.png")
-    write_record(folder, replace(kept, **changes))
+    write_record(folder, make_record(job, kind, attempts=3, shown="picture.png", **changes))
     return folder
 
 
@@ -517,9 +541,9 @@ def test_run_that_was_killed_before_it_was_moved_is_moved(
     kind: record.Kind, tmp_path: Path
 ) -> None:
     job = make_job(tmp_path)
-    finished(work_folder(job.run), job, kind, sentence="a remark")
+    finished(job.run.work, job, kind, sentence="a remark")
     older = make_job(tmp_path, key="0" * 64)
-    finished(Path(job.output), older)
+    finished(job.output, older)
     assert execute(job, 1) == Outcome(kind, "a remark")
     assert listing(tmp_path / "runs") == ["one"]
     state = read_state(job.run)
@@ -528,7 +552,7 @@ def test_run_that_was_killed_before_it_was_moved_is_moved(
 
 def test_run_that_was_killed_between_the_moves_is_mended(tmp_path: Path) -> None:
     job = make_job(tmp_path)
-    finished(work_folder(job.run), job)
+    finished(job.run.work, job)
     finished(tmp_path / "runs" / ".old-one", make_job(tmp_path, key="0" * 64))
     assert execute(job, 1) == Outcome("done")
     assert listing(tmp_path / "runs") == ["one"]
@@ -537,7 +561,7 @@ def test_run_that_was_killed_between_the_moves_is_mended(tmp_path: Path) -> None
 
 def test_run_that_somebody_else_has_finished_is_left_alone(tmp_path: Path) -> None:
     job = make_job(tmp_path)
-    finished(Path(job.output), job)
+    finished(job.output, job)
     before = contents(tmp_path)
     assert execute(job, 1) == Outcome("done")
     assert contents(tmp_path) == before
@@ -547,14 +571,14 @@ def test_run_that_somebody_else_has_finished_is_left_alone(tmp_path: Path) -> No
 @pytest.mark.parametrize("name", ["picture.png", "thesis.txt"])
 def test_what_is_in_the_way_is_not_touched(name: str, tmp_path: Path) -> None:
     job = make_job(tmp_path)
-    Path(job.output).mkdir(parents=True)
-    (Path(job.output) / name).write_text("long work")
-    before = contents(Path(job.output))
+    job.output.mkdir(parents=True)
+    (job.output / name).write_text("long work")
+    before = contents(job.output)
     outcome = execute(job, 1)
     assert outcome.kind == "failed"
-    assert job.output in outcome.sentence
+    assert str(job.output) in outcome.sentence
     assert "move it away" in outcome.sentence
-    assert contents(Path(job.output)) == before
+    assert contents(job.output) == before
 
 
 def test_file_in_the_place_of_the_folder_above_is_one_sentence(tmp_path: Path) -> None:
@@ -571,10 +595,8 @@ def test_file_in_the_place_of_the_folder_above_is_one_sentence(tmp_path: Path) -
 @pytest.mark.skipif(sys.platform != "linux", reason="mounts a disk")
 def test_place_that_cannot_be_written_is_named_and_costs_no_finished_run(small_disk: Path) -> None:
     job = make_job(small_disk)
-    earlier = replace(
-        job, name="earlier", output=str(small_disk / "runs" / "earlier"), key="e" * 64
-    )
-    finished(Path(earlier.output), earlier)
+    earlier = make_job(small_disk, name="earlier")
+    finished(earlier.output, earlier)
     before = contents(small_disk)
     remount = ["mount", "-o", "remount,ro", str(small_disk)]
     subprocess.run(remount, check=True)
@@ -642,14 +664,14 @@ def test_who_waited_in_vain_does_not_meddle(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = make_job(tmp_path)
-    work = work_folder(job.run)
+    work = job.run.work
     work.mkdir(parents=True)
-    write_record(work, Record(job.key, "one", TITLE, "there", 1, stage="cell 2 of 3"))
+    write_record(work, make_record(job, "running", attempts=1, stage="cell 2 of 3"))
     running_notebook(work / TITLE).write_text("{}")
     monkeypatch.setattr(execute_module, "claim", lambda run, seconds: claim(run, 0.1))
     with claim(job.run, 0):
         before = contents(tmp_path)
-        outcome = execute_module._make(job)
+        outcome = execute_module._make(job.run, job.plan)
         assert read_state(job.run).kind == "running"
     assert outcome.sentence == f"{job.run.output} is being made by another process."
     assert contents(tmp_path) == before
@@ -657,22 +679,24 @@ def test_who_waited_in_vain_does_not_meddle(
 
 def test_failure_is_written_down_where_the_notebook_is(tmp_path: Path) -> None:
     job = make_job(tmp_path)
-    work = work_folder(job.run)
+    work = job.run.work
     work.mkdir(parents=True)
-    kept = Record(job.key, "one", TITLE, "there", 2, stage="cell 2 of 3")
+    kept = make_record(job, "running", attempts=2, stage="cell 2 of 3")
     write_record(work, kept)
     running_notebook(work / TITLE).write_text("{}")
-    outcome = execute_module._note_failure(job, "It is full.", 1.23456)
-    assert outcome == Outcome("failed", "It is full.")
-    assert read_record(work) == replace(kept, kind="failed", sentence="It is full.", seconds=1.235)
+    outcome = execute_module._note_failure(job.run, "It is full.", 1.23456)
+    assert outcome == Record("failed", "It is full.")
+    failed = replace(kept, kind="failed", sentence="It is full.", seconds=1.235)
+    assert read_record(work) == replace(failed, folder=work)
     state = read_state(job.run)
-    assert state.notebook == work / "paint.failed.ipynb"
+    assert state.file(state.notebook) == work / "paint.failed.ipynb"
     assert state.sentence == "It is full."
 
 
 def test_failure_of_a_run_that_left_nothing_is_not_written_down(tmp_path: Path) -> None:
     job = make_job(tmp_path)
-    assert execute_module._note_failure(job, "It is full.", 1) == Outcome("failed", "It is full.")
+    failed = Record("failed", "It is full.")
+    assert execute_module._note_failure(job.run, "It is full.", 1) == failed
     assert listing(tmp_path / "runs") == []
 
 
@@ -707,7 +731,7 @@ def red(path: Path) -> bool:
 
 @pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.webp", "a.gif", "a.PNG"])
 def test_thumbnail_of_a_picture(name: str, tmp_path: Path) -> None:
-    _save_thumbnail(write_picture(tmp_path / name), tmp_path / "t.webp")
+    save_thumbnail(write_picture(tmp_path / name), tmp_path / "t.webp")
     assert red(tmp_path / "t.webp")
     with Image.open(tmp_path / "t.webp") as thumbnail:
         assert thumbnail.size == (267, 200)
@@ -720,14 +744,14 @@ def test_thumbnail_of_any_mode(mode: str, tmp_path: Path) -> None:
         picture.save(tmp_path / "a.png")
     else:
         write_picture(tmp_path / "a.png", mode)
-    _save_thumbnail(tmp_path / "a.png", tmp_path / "t.webp")
+    save_thumbnail(tmp_path / "a.png", tmp_path / "t.webp")
     assert (tmp_path / "t.webp").is_file()
 
 
 @pytest.mark.parametrize("suffix", ["mp4", "mov", "mkv", "MP4"])
 def test_thumbnail_of_a_film(suffix: str, tmp_path: Path) -> None:
     film = write_film(tmp_path / f"a.{suffix.lower()}").rename(tmp_path / f"a.{suffix}")
-    _save_thumbnail(film, tmp_path / "t.webp")
+    save_thumbnail(film, tmp_path / "t.webp")
     assert red(tmp_path / "t.webp")
 
 
@@ -738,7 +762,7 @@ def test_thumbnail_of_a_film(suffix: str, tmp_path: Path) -> None:
 def test_thumbnail_keeps_the_shape(
     size: tuple[int, int], small: tuple[int, int], tmp_path: Path
 ) -> None:
-    _save_thumbnail(write_picture(tmp_path / "a.png", size=size), tmp_path / "t.webp")
+    save_thumbnail(write_picture(tmp_path / "a.png", size=size), tmp_path / "t.webp")
     with Image.open(tmp_path / "t.webp") as thumbnail:
         assert thumbnail.size == small
 
@@ -798,7 +822,7 @@ def test_what_cannot_be_shown_has_no_thumbnail(
     name, write = case
     write(tmp_path / name)
     (tmp_path / "t.webp").touch()  # of an earlier attempt
-    _save_thumbnail(tmp_path / name, tmp_path / "t.webp")
+    save_thumbnail(tmp_path / name, tmp_path / "t.webp")
     assert not (tmp_path / "t.webp").exists()
 
 
@@ -806,7 +830,7 @@ def test_film_that_is_cut_anywhere_is_no_failure(tmp_path: Path) -> None:
     data = write_film(tmp_path / "a.mp4").read_bytes()
     for end in range(0, len(data), 50):
         (tmp_path / "a.mp4").write_bytes(data[:end])
-        _save_thumbnail(tmp_path / "a.mp4", tmp_path / "t.webp")
+        save_thumbnail(tmp_path / "a.mp4", tmp_path / "t.webp")
         if (tmp_path / "t.webp").exists():
             Image.open(tmp_path / "t.webp").verify()
 
@@ -817,7 +841,7 @@ def test_picture_that_needs_a_program_to_be_read_starts_none(
     started: list[object] = []
     monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *words, **_: started.append(words))
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png", "EPS")
-    _save_thumbnail(tmp_path / "a.png", tmp_path / "t.webp")
+    save_thumbnail(tmp_path / "a.png", tmp_path / "t.webp")
     assert not started
     assert not (tmp_path / "t.webp").exists()
 
@@ -827,12 +851,12 @@ def test_picture_that_pillow_finds_too_large_costs_the_thumbnail_only(
 ) -> None:
     write_picture(tmp_path / "sheet.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # as 180 million are by default
-    _save_thumbnail(tmp_path / "sheet.png", tmp_path / "t.webp")
+    save_thumbnail(tmp_path / "sheet.png", tmp_path / "t.webp")
     assert not (tmp_path / "t.webp").exists()
 
 
 @pytest.mark.parametrize(
-    ("outputs", "shown"),
+    ("outputs", "path"),
     [
         ({}, ""),
         ({"table": "a.csv"}, ""),
@@ -852,8 +876,8 @@ def test_picture_that_pillow_finds_too_large_costs_the_thumbnail_only(
         ({"made": "png"}, ""),
     ],
 )
-def test_output_that_stands_for_a_run(outputs: dict[str, str], shown: str) -> None:
-    assert _shown(outputs) == shown
+def test_output_that_stands_for_a_run(outputs: dict[str, str], path: str) -> None:
+    assert shown(outputs) == path
 
 
 # --- where a notebook is -----------------------------------------------------------------

@@ -13,14 +13,14 @@ from typing import Any
 
 import pytest
 
+from workbench import files
 from workbench.batch import execute, record
-from workbench.batch.execute import Job
-from workbench.batch.plan import Run
+from workbench.batch.plan import Plan
 from workbench.batch.record import (
     STATE_FOLDER,
     Kind,
     Record,
-    State,
+    Run,
     check_output,
     claim,
     clear,
@@ -30,7 +30,6 @@ from workbench.batch.record import (
     read_record,
     read_state,
     watch,
-    work_folder,
     write_record,
 )
 from workbench.errors import InputError, OutputError
@@ -50,7 +49,10 @@ def make_run(folder: Path, name: str = "one", key: str = "a" * 64) -> Run:
 
 
 def make_record(run: Run, kind: Kind = "done", **changes: Any) -> Record:
-    return replace(Record(run.key, run.output.name, TITLE, "here", 2, kind), **changes)
+    record = Record(
+        kind, attempts=2, host="here", key=run.key, output=run.output.name, notebook=TITLE
+    )
+    return replace(record, **changes)
 
 
 def fill(folder: Path, run: Run, kind: Kind = "done", text: str = "", **changes: Any) -> Path:
@@ -98,57 +100,54 @@ def nested(depth: int) -> bytes:
 
 def test_run_of_which_there_is_nothing_waits(tmp_path: Path) -> None:
     run = make_run(tmp_path / "runs")
-    assert read_state(run) == State("waiting")
-    assert watch(run) == State("waiting")
+    assert read_state(run) == Record()
+    assert watch(run) == Record()
     assert not tmp_path.joinpath("runs").exists()
 
 
 @pytest.mark.parametrize("kind", ["failed", "done", "changed"])
 def test_run_whose_next_attempt_has_not_begun_waits(kind: Kind, tmp_path: Path) -> None:
     run = make_run(tmp_path)
-    fill(work_folder(run), run, kind, sentence="It is full.")
-    assert watch(run) == State("waiting", attempts=2)
+    fill(run.work, run, kind, sentence="It is full.")
+    assert watch(run) == Record(attempts=2)
 
 
 def test_claimed_run_says_where_it_is(tmp_path: Path) -> None:
     run = make_run(tmp_path)
-    fill(work_folder(run), run, "running", stage="cell 2 of 3, painting 4/9")
+    fill(run.work, run, "running", stage="cell 2 of 3, painting 4/9")
     with claim(run, 0):
         state = read_state(run)
         assert watch(run) == state
-    assert state == State("running", stage="cell 2 of 3, painting 4/9", attempts=2, host="here")
+    assert (state.kind, state.stage) == ("running", "cell 2 of 3, painting 4/9")
+    assert (state.attempts, state.host, state.seconds) == (2, "here", None)
 
 
 def test_run_that_was_killed_waits(tmp_path: Path) -> None:
     run = make_run(tmp_path)
-    fill(work_folder(run), run, "running", stage="cell 2 of 3")
+    fill(run.work, run, "running", stage="cell 2 of 3")
     with claim(run, 0):
         pass
-    assert read_state(run) == State("waiting", attempts=2)
+    assert read_state(run) == Record(attempts=2)
 
 
 @pytest.mark.parametrize("kind", ["done", "changed"])
 def test_finished_run_that_was_not_moved_yet_waits(kind: Kind, tmp_path: Path) -> None:
     run = make_run(tmp_path)
-    fill(work_folder(run), run, kind)
-    assert read_state(run) == State("waiting", attempts=2)
+    fill(run.work, run, kind)
+    assert read_state(run) == Record(attempts=2)
 
 
 @pytest.mark.parametrize("kept", [False, True])
 def test_failed_run_says_why_and_shows_its_notebook(kept: bool, tmp_path: Path) -> None:
     run = make_run(tmp_path)
-    work = fill(work_folder(run), run, "failed", sentence="It is full.", seconds=1.5)
+    work = fill(run.work, run, "failed", sentence="It is full.", seconds=1.5)
     notebook = failed_notebook(work / TITLE)
     if kept:
         notebook.touch()
-    assert read_state(run) == State(
-        "failed",
-        sentence="It is full.",
-        attempts=2,
-        seconds=1.5,
-        host="here",
-        notebook=notebook if kept else None,
-    )
+    state = read_state(run)
+    assert (state.kind, state.sentence) == ("failed", "It is full.")
+    assert (state.attempts, state.seconds, state.host) == (2, 1.5, "here")
+    assert state.file(state.notebook) == (notebook if kept else None)
 
 
 @pytest.mark.parametrize("kind", ["done", "changed"])
@@ -156,17 +155,13 @@ def test_finished_run_shows_what_it_made(kind: Kind, tmp_path: Path) -> None:
     run = make_run(tmp_path)
     fill(run.output, run, kind, sentence="a remark", shown="picture.png")
     (run.output / record.THUMBNAIL).touch()
-    assert read_state(run) == State(
-        kind,
-        sentence="a remark",
-        attempts=2,
-        seconds=7,
-        host="here",
-        figures={"a": 1.5},
-        notebook=run.output / TITLE,
-        thumbnail=run.output / "thumbnail.webp",
-        shown=run.output / "picture.png",
-    )
+    state = read_state(run)
+    assert (state.kind, state.sentence) == (kind, "a remark")
+    assert (state.attempts, state.seconds, state.host) == (2, 7, "here")
+    assert state.figures == {"a": 1.5}
+    assert state.file(state.notebook) == run.output / TITLE
+    assert state.file(record.THUMBNAIL) == run.output / "thumbnail.webp"
+    assert state.file(state.shown) == run.output / "picture.png"
 
 
 def test_finished_run_without_pictures_or_notebook_is_finished(tmp_path: Path) -> None:
@@ -174,14 +169,16 @@ def test_finished_run_without_pictures_or_notebook_is_finished(tmp_path: Path) -
     fill(run.output, run)
     (run.output / TITLE).unlink()
     state = read_state(run)
-    assert (state.kind, state.notebook, state.thumbnail, state.shown) == ("done", None, None, None)
+    assert state.kind == "done"
+    files = (state.notebook, record.THUMBNAIL, state.shown)
+    assert [state.file(name) for name in files] == [None] * 3
 
 
 def test_run_with_other_parameters_waits_and_the_older_one_stays(tmp_path: Path) -> None:
     older, newer = make_run(tmp_path), make_run(tmp_path, key="b" * 64)
     fill(older.output, older)
     before = contents(tmp_path)
-    assert read_state(newer) == State("waiting")
+    assert read_state(newer) == Record()
     check_output(newer)
     mend(newer)
     assert contents(tmp_path) == before
@@ -191,7 +188,7 @@ def test_run_with_other_parameters_waits_and_the_older_one_stays(tmp_path: Path)
 def test_newer_run_that_failed_leaves_the_older_one_in_place(tmp_path: Path) -> None:
     older, newer = make_run(tmp_path), make_run(tmp_path, key="b" * 64)
     fill(older.output, older)
-    fill(work_folder(newer), newer, "failed", sentence="It is full.")
+    fill(newer.work, newer, "failed", sentence="It is full.")
     assert read_state(newer).sentence == "It is full."
     assert read_state(older).kind == "done"
 
@@ -201,7 +198,7 @@ def test_finished_run_that_lost_a_file_waits(name: str, tmp_path: Path) -> None:
     run = make_run(tmp_path)
     fill(run.output, run)
     (run.output / name).unlink()
-    assert read_state(run) == State("waiting")
+    assert read_state(run) == Record()
 
 
 def test_folder_of_a_run_that_lies_elsewhere_now_is_still_that_run(tmp_path: Path) -> None:
@@ -209,8 +206,9 @@ def test_folder_of_a_run_that_lies_elsewhere_now_is_still_that_run(tmp_path: Pat
     fill(run.output, run, shown="picture.png")
     shutil.move(tmp_path / "here", tmp_path / "there")
     moved = make_run(tmp_path / "there")
-    assert read_state(run) == State("waiting")
-    assert read_state(moved).shown == moved.output / "picture.png"
+    assert read_state(run) == Record()
+    state = read_state(moved)
+    assert state.file(state.shown) == moved.output / "picture.png"
 
 
 DAMAGED = {
@@ -233,11 +231,11 @@ DEEP = pytest.param(nested(100_000), id="nested too deeply")
 @pytest.mark.parametrize("finished", [False, True])
 def test_damaged_record_says_nothing(data: bytes, finished: bool, tmp_path: Path) -> None:
     run = make_run(tmp_path)
-    folder = fill(run.output if finished else work_folder(run), run)
+    folder = fill(run.output if finished else run.work, run)
     (folder / RECORD).write_bytes(data)
     assert read_record(folder) is None
-    assert read_state(run) == State("waiting")
-    assert watch(run) == State("waiting")
+    assert read_state(run) == Record()
+    assert watch(run) == Record()
 
 
 WRONG_TYPES: dict[str, Any] = {
@@ -251,17 +249,18 @@ WRONG_TYPES: dict[str, Any] = {
     "stage": 3,
     "seconds": "long",
     "shown": {"picture": "picture.png"},
+    "hopeless": 1,
 }
 
 
 @pytest.mark.parametrize("name", WRONG_TYPES)
 def test_record_with_wrong_types_says_nothing(name: str, tmp_path: Path) -> None:
     run = make_run(tmp_path)
-    folder = fill(work_folder(run), run, "failed")
+    folder = fill(run.work, run, "failed")
     kept = json.loads((folder / RECORD).read_text())
     (folder / RECORD).write_text(json.dumps(kept | {name: WRONG_TYPES[name]}))
     assert read_record(folder) is None
-    assert read_state(run) == State("waiting")
+    assert read_state(run) == Record()
 
 
 @pytest.mark.parametrize("data", [*(pytest.param(v, id=k) for k, v in DAMAGED.items())])
@@ -269,14 +268,27 @@ def test_finished_run_with_a_damaged_result_waits(data: bytes, tmp_path: Path) -
     run = make_run(tmp_path)
     fill(run.output, run)
     (run.output / RESULT).write_bytes(data)
-    assert read_state(run) == State("waiting")
+    assert read_state(run) == Record()
     check_output(run)  # it is still a run, and may be replaced
 
 
+def test_record_of_a_run_that_was_finished_years_ago_is_read(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    fill(run.output, run)
+    kept = {"key": run.key, "output": "one", "notebook": TITLE, "host": "there", "attempts": 1}
+    more = {"kind": "done", "sentence": "", "stage": "", "seconds": 5.0, "shown": "picture.png"}
+    (run.output / RECORD).write_text(json.dumps(kept | more))
+    state = read_state(run)
+    assert (state.kind, state.seconds, state.host) == ("done", 7, "there")
+    assert state.file(state.shown) == run.output / "picture.png"
+
+
 def test_record_is_read_as_it_was_written(tmp_path: Path) -> None:
-    written = Record("k", "ünï", "絵.ipynb", "h", 3, "failed", 'a "b"\n', "cell 1", 2.5, "a/b.png")
+    texts = {"sentence": 'a "b"\n', "stage": "cell 1", "host": "h", "key": "k", "output": "ünï"}
+    files = {"notebook": "絵.ipynb", "shown": "a/b.png"}
+    written = Record("failed", attempts=3, seconds=2.5, hopeless=True, **texts, **files)
     write_record(tmp_path, written)
-    assert read_record(tmp_path) == written
+    assert read_record(tmp_path) == replace(written, folder=tmp_path)
     assert listing(tmp_path) == [RECORD]
 
 
@@ -290,7 +302,7 @@ def test_place_that_is_a_file_holds_no_record(tmp_path: Path) -> None:
 
 def test_finished_run_goes_to_its_name(tmp_path: Path) -> None:
     run = make_run(tmp_path)
-    fill(work_folder(run), run, text="newer")
+    fill(run.work, run, text="newer")
     with claim(run, 0):
         publish(run)
     assert listing(tmp_path) == ["one"]
@@ -302,7 +314,7 @@ def test_finished_run_takes_the_place_of_an_older_one(tmp_path: Path) -> None:
     older, newer = make_run(tmp_path), make_run(tmp_path, key="b" * 64)
     fill(older.output, older, text="older")
     (older.output / "more.txt").touch()
-    fill(work_folder(newer), newer, text="newer")
+    fill(newer.work, newer, text="newer")
     publish(newer)
     assert listing(tmp_path) == ["one"]
     assert whole(newer.output) == "newer"
@@ -316,13 +328,13 @@ def test_what_other_settings_of_a_run_left_goes_and_nothing_else(tmp_path: Path)
     other = make_run(tmp_path, "other", "d" * 64)
     longer = make_run(tmp_path, "one-2", "e" * 64)
     for each in (same, busy, other, longer):
-        fill(work_folder(each), each, "running")
+        fill(each.work, each, "running")
     for name in (".tmp-of-somebody", "elsewhere"):
         (tmp_path / name).mkdir()
-    fill(work_folder(run), run)
+    fill(run.work, run)
     with claim(busy, 0):
         publish(run)
-    kept = [work_folder(each).name for each in (busy, other, longer)]
+    kept = [each.work.name for each in (busy, other, longer)]
     assert listing(tmp_path) == sorted([*kept, ".tmp-of-somebody", "elsewhere", "one"])
 
 
@@ -331,11 +343,11 @@ def test_run_in_a_deeper_folder_clears_only_beside_itself(tmp_path: Path) -> Non
     other = make_run(tmp_path, "b/one", "b" * 64)
     above = make_run(tmp_path, "one", "c" * 64)
     for each in (run, other, above):
-        fill(work_folder(each), each)
+        fill(each.work, each)
     publish(run)
     assert listing(tmp_path / "a") == ["one"]
-    assert work_folder(other).is_dir()
-    assert work_folder(above).is_dir()
+    assert other.work.is_dir()
+    assert above.work.is_dir()
 
 
 @contextmanager
@@ -374,13 +386,13 @@ def goes_on(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     else:
         with monkeypatch.context() as patched:
             patched.setattr(execute, "_run_notebook", refuse)
-            outcome = execute._make(job_of(run))
+            outcome = execute._make(run, plan_of(run))
         assert (outcome.kind, outcome.sentence) == ("done", "")
 
 
-def job_of(run: Run) -> Job:
-    project = str(run.output.parent)
-    return Job(run.name, str(run.output), {}, {}, run.key, project, "none.ipynb", TITLE, None)
+def plan_of(run: Run) -> Plan:
+    folder = run.output.parent
+    return Plan(folder / "it.yaml", folder, folder / TITLE, folder, (), (), None)
 
 
 def prepare(folder: Path, *present: str) -> tuple[Run, Run]:
@@ -393,14 +405,14 @@ def prepare(folder: Path, *present: str) -> tuple[Run, Run]:
         (folder / ".old-one" / "frames" / "0.png").touch()
     if "other settings" in present:
         other = make_run(folder, key="c" * 64)
-        fill(work_folder(other), other, "failed")
-    fill(work_folder(newer), newer, text="newer")
+        fill(other.work, other, "failed")
+    fill(newer.work, newer, text="newer")
     return older, newer
 
 
 def in_one_piece(older: Run, newer: Run) -> set[str | None]:
     folder = older.output.parent
-    return {whole(each) for each in (newer.output, folder / ".old-one", work_folder(newer))}
+    return {whole(each) for each in (newer.output, folder / ".old-one", newer.work)}
 
 
 PRESENT = [(), ("older",), ("older", "half of one before that"), ("older", "other settings")]
@@ -423,7 +435,7 @@ def test_publishing_survives_a_kill_at_every_step(
         goes_on(newer, monkeypatch)
         assert whole(newer.output) == "newer", f"killed at step {step}"
         assert listing(folder)[-1] == "one"
-        assert {".old-one", work_folder(newer).name}.isdisjoint(listing(folder))
+        assert {".old-one", newer.work.name}.isdisjoint(listing(folder))
         step += 1
     assert step >= 2
 
@@ -496,7 +508,7 @@ def test_folder_that_cannot_be_moved_leaves_the_older_run_to_be_mended(
     def refuse(source: Path, target: Path) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(record, "replace", refuse)
+    monkeypatch.setattr(files, "replace", refuse)
     with pytest.raises(PermissionError):
         publish(newer)
     monkeypatch.undo()
@@ -511,7 +523,7 @@ def test_mending_what_is_whole_changes_nothing(tmp_path: Path) -> None:
     mend(run)
     assert listing(tmp_path) == []
     fill(run.output, run)
-    fill(work_folder(run), run, "running")
+    fill(run.work, run, "running")
     before = contents(tmp_path)
     mend(run)
     assert contents(tmp_path) == before
@@ -567,18 +579,18 @@ def test_asking_for_a_claim_creates_nothing(tmp_path: Path) -> None:
     run = make_run(tmp_path / "runs")
     assert not is_claimed(run)
     assert listing(tmp_path) == []
-    work_folder(run).mkdir(parents=True)
+    run.work.mkdir(parents=True)
     assert not is_claimed(run)
-    assert listing(work_folder(run)) == []
+    assert listing(run.work) == []
     with claim(run, 0):
         assert is_claimed(run)
     assert not is_claimed(run)
-    assert listing(work_folder(run)) == []
+    assert listing(run.work) == []
 
 
 def test_claim_can_be_had_again(tmp_path: Path) -> None:
     run = make_run(tmp_path)
-    work_folder(run).mkdir()
+    run.work.mkdir()
     for _ in range(3):
         with claim(run, 0):
             assert is_claimed(run)
@@ -586,7 +598,7 @@ def test_claim_can_be_had_again(tmp_path: Path) -> None:
 
 def test_claim_is_given_up_when_the_work_fails(tmp_path: Path) -> None:
     run = make_run(tmp_path)
-    work_folder(run).mkdir()
+    run.work.mkdir()
     with pytest.raises(ValueError, match="on the way"), claim(run, 0):
         raise ValueError("on the way")
     assert not is_claimed(run)
@@ -594,7 +606,7 @@ def test_claim_is_given_up_when_the_work_fails(tmp_path: Path) -> None:
 
 def test_second_claimant_gives_up_after_its_time(tmp_path: Path) -> None:
     run = make_run(tmp_path)
-    work_folder(run).mkdir()
+    run.work.mkdir()
     began = time.monotonic()
     with claim(run, 0):
         with pytest.raises(InputError) as caught, claim(run, 0.2):
@@ -622,7 +634,7 @@ class Second(threading.Thread):
 
 def test_second_claimant_waits_for_the_first(tmp_path: Path) -> None:
     run = make_run(tmp_path)
-    work_folder(run).mkdir()
+    run.work.mkdir()
     with claim(run, 0):
         second = Second(run)
         second.join(0.2)
@@ -633,7 +645,7 @@ def test_second_claimant_waits_for_the_first(tmp_path: Path) -> None:
 
 def test_second_claimant_may_go_on_when_the_first_has_published(tmp_path: Path) -> None:
     run = make_run(tmp_path)
-    fill(work_folder(run), run)
+    fill(run.work, run)
     with claim(run, 0):
         second = Second(run)
         second.join(0.2)

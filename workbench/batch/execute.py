@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import pickle
 import re
 import signal
 import socket
@@ -17,125 +18,70 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import psutil
-from PIL import Image
 
 import workbench
-from workbench.batch.digests import digest
-from workbench.batch.plan import Run
+from workbench.batch.plan import Plan
 from workbench.batch.record import (
     THUMBNAIL,
-    Kind,
     Record,
+    Run,
     check_output,
     claim,
+    digest,
     mend,
     publish,
     read_record,
     read_state,
-    work_folder,
     write_record,
 )
 from workbench.errors import InputError, OutputError, WorkbenchError
 from workbench.notebook import failed_notebook, run_notebook, running_notebook
-from workbench.runs import RESULT, Result, check_result
+from workbench.pages import save_thumbnail
+from workbench.runs import RESULT, check_result, shown
 
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-_THUMBNAIL = (320, 200)  # px, at most
-_MOVING = (".mp4", ".mov", ".mkv", ".gif")
-_FORMATS = ("PNG", "JPEG", "WEBP", "GIF")  # others may start programs to be read
-_PICTURES = (".png", ".jpg", ".jpeg", ".webp")
-_WENT_IN = re.compile(r"content|inputs|style([ _-]?\d+)?")
 # As tqdm writes it: "painting:  25%|███      | 12/48 [00:03<00:09, 4.0 step/s]".
 _BAR = re.compile(r"(?P<what>[^|]*?):?\s*\d+%\|[^|]*\|\s*(?P<count>[\d.]+\w?/[\d.]+\w?)")
 _LONGEST_BAR = 300  # characters; the pattern would take long on long lines
 
 
-@dataclass(frozen=True)
-class Job:
-    """What a worker needs to know to make a run; plain values, to be sent anywhere.
-
-    Attributes
-    ----------
-    name, output, parameters, inputs, key
-        As in `Run`.
-    project
-        Folder to run in.
-    notebook
-        The notebook as it was when the batch began.
-    title
-        File name of the notebook, for the executed one.
-    timeout
-        Seconds that it may take; None: any number.
-    version
-        Of the workbench that planned it.
-    """
-
-    name: str
-    output: str
-    parameters: Mapping[str, Any]
-    inputs: Mapping[str, str]
-    key: str
-    project: str
-    notebook: str
-    title: str
-    timeout: float | None
-    version: str = workbench.__version__
-
-    @property
-    def run(self) -> Run:
-        """The run that is to be made."""
-        return Run(self.name, Path(self.output), self.parameters, self.inputs, self.key)
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How an attempt ended.
-
-    Attributes
-    ----------
-    kind
-        "done", "changed" or "failed".
-    sentence
-        Why it failed.
-    hopeless
-        Whether another attempt would fail in the same way, as the input cannot be used.
-    """
-
-    kind: Kind
-    sentence: str = ""
-    hopeless: bool = False
-
-
-def execute(job: Job, threads: int, released: Callable[[], bool] = lambda: False) -> Outcome:
+def execute(
+    run: Run,
+    plan: Plan,
+    threads: int,
+    *,
+    gpu: str | None = None,
+    released: Callable[[], bool] = lambda: False,
+) -> Record:
     """Make a run in a process of its own and wait for it.
 
     Parameters
     ----------
+    plan
+        That the run is of; its notebook is a copy, as it was when the batch began.
     threads
         How many threads the notebook's libraries may use.
+    gpu
+        The CUDA GPU that it gets; None: all that there are.
     released
         Is asked twice a second whether nobody waits for the run any more; then it is stopped.
+
+    Returns
+    -------
+    Record
+        How the run ended: "done", "changed" or "failed".
     """
-    if not Path(job.project).is_dir():
-        return Outcome(
-            "failed",
-            f"{socket.gethostname()} has no folder {job.project}: the machines of a cluster need"
-            " the same files under the same paths.",
-        )
-    if workbench.__version__ != job.version:
-        return Outcome(
-            "failed",
-            f"{socket.gethostname()} has version {workbench.__version__} of the workbench, and the"
-            f" batch was planned by {job.version}; install the same one on all machines.",
-            hopeless=True,
-        )
+    if (unfit := _unfit(plan)) is not None:
+        return unfit
+    own = dict.fromkeys(_THREADS, str(threads))
+    if gpu is not None:
+        own["CUDA_VISIBLE_DEVICES"] = gpu
     began = time.monotonic()
     # Sockets and files of the kernel go when the run does, however it ends.
     with (
@@ -144,45 +90,66 @@ def execute(job: Job, threads: int, released: Callable[[], bool] = lambda: False
     ):
         process = subprocess.Popen(
             [sys.executable, "-m", "workbench.batch.execute"],
-            cwd=job.project,
-            env={**os.environ, **dict.fromkeys(_THREADS, str(threads)), "TMPDIR": temporary},
+            cwd=plan.project,
+            env={**os.environ, **own, "TMPDIR": temporary},
             stdin=subprocess.PIPE,
             stdout=said,
             stderr=subprocess.STDOUT,
             start_new_session=True,  # Ctrl-C in the terminal is for the batch to answer
         )
         assert process.stdin is not None
+        in_time = True
         try:
             with suppress(BrokenPipeError):
-                process.stdin.write(json.dumps(asdict(job)).encode() + b"\n")
+                process.stdin.write(pickle.dumps((run, plan)))
                 process.stdin.flush()
-            while process.poll() is None:
-                if job.timeout is not None and time.monotonic() - began > job.timeout:
-                    _end(process)
-                    return _note_failure(job, _took_too_long(job.timeout), job.timeout)
+            while in_time and process.poll() is None:
                 if released():
-                    return Outcome("failed", "it was stopped.")
-                _wait(process, 0.5)
+                    return _failed("it was stopped.")
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(0.5)
+                in_time = plan.timeout is None or time.monotonic() - began <= plan.timeout
+            in_time = process.poll() is not None
         finally:
             _end(process)
             if process.returncode < 0:
                 _kill_kernel(temporary)
         said.seek(0)
         lines = said.read().decode("utf-8", "replace").splitlines()
+    took = time.monotonic() - began
+    if not in_time:
+        limit = f"it took longer than {plan.timeout:g} s, its timeout; allow more, or ask for less."
+        return _note_failure(run, limit, took)
     try:
-        return Outcome(**json.loads(lines[-1]))
+        return Record(**json.loads(lines[-1]))
     except (IndexError, ValueError, TypeError):
-        how = _how_it_ended(process.returncode)
-        last = f" ({lines[-1]})" if lines else ""
-        sentence = f"the process of this run {how}{last}."
-        return _note_failure(job, sentence, time.monotonic() - began)
+        return _note_failure(run, _last_words(process.returncode, lines), took)
 
 
-def _wait(process: subprocess.Popen[bytes], seconds: float) -> None:
-    try:
-        process.wait(seconds)
-    except subprocess.TimeoutExpired:
-        return
+def _unfit(plan: Plan) -> Record | None:
+    """Why this machine can make no run of a plan; None if it can."""
+    here = socket.gethostname()
+    if not plan.project.is_dir():
+        return _failed(
+            f"{here} has no folder {plan.project}: the machines of a cluster need the same files"
+            " under the same paths."
+        )
+    if workbench.__version__ != plan.version:
+        sentence = (
+            f"{here} has version {workbench.__version__} of the workbench, and the batch was"
+            f" planned by {plan.version}; install the same one on all machines."
+        )
+        return replace(_failed(sentence), hopeless=True)
+    return None
+
+
+def _last_words(code: int, lines: list[str]) -> str:
+    how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+    return f"the process of this run {how}{f' ({lines[-1]})' if lines else ''}."
+
+
+def _failed(sentence: str) -> Record:
+    return Record("failed", sentence)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -207,44 +174,37 @@ def _kill_kernel(temporary: str) -> None:
                 process.wait(5)
 
 
-def _took_too_long(seconds: float) -> str:
-    return f"it took longer than {seconds:g} s, its timeout; allow more, or ask for less."
-
-
-def _how_it_ended(code: int) -> str:
-    return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
-
-
-def _note_failure(job: Job, sentence: str, seconds: float) -> Outcome:
+def _note_failure(run: Run, sentence: str, seconds: float) -> Record:
     """Write down how an attempt ended that could not do so itself."""
-    with suppress(WorkbenchError), claim(job.run, seconds=0):  # unless another one has begun
-        _write_failure(job, sentence, seconds)
-    return Outcome("failed", sentence)
+    with suppress(WorkbenchError), claim(run, seconds=0):  # unless another one has begun
+        return _write_failure(run, _failed(sentence), seconds)
+    return _failed(sentence)
 
 
-def _write_failure(job: Job, sentence: str, seconds: float) -> None:
-    work = work_folder(job.run)
-    record = read_record(work)
+def _write_failure(run: Run, failed: Record, seconds: float) -> Record:
+    record = read_record(run.work)
     if record is None or record.kind != "running":
-        return
+        return failed
     with suppress(OutputError, OSError):  # the disk may be what failed
-        running = running_notebook(work / job.title)
+        notebook = run.work / record.notebook
+        running = running_notebook(notebook)
         if running.is_file():
-            running.replace(failed_notebook(work / job.title))
-        failed = replace(record, kind="failed", sentence=sentence, seconds=round(seconds, 3))
-        write_record(work, failed)
+            running.replace(failed_notebook(notebook))
+        kept = replace(record, kind="failed", sentence=failed.sentence, hopeless=failed.hopeless)
+        write_record(run.work, replace(kept, seconds=round(seconds, 3)))
+    return failed
 
 
 # --- in the process of the run -----------------------------------------------------------
 
 
 def main() -> None:
-    """Make the run that standard input describes; the outcome is the last line printed."""
+    """Make the run that standard input describes; how it ended is the last line printed."""
     if hasattr(signal, "pthread_sigmask"):  # the batch keeps Ctrl-C from its workers
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    job = Job(**json.loads(sys.stdin.buffer.readline()))
+    run, plan = pickle.load(sys.stdin.buffer)
     threading.Thread(target=_end_with_worker, daemon=True).start()
-    print(json.dumps(asdict(_make(job))), flush=True)
+    print(json.dumps(_make(run, plan).stored), flush=True)
 
 
 def _end_with_worker() -> None:
@@ -267,72 +227,76 @@ def _kill_children(pid: int) -> None:
         psutil.wait_procs(children, timeout=5)
 
 
-def _make(job: Job) -> Outcome:
-    run = job.run
-    try:
-        with claim(run, seconds=60):
-            return _make_claimed(job, run)
-    except WorkbenchError as error:
-        return Outcome("failed", str(error), hopeless=isinstance(error, InputError))
-
-
-def _make_claimed(job: Job, run: Run) -> Outcome:
+def _make(run: Run, plan: Plan) -> Record:
     began = time.monotonic()
     try:
-        return _make_or_raise(job, run, work_folder(run))
+        with claim(run, seconds=60):
+            try:
+                return _make_claimed(run, plan)
+            except Exception as error:
+                return _write_failure(run, _told(error), time.monotonic() - began)
     except WorkbenchError as error:
-        sentence, hopeless = str(error), isinstance(error, InputError)
-    except Exception as error:
-        first = (str(error).strip().splitlines() or ["no message"])[0].rstrip(".")
-        sentence, hopeless = f"{type(error).__name__}: {first}.", False
-    _write_failure(job, sentence, time.monotonic() - began)
-    return Outcome("failed", sentence, hopeless)
+        return _told(error)
 
 
-def _make_or_raise(job: Job, run: Run, work: Path) -> Outcome:
+def _told(error: Exception) -> Record:
+    """A failure in a sentence; unusable input makes it hopeless."""
+    if isinstance(error, WorkbenchError):
+        return Record("failed", str(error), hopeless=isinstance(error, InputError))
+    first = (str(error).strip().splitlines() or ["no message"])[0].rstrip(".")
+    return _failed(f"{type(error).__name__}: {first}.")
+
+
+def _make_claimed(run: Run, plan: Plan) -> Record:
     mend(run)
     check_output(run)
     if read_state(run).kind == "done":  # by somebody who held the claim until now
-        return Outcome("done")
-    before = read_record(work)
+        return Record("done")
+    before = read_record(run.work)
     if before is not None and before.kind in ("done", "changed"):  # killed before it was moved
         publish(run)
-        return Outcome(before.kind, before.sentence)
-    attempts = before.attempts + 1 if before else 1
-    record = Record(run.key, run.output.name, job.title, socket.gethostname(), attempts)
+        return before
+    record = Record(
+        "running",
+        key=run.key,
+        output=run.output.name,
+        notebook=plan.notebook.name,
+        host=socket.gethostname(),
+        attempts=before.attempts + 1 if before else 1,
+    )
     began = time.monotonic()
-    _run_notebook(job, work, record)
-    result = _result(work)
-    shown = _shown(result.outputs)
-    if shown:
-        _save_thumbnail(work / shown, work / THUMBNAIL)
-    changed = [name for name, sha256 in run.inputs.items() if _digest(name) != sha256]
-    kind: Kind = "changed" if changed else "done"
-    sentence = ""
-    if changed:
-        sentence = f"{', '.join(changed)} changed while it ran; the same command runs it again."
-    seconds = round(time.monotonic() - began, 3)
-    finished = replace(record, kind=kind, sentence=sentence, shown=shown, seconds=seconds)
-    write_record(work, finished)
+    _run_notebook(run, plan, record)
+    try:
+        result = check_result(run.work)
+    except InputError as error:
+        raise WorkbenchError(f"the notebook ended, but left no valid result: {error}") from None
+    output = shown(result.outputs)
+    if output:
+        save_thumbnail(run.work / output, run.work / THUMBNAIL)
+    changed = ", ".join(name for name, sha256 in run.inputs.items() if _digest(name) != sha256)
+    sentence = f"{changed} changed while it ran; the same command runs it again." if changed else ""
+    ended = replace(
+        record,
+        kind="changed" if changed else "done",
+        sentence=sentence,
+        shown=output,
+        seconds=round(time.monotonic() - began, 3),
+    )
+    write_record(run.work, ended)
     publish(run)
-    return Outcome(kind, sentence)
+    return ended
 
 
-def _run_notebook(job: Job, work: Path, record: Record) -> None:
-    here = Path(job.project)
-    folder = work.relative_to(here) if work.is_relative_to(here) else work
+def _run_notebook(run: Run, plan: Plan, record: Record) -> None:
+    work = run.work
+    folder = work.relative_to(plan.project) if work.is_relative_to(plan.project) else work
     write_record(work, record)
     (work / RESULT).unlink(missing_ok=True)
     stage = _Stage(lambda text: write_record(work, replace(record, stage=text)))
-    parameters = {**job.parameters, "output_dir": str(folder)}
-    run_notebook(job.notebook, work / job.title, parameters, prints=stage, on_cell=stage.enter)
-
-
-def _result(work: Path) -> Result:
-    try:
-        return check_result(work)
-    except InputError as error:
-        raise WorkbenchError(f"the notebook ended, but left no valid result: {error}") from None
+    parameters = {**run.parameters, "output_dir": str(folder)}
+    run_notebook(
+        plan.notebook, work / record.notebook, parameters, prints=stage, on_cell=stage.enter
+    )
 
 
 def _digest(name: str) -> str | None:
@@ -369,36 +333,6 @@ class _Stage(io.TextIOBase):
         self._told = time.monotonic()
         with suppress(OutputError):  # the run itself will find out that the disk is full
             self._tell(text)
-
-
-def _shown(outputs: Mapping[str, str]) -> str:
-    """The output that stands for a run: a path relative to its folder, or nothing."""
-    for name in ("picture", "film", "sheet"):
-        if name in outputs:
-            return outputs[name]
-    for suffixes in (_MOVING, _PICTURES):
-        for name, path in outputs.items():
-            if path.lower().endswith(suffixes) and not _WENT_IN.fullmatch(name):
-                return path
-    return ""
-
-
-def _save_thumbnail(source: Path, path: Path) -> None:
-    """Write a small picture of a picture, or of the first frame of a GIF or film."""
-    try:
-        if source.suffix.lower() in _MOVING[:-1]:
-            import av
-
-            with av.open(str(source)) as film:
-                picture = next(film.decode(video=0)).to_image()
-        else:
-            picture = Image.open(source, formats=_FORMATS)
-        with picture:
-            small = picture.convert("RGB")
-            small.thumbnail(_THUMBNAIL)
-            small.save(path, "WEBP", quality=80)
-    except Exception:  # whatever may be wrong with it: the run itself is done
-        path.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

@@ -8,90 +8,53 @@ import glob
 import itertools
 import math
 import os
+import re
+import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path, PurePath
 from typing import Any
 
-from workbench.batch.digests import digest, read_digests
-from workbench.batch.names import check_apart, name_runs, read_template
+import workbench
 from workbench.batch.parameters import (
     PATTERN,
-    Call,
+    SAMPLE,
     Notebook,
     Project,
+    Values,
     canonical,
     read_notebook,
     show,
 )
+from workbench.batch.record import PAGE, SUMMARY, Run, read_digests
 from workbench.errors import InputError
-from workbench.files import kind, read_yaml
+from workbench.files import file_number, kind, portable_name, read_yaml
 from workbench.notebook import expand_home
-
-__all__ = ["Plan", "Run", "digest", "read_plan"]
 
 _REQUIRED = {"notebook": "which notebook is run", "output": "which folder each run goes to"}
 _KEYS = (*_REQUIRED, "parameters", "grid", "exclude", "include", "timeout")
-_CACHE = Path(".batch", "digests.json")  # the folder is `record.STATE_FOLDER`
-
-
-@dataclass(frozen=True)
-class Run:
-    """One call of the notebook.
-
-    Attributes
-    ----------
-    name
-        Folder of the run below the plan's `root`, with forward slashes.
-    output
-        That folder as a path, where the finished run goes.
-    parameters
-        What the notebook is told, `output_dir` excepted; files are named as the batch file
-        names them, relative to `Plan.project`.
-    inputs
-        Files and folders that the parameters name -> SHA-256 of what is in them.
-    key
-        SHA-256 of everything that the result depends on: the notebook, the version of the
-        workbench, the parameters and the content of the inputs.
-    """
-
-    name: str
-    output: Path
-    parameters: Mapping[str, Any]
-    inputs: Mapping[str, str]
-    key: str
+_ASPECTS = ("stem", "name", "suffix", "parent")
+_FIELD = re.compile(r"\{([^{}]*)\}")
+_UNWRITABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+_UNSAFE = re.compile(r'[\x00-\x1f\x7f-\x9f/\\<>:"|?*]')
+_LONGEST_WORD, _LONGEST_FOLDER = 80, 255  # in characters; in bytes, on most file systems
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a batch file asks for.
+    """What a batch file asks for."""
 
-    Attributes
-    ----------
-    file
-        The batch file.
-    project
-        The folder that its paths are relative to, and that notebooks run in.
-    notebook
-        The notebook that is run.
-    root
-        The folder above all runs, which gets `index.html` and `summary.csv`.
-    runs
-        In the order of the grid, its last parameter changing fastest; then what is included.
-    varied
-        The parameters that differ between runs, in the order of the batch file.
-    timeout
-        Seconds that a run may take; None: any number.
-    """
-
-    file: Path
-    project: Path
+    file: Path  # the batch file
+    project: Path  # the folder that its paths are relative to, and that notebooks run in
     notebook: Path
-    root: Path
-    runs: tuple[Run, ...]
-    varied: tuple[str, ...]
-    timeout: float | None
+    root: Path  # the folder above all runs, which gets `index.html` and `summary.csv`
+    runs: tuple[Run, ...]  # in the order of the grid, its last parameter changing fastest
+    varied: tuple[str, ...]  # the parameters that differ between runs
+    timeout: float | None  # seconds that a run may take; None: any number
+    version: str = workbench.__version__  # of the workbench that made the plan
 
 
 def read_plan(file: str | os.PathLike[str], *, keep_digests: bool = False) -> Plan:
@@ -123,14 +86,11 @@ def read_plan(file: str | os.PathLike[str], *, keep_digests: bool = False) -> Pl
 
 def _plan(file: Path, project: Project, keep_digests: bool) -> Plan:
     batch = _read_batch(file)
-    for key in ("parameters", "grid", "exclude", "include"):
-        with suppress(KeyError, RecursionError):  # lists without end are refused below
-            batch[key] = expand_home(batch[key])
     notebook = read_notebook(batch["notebook"], project)
-    template = read_template(batch["output"], notebook)
+    root, parts = _read_output(batch["output"], notebook)
     timeout = _read_timeout(batch.get("timeout"))
     fixed = notebook.check("parameters", _mapping("parameters", batch.get("parameters")))
-    grid = _read_grid(batch["grid"], notebook, template.root) if "grid" in batch else {}
+    grid = _read_grid(batch["grid"], notebook, root) if "grid" in batch else {}
     for name in grid:
         if name in fixed:
             raise InputError(f"{name} is under `parameters` and under `grid`; keep one of them.")
@@ -138,27 +98,29 @@ def _plan(file: Path, project: Project, keep_digests: bool) -> Plan:
         notebook.check(where, entry) for where, entry in _entries("include", batch.get("include"))
     ]
     products = itertools.product(*grid.values()) if grid or not include else ()
-    crossed = [notebook.call(fixed | dict(zip(grid, values, strict=True))) for values in products]
-    crossed = _without(_entries("exclude", batch.get("exclude")), crossed, notebook)
-    calls = crossed + [notebook.call(fixed | values) for values in include]
+    calls = [fixed | dict(zip(grid, values, strict=True)) for values in products]
+    calls = _without(_entries("exclude", batch.get("exclude")), calls, notebook)
+    calls += [fixed | values for values in include]
     if not calls:
         raise InputError("exclude leaves no run; take something out of it.")
-    names = name_runs(calls, template)
-    outputs = [template.root / name for name in names]
+    names = _name_runs(calls, root, parts, notebook)
+    outputs = [root / name for name in names]
     inputs = [notebook.inputs(call) for call in calls]
     named = {text: path for found in inputs for text, path in found.items()}
-    check_apart(outputs, {file.name: file, batch["notebook"]: notebook.path, **named})
-    paths = {path for found in inputs for path in found.values()}
-    digests = read_digests(sorted(paths), template.root / _CACHE, keep=keep_digests)
-    runs = []
+    _check_apart(outputs, {file.name: file, batch["notebook"]: notebook.path, **named})
+    digests = read_digests(sorted(set(named.values())), root, keep=keep_digests)
+    planned = []
     for name, output, call, found in zip(names, outputs, calls, inputs, strict=True):
         read = {text: digests[path] for text, path in found.items()}
-        runs.append(Run(name, output, call.told, read, notebook.key(call, read)))
-    varied = _varied(grid, include, calls)
-    return Plan(file, project.folder, notebook.path, template.root, tuple(runs), varied, timeout)
+        planned.append(Run(name, output, call, read, notebook.key(call, read)))
+    varied = tuple(_varied(grid, include, [notebook.defaults | call for call in calls]))
+    return Plan(file, project.folder, notebook.path, root, tuple(planned), varied, timeout)
 
 
-def _read_batch(file: Path) -> dict[str, Any]:
+# --- what stands in the file -------------------------------------------------------------
+
+
+def _read_batch(file: Path) -> Values:
     """The mapping in the file, its keys checked."""
     content = read_yaml(file)
     if content is None:
@@ -175,10 +137,13 @@ def _read_batch(file: Path) -> dict[str, Any]:
             raise InputError(f"`{key}:` is missing; it says {use}.")
         if not isinstance(value, str):
             raise InputError(f"{key} must be a text, and is {kind(value)}; it says {use}.")
+    for key in batch.keys() - _REQUIRED.keys():
+        with suppress(RecursionError):  # lists without end are refused later
+            batch[key] = expand_home(batch[key])
     return batch
 
 
-def _mapping(where: str, value: Any) -> dict[str, Any]:
+def _mapping(where: str, value: Any) -> Values:
     if value is None:
         return {}
     if not isinstance(value, dict):
@@ -189,20 +154,16 @@ def _mapping(where: str, value: Any) -> dict[str, Any]:
     return value
 
 
-def _entries(where: str, value: Any) -> list[tuple[str, dict[str, Any]]]:
+def _entries(where: str, value: Any) -> list[tuple[str, Values]]:
     """The mappings in a list, each with what to call it."""
     if value is None:
         return []
     if not isinstance(value, list):
-        raise InputError(
-            f"{where} must be a list of mappings, `- {{name: value}}`, and is {kind(value)}."
-        )
-    entries = []
-    for number, entry in enumerate(value, 1):
-        place = f"{where} {number}"
-        if not entry:
+        raise InputError(f"{where} must be a list, `- {{name: value}}`, and is {kind(value)}.")
+    entries = [(f"{where} {number}", entry) for number, entry in enumerate(value, 1)]
+    for place, entry in entries:
+        if not _mapping(place, entry):
             raise InputError(f"{place} is empty; name a parameter and its value, or take it out.")
-        entries.append((place, _mapping(place, entry)))
     return entries
 
 
@@ -216,35 +177,26 @@ def _read_timeout(value: Any) -> float | None:
 
 def _read_grid(content: Any, notebook: Notebook, root: Path) -> dict[str, list[Any]]:
     """The values of each parameter, files in the place of patterns."""
-    grid = {}
+    grid: dict[str, list[Any]] = {}
     for name, given in _mapping("grid", content).items():
         notebook.check_name("grid", name)
         values = [given] if not isinstance(given, list) else given
         if given is None or not values:
             raise InputError(f"grid: {name} has no values; give it some, or take it out.")
         values = [item for value in values for item in _expand(name, value, notebook, root)]
-        _check_not_flat(name, values, notebook)
+        parameter = notebook.parameters[name]
+        takes_lists = parameter.accepts([]) and parameter.annotation
+        flat = takes_lists and not any(isinstance(value, list) for value in values)
+        if flat and not all(notebook.takes(name, value) for value in values):
+            example = f"`{name}: [{show(values)}]`"
+            raise InputError(f"grid: {name} takes a list, so write a list of lists, {example}.")
         grid[name] = [notebook.check_value("grid", name, value) for value in values]
-        seen = set()
-        for value in map(canonical, grid[name]):
-            if value in seen:
+        for value, count in Counter(map(canonical, grid[name])).items():
+            if count > 1:
                 raise InputError(f"grid: {name} has the value {value} twice; take one out.")
-            seen.add(value)
     if not grid:
         raise InputError("grid is empty; name a parameter and its values, or take it out.")
     return grid
-
-
-def _check_not_flat(name: str, values: Sequence[Any], notebook: Notebook) -> None:
-    """Say it, if one list is given to a parameter that takes a list for each run."""
-    takes_lists = notebook.parameters[name].accepts([]) and notebook.parameters[name].annotation
-    if takes_lists and not any(isinstance(value, list) for value in values):
-        for value in values:
-            if not notebook.takes(name, value):
-                raise InputError(
-                    f"grid: {name} takes a list, so each of its values must be a list itself, as in"
-                    f" `{name}: [{show(values)}]`, not {show(value)}."
-                )
 
 
 def _expand(name: str, value: Any, notebook: Notebook, root: Path) -> list[Any]:
@@ -270,48 +222,164 @@ def _expand(name: str, value: Any, notebook: Notebook, root: Path) -> list[Any]:
     if not fixed.is_relative_to(root):
         files = [text for text in files if not (project.folder / text).is_relative_to(root)]
     if not files:
-        hint = f"paths are relative to {project.folder}"
-        if found and not (files or value.endswith("/")):
-            hint = "to take folders, end it in /"
+        is_folder = found and not value.endswith("/")
+        hint = "to take folders, end it in /" if is_folder else project.hint
         raise InputError(f"grid: {name}: no file matches {show(value)}; {hint}.")
     return [PurePath(text).as_posix() for text in files]
 
 
 def _without(
-    entries: Iterable[tuple[str, Mapping[str, Any]]], calls: list[Call], notebook: Notebook
-) -> list[Call]:
+    entries: Iterable[tuple[str, Values]], calls: list[Values], notebook: Notebook
+) -> list[Values]:
     """The calls that no entry of `exclude` names."""
     dropped: set[int] = set()
     for where, entry in entries:
         for name in entry:
             notebook.check_name(where, name)
-        matches = {i for i, call in enumerate(calls) if _matches(entry, call.values)}
+        matches = {i for i, call in enumerate(calls) if _matches(entry, notebook.defaults | call)}
         if not matches:
-            told = ", ".join(f"{name} {show(value)}" for name, value in entry.items())
-            raise InputError(
-                f"{where} matches no run of the grid: {told}; change it or take it out."
-            )
+            raise InputError(f"{where} matches no run of the grid: {_tell(entry)}; take it out.")
         dropped |= matches
     return [call for i, call in enumerate(calls) if i not in dropped]
 
 
-def _matches(entry: Mapping[str, Any], values: Mapping[str, Any]) -> bool:
+def _matches(entry: Values, values: Values) -> bool:
+    """Whether a call has the values that an entry names; texts in it are patterns."""
     for name, wanted in entry.items():
         value = values.get(name)
-        same = value == wanted and isinstance(value, bool) == isinstance(wanted, bool)
-        texts = isinstance(value, str) and isinstance(wanted, str)
-        if not (same or (texts and fnmatch.fnmatchcase(value, wanted))):
+        if isinstance(value, str) and isinstance(wanted, str):
+            same = value == wanted or fnmatch.fnmatchcase(value, wanted)
+        else:
+            same = value == wanted and isinstance(value, bool) == isinstance(wanted, bool)
+        if not same:
             return False
     return True
 
 
 def _varied(
-    grid: Mapping[str, Sequence[Any]], include: Sequence[Mapping[str, Any]], calls: Sequence[Call]
-) -> tuple[str, ...]:
-    """The parameters that differ between runs."""
-    varied = [name for name, values in grid.items() if len(values) > 1]
+    grid: Mapping[str, Sequence[Any]], include: Iterable[Values], values: Sequence[Values]
+) -> Iterable[str]:
+    """The parameters that differ between runs, in the order of the batch file."""
+    yield from (name for name, tried in grid.items() if len(tried) > 1)
     for name in dict.fromkeys(name for entry in include for name in entry):
-        values = {canonical(call.values.get(name)) for call in calls}
-        if name not in varied and len(values) > 1:
-            varied.append(name)
-    return tuple(varied)
+        found = {canonical(each.get(name)) for each in values}
+        if len(grid.get(name, ())) < 2 and len(found) > 1:
+            yield name
+
+
+# --- the folders that it goes to ---------------------------------------------------------
+
+
+def _read_output(text: str, notebook: Notebook) -> tuple[Path, list[str]]:
+    """The folders before the first one with a placeholder, and those from there on."""
+    if _UNWRITABLE.search(text):
+        raise InputError(f"output: {text!a}: a character that no folder should have in its name.")
+    if text.startswith("~"):
+        raise InputError(f"output: {text}: `~` is not expanded; write the folder in full.")
+    if "\\" in text:
+        raise InputError(f"output: {text}: write / between folders, on Windows too.")
+    if re.search("[{}]", _FIELD.sub("", text)):
+        raise InputError(f"output: {text}: a brace without its partner.")
+    for field in _FIELD.findall(text):
+        name, dot, aspect = field.partition(".")
+        if name not in notebook.parameters:
+            near = difflib.get_close_matches(name, notebook.parameters, n=1)
+            hint = f"did you mean {{{near[0]}}}?" if near else "name a parameter of the notebook."
+            raise InputError(f"output: unknown placeholder {{{field}}}; {hint}")
+        if dot and aspect not in _ASPECTS:
+            choices = ", ".join(f"{{{name}.{each}}}" for each in _ASPECTS)
+            raise InputError(f"output: {{{field}}}: there are {{{name}}}, {choices}.")
+    parts = [part for part in text.split("/") if part not in ("", ".")]
+    if ".." in parts:
+        raise InputError(f"output: {text}: outside of the project; give an absolute path.")
+    plain = next((i for i, part in enumerate(parts) if "{" in part), len(parts) - 1)
+    if plain < 1:
+        raise InputError(f"output: {text}: begin with a folder, as in runs/{text.strip('/')}.")
+    start = "/" if text.startswith("/") else ""
+    if not Path(text).is_absolute() and any(part.startswith(".") for part in parts[:plain]):
+        raise _hidden(text)
+    return notebook.project.folder / (start + "/".join(parts[:plain])), parts[plain:]
+
+
+def _hidden(name: str) -> InputError:
+    return InputError(f"output: {name}: a folder begins with a dot, as the batch's own do.")
+
+
+def _name_runs(
+    calls: Sequence[Values], root: Path, parts: Sequence[str], notebook: Notebook
+) -> list[str]:
+    """Names of all runs; no two are the same where upper and lower case are, too."""
+    names: list[str] = []
+    taken: dict[str, Values] = {}
+    for call in calls:
+        name = _name(call, parts, notebook)
+        other = taken.setdefault(unicodedata.normalize("NFC", name).casefold(), call)
+        if other is not call:
+            one, two = notebook.defaults | other, notebook.defaults | call
+            apart = [each for each in two if canonical(one.get(each)) != canonical(two[each])]
+            if not apart:
+                raise InputError(f"the run with {_tell(call)} is asked for twice; take one out.")
+            these, those = (_tell({each: run.get(each) for each in apart}) for run in (one, two))
+            raise InputError(
+                f"output: {these} and {those} would share {root.name}/{name}, but for upper and"
+                " lower case; add a placeholder, or write these values differently."
+            )
+        names.append(name)
+    return names
+
+
+def _name(call: Values, parts: Sequence[str], notebook: Notebook) -> str:
+    values = notebook.defaults | call
+
+    def fill(match: re.Match[str]) -> str:
+        name, _, aspect = match[1].partition(".")
+        if name not in values:
+            raise InputError(f"output: the notebook computes {match[0]}; give it in `parameters`.")
+        word = _UNSAFE.sub("-", _word(values[name], aspect)).strip(" .")
+        return word[:_LONGEST_WORD].strip(" .")
+
+    filled = [portable_name(_FIELD.sub(fill, part)) for part in parts]
+    name = "/".join(filled)
+    for part in filled:
+        if part.strip() in ("", ".", ".."):
+            raise InputError(f"output: a name is empty for {_tell(call)}; add another placeholder.")
+        if part.startswith("."):
+            raise _hidden(name)
+        if len(part.encode()) > _LONGEST_FOLDER:
+            raise InputError(f"output: {part[:60]}... is too long for the name of a folder.")
+    if filled[0].casefold() in (PAGE, SUMMARY):
+        raise InputError(f"output: {name} is what the batch calls its own file; add to it.")
+    return name
+
+
+def _word(value: Any, aspect: str) -> str:
+    """A value as text; of a text, the aspect of the path that it is."""
+    match value:
+        case str():
+            path = PurePath(value.removeprefix(SAMPLE))
+            if aspect == "parent":
+                return path.parent.name
+            return str(getattr(path, aspect)) if aspect else value.removeprefix(SAMPLE)
+        case list():
+            return "-".join(_word(item, aspect) for item in value)
+        case dict():
+            return "-".join(f"{name}-{_word(item, aspect)}" for name, item in value.items())
+        case float():
+            return f"{value:g}" if float(f"{value:g}") == value else repr(value)
+    return str(value).lower()  # 12, true, none
+
+
+def _check_apart(outputs: Iterable[Path], inputs: Mapping[str, Path]) -> None:
+    """Refuse outputs in a folder that is read, and files that are read in an output."""
+    number = cache(file_number)
+    made = {number(output) for output in outputs} - {None}
+    above = {output.parent.resolve() for output in outputs}
+    above |= {place for folder in above for place in folder.parents}
+    taken = made | {number(place) for place in above} - {None}
+    for text, path in inputs.items():
+        if number(path) in taken or not made.isdisjoint(map(number, path.resolve().parents)):
+            raise InputError(f"output: {text} is read, in it or around it; name another folder.")
+
+
+def _tell(call: Values) -> str:
+    return ", ".join(f"{name} {show(value)}" for name, value in call.items()) or "the defaults"

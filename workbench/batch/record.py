@@ -7,111 +7,95 @@ says how the run stands.
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from filelock import Timeout
 
-from workbench.batch.plan import Run
+from workbench import files, runs
 from workbench.errors import InputError, OutputError
-from workbench.files import check_writable, is_locked, locked, replace, write_bytes
+from workbench.files import check_writable, is_locked, locked, reading, write_bytes
 from workbench.notebook import failed_notebook
-from workbench.runs import Result, check_result
 
 PAGE = "index.html"
 SUMMARY = "summary.csv"
-STATE_FOLDER = ".batch"  # below a plan's root
+STATE_FOLDER = ".batch"  # below a plan's root, and below each folder with runs in it
 THUMBNAIL = "thumbnail.webp"  # in the folder of a run
 _RECORD = "batch.json"
+_DIGESTS = "digests.json"
 _GONE = ".gone"
+_RACY = 2.0  # seconds in which a file may change again and keep its date
 
 Kind = Literal["done", "changed", "failed", "running", "waiting"]
 
 
 @dataclass(frozen=True)
-class State:
-    """How a run stands.
+class Run:
+    """One call of a notebook."""
 
-    Attributes
-    ----------
-    kind
-        "done"; "changed": done, but an input changed meanwhile, so that it is run again next
-        time; "failed"; "running"; "waiting".
-    sentence
-        Why it failed, or what is to be said of a finished run.
-    stage
-        Where a running one is, such as "cell 5 of 9, painting 12/48".
-    attempts
-        How often it was started, over all batches.
-    seconds
-        How long a finished run took, as its `result.json` says; a failed one, its last attempt.
-    host
-        The machine that it ran on.
-    figures
-        Of a finished run: name -> number.
-    notebook
-        The executed notebook, as far as it came; None if there is none.
-    thumbnail
-        A small picture of a finished run; None if it made no picture.
-    shown
-        What a click on the thumbnail opens: the film, GIF or picture.
-    """
+    name: str  # of its folder below the plan's root, with forward slashes
+    output: Path  # that folder, where the finished run goes
+    parameters: Mapping[str, Any]  # what the notebook is told, `output_dir` excepted
+    inputs: Mapping[str, str]  # files and folders that these name -> SHA-256 of what is in them
+    key: str  # SHA-256 of everything that the result depends on
 
-    kind: Kind
-    sentence: str = ""
-    stage: str = ""
-    attempts: int = 0
-    seconds: float | None = None
-    host: str = ""
-    figures: Mapping[str, float] = field(default_factory=dict)
-    notebook: Path | None = None
-    thumbnail: Path | None = None
-    shown: Path | None = None
+    @property
+    def work(self) -> Path:
+        """The folder in which it is made, until it is finished."""
+        return self.output.with_name(f".tmp-{self.key[:16]}")
+
+    @property
+    def lock(self) -> Path:
+        """The file that whoever makes it holds; not in the work folder, which moves meanwhile."""
+        return self.output.parent / STATE_FOLDER / f"{self.key[:16]}.lock"
+
+    @property
+    def older(self) -> Path:
+        """Where its predecessor lies for the moment in which the two change places."""
+        return self.output.with_name(f".old-{self.output.name}")
 
 
 @dataclass(frozen=True)
 class Record:
-    """What is kept about a run, in a file in its folder.
+    """How a run stands. Its file in the run's folder has all but the last two of these."""
 
-    Attributes
-    ----------
-    key
-        Of the run, as `Run.key`.
-    output
-        Name of its folder once it is finished.
-    kind, sentence, stage, attempts, host
-        As in `State`.
-    notebook
-        File name of the executed notebook.
-    seconds
-        From the start of the last attempt.
-    shown
-        The output to open, relative to the folder.
-    """
+    kind: Kind = "waiting"  # "changed": done, but an input changed meanwhile, so it is run again
+    sentence: str = ""  # why it failed, or what is to be said of a finished run
+    stage: str = ""  # where a running one is, such as "cell 5 of 9, painting 12/48"
+    attempts: int = 0  # how often it was started, over all batches
+    seconds: float | None = None  # a finished run took, as its `result.json` says; a failed attempt
+    host: str = ""  # the machine that it ran on
+    hopeless: bool = False  # another attempt would fail in the same way
+    key: str = ""  # of the run, as `Run.key`
+    output: str = ""  # name of its folder once it is finished
+    notebook: str = ""  # file name of the executed notebook
+    shown: str = ""  # the film, GIF or picture to open, relative to the folder
+    figures: Mapping[str, float] = field(default_factory=dict)  # of a finished run
+    folder: Path | None = None  # that it lies in
 
-    key: str
-    output: str
-    notebook: str
-    host: str
-    attempts: int
-    kind: Kind = "running"
-    sentence: str = ""
-    stage: str = ""
-    seconds: float = 0.0
-    shown: str = ""
+    @property
+    def stored(self) -> dict[str, Any]:
+        """What its file has of it."""
+        return {name: getattr(self, name) for name in _STORED}
+
+    def file(self, name: str) -> Path | None:
+        """A file in the run's folder, if it is there."""
+        path = self.folder / name if self.folder and name else None
+        return path if path and path.is_file() else None
 
 
-_TYPES: dict[str, Any] = {"attempts": int, "seconds": (int, float)}  # the others are texts
-
-
-def work_folder(run: Run) -> Path:
-    """Where a run is made, until it is finished."""
-    return run.output.with_name(f".tmp-{run.key[:16]}")
+_STORED: dict[str, Any] = {
+    **dict.fromkeys(("sentence", "stage", "host", "key", "output", "notebook", "shown"), str),
+    **{"kind": str, "attempts": int, "seconds": (int, float, type(None)), "hopeless": bool},
+}
 
 
 def read_record(folder: Path) -> Record | None:
@@ -120,65 +104,40 @@ def read_record(folder: Path) -> Record | None:
         record = Record(**json.loads((folder / _RECORD).read_text("utf-8")))
     except (OSError, ValueError, TypeError, RecursionError):
         return None
-    for each in fields(Record):
-        value = getattr(record, each.name)
-        if isinstance(value, bool) or not isinstance(value, _TYPES.get(each.name, str)):
+    for name, kinds in _STORED.items():
+        value = getattr(record, name)
+        if not isinstance(value, kinds) or (isinstance(value, bool) and kinds is not bool):
             return None
-    return record if record.kind in get_args(Kind) else None
+    written = record.kind in get_args(Kind) and record.kind != "waiting"  # which is never written
+    return replace(record, folder=folder) if written else None
 
 
 def write_record(folder: Path, record: Record) -> None:
     """Write down how the run in a folder stands."""
-    write_bytes(folder / _RECORD, json.dumps(asdict(record), indent=1).encode())
+    write_bytes(folder / _RECORD, json.dumps(record.stored, indent=1).encode())
 
 
-def read_state(run: Run) -> State:
+def read_state(run: Run) -> Record:
     """How a run stands, as its folders say."""
     record = read_record(run.output)
     if record is not None and record.key == run.key:
-        try:
-            return _finished(run.output, record, check_result(run.output))
-        except InputError:
-            pass  # something was taken out of it: it is run again
-    work = work_folder(run)
-    record = read_record(work)
-    if record is None or record.kind in ("done", "changed"):
-        return State("waiting", attempts=record.attempts if record else 0)
-    if record.kind == "running":
-        return watch(run) if is_claimed(run) else State("waiting", attempts=record.attempts)
-    ended = work / record.notebook  # to its end, but without a result
-    notebooks = [path for path in (failed_notebook(ended), ended) if path.is_file()]
-    return State(
-        "failed",
-        sentence=record.sentence,
-        attempts=record.attempts,
-        seconds=record.seconds,
-        host=record.host,
-        notebook=notebooks[0] if notebooks else None,
-    )
+        result = runs.read_result(run.output)
+        if result is not None:  # else something was taken out of it, and it is run again
+            return replace(record, seconds=result.seconds, figures=result.figures)
+    record = read_record(run.work)
+    if record is None or record.kind != "failed":
+        is_alive = record is not None and record.kind == "running" and is_claimed(run)
+        return watch(run) if is_alive else Record(attempts=record.attempts if record else 0)
+    failed = failed_notebook(run.work / record.notebook)  # else it came to an end without a result
+    return replace(record, notebook=failed.name) if failed.is_file() else record
 
 
-def watch(run: Run) -> State:
+def watch(run: Run) -> Record:
     """Where a run is that was handed to a worker; "waiting" until the worker begins."""
-    record = read_record(work_folder(run))
+    record = read_record(run.work)
     if record is None or record.kind != "running":
-        return State("waiting", attempts=record.attempts if record else 0)
-    return State("running", stage=record.stage, attempts=record.attempts, host=record.host)
-
-
-def _finished(folder: Path, record: Record, result: Result) -> State:
-    notebook, thumbnail = folder / record.notebook, folder / THUMBNAIL
-    return State(
-        record.kind,
-        sentence=record.sentence,
-        attempts=record.attempts,
-        seconds=result.seconds,
-        host=record.host,
-        figures=result.figures,
-        notebook=notebook if notebook.is_file() else None,
-        thumbnail=thumbnail if thumbnail.is_file() else None,
-        shown=folder / record.shown if record.shown else None,
-    )
+        return Record(attempts=record.attempts if record else 0)
+    return replace(record, seconds=None)
 
 
 @contextmanager
@@ -190,10 +149,9 @@ def claim(run: Run, seconds: float) -> Iterator[None]:
     InputError
         If another process is still at it after so many seconds.
     """
-    lock = _lock(work_folder(run))
-    check_writable(lock)
+    check_writable(run.lock)
     try:
-        with locked(lock, seconds):
+        with locked(run.lock, seconds):
             yield
     except Timeout:
         raise InputError(f"{run.output} is being made by another process.") from None
@@ -201,12 +159,7 @@ def claim(run: Run, seconds: float) -> Iterator[None]:
 
 def is_claimed(run: Run) -> bool:
     """Whether a process is making a run at this moment."""
-    return is_locked(_lock(work_folder(run)))
-
-
-def _lock(work: Path) -> Path:
-    # Not in the work folder, which moves while it is claimed.
-    return work.parent / STATE_FOLDER / f"{work.name.removeprefix('.tmp-')}.lock"
+    return is_locked(run.lock)
 
 
 def publish(run: Run) -> None:
@@ -215,12 +168,11 @@ def publish(run: Run) -> None:
     At every moment, either the older or the newer one is there in one piece, if need be beside
     its name, where `mend` finds it. What other settings of the run left unfinished goes.
     """
-    work, older = work_folder(run), _older(run)
     if run.output.exists():
-        _remove(older)
-        run.output.rename(older)
-    replace(work, run.output)
-    _remove(older)
+        _remove(run.older)
+        run.output.rename(run.older)
+    files.replace(run.work, run.output)
+    _remove(run.older)
     clear([run])
 
 
@@ -232,7 +184,10 @@ def clear(done: Iterable[Run]) -> None:
     for parent, finished in names.items():
         for work in parent.glob(".tmp-*"):
             record = read_record(work)
-            if record and record.output in finished and not is_locked(_lock(work)):
+            if record is None or record.output not in finished:
+                continue
+            lock = parent / STATE_FOLDER / f"{work.name.removeprefix('.tmp-')}.lock"
+            if not is_locked(lock):
                 # Under another name first, as one that is half removed would not be known again.
                 work.rename(work.with_suffix(_GONE))
         for work in parent.glob(f".tmp-*{_GONE}"):
@@ -241,13 +196,10 @@ def clear(done: Iterable[Run]) -> None:
 
 def mend(run: Run) -> None:
     """Finish what a killed `publish` left half done."""
-    older = _older(run)
-    if not older.exists():
-        return
-    if run.output.exists():
-        _remove(older)
-    else:
-        older.rename(run.output)
+    if run.older.exists() and run.output.exists():
+        _remove(run.older)
+    elif run.older.exists():
+        run.older.rename(run.output)
 
 
 def check_output(run: Run) -> None:
@@ -259,10 +211,100 @@ def check_output(run: Run) -> None:
         )
 
 
-def _older(run: Run) -> Path:
-    return run.output.with_name(f".old-{run.output.name}")
-
-
 def _remove(folder: Path) -> None:
     if folder.exists():
         shutil.rmtree(folder)
+
+
+# --- what went in ------------------------------------------------------------------------
+
+
+def digest(path: Path, of_file: Callable[[Path], str] = runs.digest) -> str:
+    """SHA-256 of a file's content, or of a folder: the names and contents of the files below it.
+
+    Hidden files and folders are left out; linked folders are not followed.
+
+    Parameters
+    ----------
+    of_file
+        Gives the digest of a single file.
+
+    Raises
+    ------
+    InputError
+        If there is no such file, or it cannot be read.
+    """
+    if not path.is_dir():
+        return of_file(path)
+    whole = hashlib.sha256()
+    for file in _files(path):
+        name = file.relative_to(path).as_posix()
+        whole.update(f"{of_file(file)} {name}\0".encode("utf-8", "surrogateescape"))
+    return whole.hexdigest()
+
+
+def read_digests(paths: Iterable[Path], root: Path, *, keep: bool = False) -> dict[Path, str]:
+    """Digests of many files and folders, each file read once at most.
+
+    Those of files whose size and date are the same as last time are remembered in a file below
+    `root`, which is written if `keep` says so.
+
+    Raises
+    ------
+    InputError
+        If a file cannot be read.
+    OutputError
+        If that file cannot be written.
+    """
+    cache = root / STATE_FOLDER / _DIGESTS
+    known = _read_cache(cache)
+    kept: dict[str, list[Any]] = {}
+    made: dict[Path, str] = {}
+
+    def of_file(file: Path) -> str:
+        if file in made:
+            return made[file]
+        stamp, entry = _stamp(file), known.get(str(file))
+        if isinstance(entry, list) and len(entry) == 3 and entry[:2] == stamp:
+            kept[str(file)] = entry
+        else:
+            settled = stamp[1] / 1e9 < time.time() - _RACY
+            entry = [*stamp, runs.digest(file)]
+            if settled and _stamp(file) == stamp:
+                kept[str(file)] = entry
+        made[file] = str(entry[2])
+        return made[file]
+
+    digests = {path: digest(path, of_file) for path in paths}
+    if keep and kept != known:
+        write_bytes(cache, json.dumps(kept, indent=0, sort_keys=True).encode())
+    return digests
+
+
+def _files(folder: Path) -> list[Path]:
+    """The files below a folder that are not hidden, sorted."""
+
+    def fail(error: OSError) -> None:
+        with reading(Path(error.filename)):
+            raise error
+
+    found = []
+    for place, folders, names in os.walk(folder, onerror=fail):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [Path(place, name) for name in names if not name.startswith(".")]
+    return sorted(file for file in found if file.is_file())
+
+
+def _stamp(file: Path) -> list[int]:
+    with reading(file):
+        stat = file.stat()
+    return [stat.st_size, stat.st_mtime_ns]
+
+
+def _read_cache(cache: Path) -> dict[str, Any]:
+    """File -> its size, date and digest; a damaged cache is as good as none."""
+    try:
+        known = json.loads(cache.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return known if isinstance(known, dict) else {}

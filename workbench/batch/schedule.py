@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import queue
 import signal
 import socket
 import sys
@@ -14,21 +13,22 @@ import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from multiprocessing import resource_tracker
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
 from filelock import Timeout
 from tqdm import tqdm
 
-from workbench.batch.execute import Job, Outcome, execute
-from workbench.batch.plan import Plan, Run
+from workbench.batch.execute import execute
+from workbench.batch.page import check_report, write_report
+from workbench.batch.plan import Plan
 from workbench.batch.record import (
     STATE_FOLDER,
-    State,
+    Record,
+    Run,
     check_output,
     clear,
     is_claimed,
@@ -36,12 +36,11 @@ from workbench.batch.record import (
     read_state,
     watch,
 )
-from workbench.batch.report import check_report, write_report
 from workbench.errors import InputError, WorkbenchError
 from workbench.files import check_writable, is_locked, locked, write_bytes
 
 if TYPE_CHECKING:
-    from distributed import Client, Future, Worker
+    from distributed import Client, Future, LocalCluster, Worker
 
 _SLOT = "workbench"  # the resource of a Dask worker: how many runs it may make at a time
 _GPU = "GPU"
@@ -80,7 +79,7 @@ class Options:
     dask_log: bool = False
 
 
-def read_states(plan: Plan) -> dict[str, State]:
+def read_states(plan: Plan) -> dict[str, Record]:
     """How every run of a plan stands, by name."""
     return {run.name: read_state(run) for run in plan.runs}
 
@@ -109,7 +108,7 @@ def choose(plan: Plan, only: str | None) -> list[Run]:
     return chosen
 
 
-def run_batch(plan: Plan, options: Options = Options()) -> dict[str, State]:
+def run_batch(plan: Plan, options: Options = Options()) -> dict[str, Record]:
     """Make the runs of a plan that are not done yet.
 
     `index.html` and `summary.csv` in `plan.root` are kept up to date meanwhile.
@@ -148,16 +147,15 @@ def run_batch(plan: Plan, options: Options = Options()) -> dict[str, State]:
                 " workbench changed.",
                 flush=True,
             )
-        report = _Report(plan, states)
-        report.write()
+        write_report(plan, states)
         try:
             if todo:
-                _work_off(plan, todo, len(chosen), options, states, report)
+                _work_off(plan, todo, len(chosen), options, states)
         finally:
             # What was in flight when the batch ended says itself how it stands.
             unsure = [run for run in todo if states[run.name].kind in ("running", "waiting")]
             states.update({run.name: read_state(run) for run in unsure})
-            report.write()
+            write_report(plan, states)
     return states
 
 
@@ -188,146 +186,57 @@ def _work_off(
     todo: Sequence[Run],
     chosen: int,
     options: Options,
-    states: dict[str, State],
-    report: _Report,
+    states: dict[str, Record],
 ) -> None:
-    notebook = _keep_notebook(plan)
+    waiting = deque(_Attempt(run) for run in todo)
+    in_flight: dict[str, _Attempt] = {}
+    failed = False
+    report_at = 0.0
     with ExitStack() as stack:
-        client, threads = stack.enter_context(_connected(options))
-        print(f"Dask's dashboard: {client.dashboard_link}", file=sys.stderr)
+        crew = stack.enter_context(_connected(_with_own_notebook(plan), options))
+        print(f"Dask's dashboard: {crew.dashboard}", file=sys.stderr)
         view = stack.enter_context(_View(chosen - len(todo), chosen))
-        crew = _Crew(client, threads)
-        waiting = deque(_Attempt(run) for run in todo)
-        in_flight: dict[str, _Attempt] = {}
-        failed = False
         stack.callback(lambda: crew.stop(in_flight.values()))
         while in_flight or (waiting and (options.keep_going or not failed)):
             while waiting and len(in_flight) < crew.room() and (options.keep_going or not failed):
                 attempt = waiting.popleft()
                 in_flight[attempt.run.name] = attempt
-                crew.start(attempt, _job(plan, attempt.run, notebook))
-            for name in crew.finished(seconds=0.5):
-                attempt = in_flight.pop(name)
-                outcome = crew.outcome(attempt)
-                if outcome is None:  # the scheduler lost it
+                crew.start(attempt)
+            for attempt in crew.ended(list(in_flight.values()), seconds=0.5):
+                name = attempt.run.name
+                del in_flight[name]
+                record = crew.outcome(attempt)
+                if record is None:  # the scheduler lost it
                     waiting.appendleft(attempt)
-                    continue
-                retry = outcome.kind == "failed" and not outcome.hopeless
-                if retry and attempt.failures < options.retries:
-                    attempt.failures += 1
+                elif attempt.is_tried_again(record, options.retries):
                     waiting.append(attempt)
-                    view.say(f"{name}: {outcome.sentence} It is tried again.")
-                    continue
-                states[name] = _ended(attempt.run, outcome)
-                failed |= outcome.kind != "done"
-                view.count(name, states[name])
+                    view.say(f"{name}: {record.sentence} It is tried again.")
+                else:
+                    states[name] = _settled(attempt.run, record)
+                    failed |= record.kind != "done"
+                    view.count(name, states[name])
             stages = {name: watch(attempt.run) for name, attempt in in_flight.items()}
             states.update(stages)
             view.show(stages, workers=crew.slots > 0)
-            report.write_now_and_then()
+            if (began := time.monotonic()) > report_at:
+                write_report(plan, states)  # more rarely the longer that takes
+                took = time.monotonic() - began
+                report_at = began + took + max(2.0, 20 * took)
 
 
-def _ended(run: Run, outcome: Outcome) -> State:
+def _settled(run: Run, record: Record) -> Record:
     """How a run stands after an attempt, even where that could not be written down."""
     state = read_state(run)
-    if outcome.kind == "failed" and state.kind != "failed":
-        return State("failed", sentence=outcome.sentence, attempts=state.attempts)
+    if record.kind == "failed" and state.kind != "failed":
+        return replace(record, attempts=state.attempts)
     return state
 
 
-def _keep_notebook(plan: Plan) -> Path:
-    """Copy the notebook, as it may be edited while the batch goes on."""
+def _with_own_notebook(plan: Plan) -> Plan:
+    """What workers are told of a plan; its notebook is a copy, as people may edit it meanwhile."""
     path = plan.root / STATE_FOLDER / plan.notebook.name
     write_bytes(path, plan.notebook.read_bytes())
-    return path
-
-
-def _job(plan: Plan, run: Run, notebook: Path) -> Job:
-    return Job(
-        name=run.name,
-        output=str(run.output),
-        parameters=run.parameters,
-        inputs=run.inputs,
-        key=run.key,
-        project=str(plan.project),
-        notebook=str(notebook),
-        title=plan.notebook.name,
-        timeout=plan.timeout,
-    )
-
-
-# --- what is seen of it ------------------------------------------------------------------
-
-
-class _View:
-    """On a terminal: a bar for the batch and a line for each run in flight; else, what changes."""
-
-    def __init__(self, done: int, runs: int) -> None:
-        self._done, self._runs, self._waits = done, runs, False
-        # disable=None: not where nobody looks, as a log would get the bar twice a second
-        self._bar = tqdm(total=runs, initial=done, desc="batch", unit="run", ncols=88, disable=None)
-        self._lines: list[tqdm[Any]] = []
-
-    def __enter__(self) -> _View:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for line in self._lines:
-            line.close()
-        self._bar.close()
-
-    def say(self, sentence: str) -> None:
-        tqdm.write(sentence, file=sys.stderr)
-
-    def count(self, name: str, state: State) -> None:
-        self._done += 1
-        if state.kind != "done":
-            self.say(f"{name}: {state.sentence}")
-        elif self._bar.disable:
-            self.say(f"{name}: done, {self._done} of {self._runs}")
-        self._bar.update()
-
-    def show(self, stages: Mapping[str, State], *, workers: bool) -> None:
-        if self._bar.disable:
-            if not workers and not self._waits:
-                self.say("waiting for Dask workers")
-            self._waits = not workers
-            return
-        running = {name: state for name, state in stages.items() if state.kind == "running"}
-        texts = [f"  {name}: {state.stage or 'starting'}" for name, state in running.items()]
-        if not workers:
-            texts = ["  waiting for Dask workers"]
-        if len(texts) > _LINES:
-            texts[_LINES - 1 :] = [f"  and {len(texts) - _LINES + 1} more"]
-        while len(self._lines) < len(texts):
-            place = len(self._lines) + 1
-            line = tqdm(total=0, bar_format="{desc}", position=place, leave=False, disable=None)
-            self._lines.append(line)
-        texts += [""] * (len(self._lines) - len(texts))
-        for line, text in zip(self._lines, texts, strict=True):
-            line.set_description_str(text)
-        self._bar.refresh()
-
-
-class _Report:
-    """The page and the table of a batch, written more rarely the longer that takes."""
-
-    def __init__(self, plan: Plan, states: Mapping[str, State]) -> None:
-        self._plan, self._states = plan, states
-        self._next = 0.0
-
-    def write(self) -> None:
-        began = time.monotonic()
-        write_report(self._plan, self._states)
-        now = time.monotonic()
-        self._next = now + max(2.0, 20 * (now - began))
-
-    def write_now_and_then(self) -> None:
-        if time.monotonic() > self._next:
-            self.write()
-
-
-# --- Dask --------------------------------------------------------------------------------
+    return replace(plan, notebook=path, runs=())
 
 
 @dataclass
@@ -337,67 +246,106 @@ class _Attempt:
     run: Run
     failures: int = 0
     losses: int = 0
-    future: Future[Outcome] | None = field(default=None, repr=False)
+    future: Future[Record] | None = field(default=None, repr=False)
+
+    def is_tried_again(self, record: Record, retries: int) -> bool:
+        """Whether there is another attempt after one that ended so."""
+        if record.kind != "failed" or record.hopeless or self.failures >= retries:
+            return False
+        self.failures += 1
+        return True
+
+
+# --- what is seen of it ------------------------------------------------------------------
+
+
+class _View:
+    """On a terminal: a bar for the batch and a line for each run in flight; else, what changes."""
+
+    def __init__(self, done: int, runs: int) -> None:
+        self._waits = False
+        # disable=None: not where nobody looks, as a log would get the bar twice a second
+        self._bar = tqdm(total=runs, initial=done, desc="batch", unit="run", ncols=88, disable=None)
+        self._done = done
+        self._lines: list[tqdm[Any]] = []
+
+    def __enter__(self) -> _View:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for line in (*self._lines, self._bar):
+            line.close()
+
+    def say(self, sentence: str) -> None:
+        tqdm.write(sentence, file=sys.stderr)
+
+    def count(self, name: str, record: Record) -> None:
+        self._done += 1
+        if record.kind != "done":
+            self.say(f"{name}: {record.sentence}")
+        elif self._bar.disable:
+            self.say(f"{name}: done, {self._done} of {self._bar.total}")
+        self._bar.update()
+
+    def show(self, stages: Mapping[str, Record], *, workers: bool) -> None:
+        if self._bar.disable and not workers and not self._waits:
+            self.say("waiting for Dask workers")
+        self._waits = not workers
+        running = {name: state for name, state in stages.items() if state.kind == "running"}
+        texts = [f"  {name}: {state.stage or 'starting'}" for name, state in running.items()]
+        texts = texts[:_LINES] if workers else ["  waiting for Dask workers"]
+        while len(self._lines) < len(texts):
+            place = len(self._lines) + 1
+            line = tqdm(total=0, bar_format="{desc}", position=place, leave=False, disable=None)
+            self._lines.append(line)
+        for number, line in enumerate(self._lines):
+            line.set_description_str(texts[number] if number < len(texts) else "")
+        self._bar.refresh()
+
+
+# --- Dask --------------------------------------------------------------------------------
 
 
 @contextmanager
-def _connected(options: Options) -> Iterator[tuple[Client, int | None]]:
-    """A client, and the threads that a run may use; None: as many as its worker has."""
+def _connected(plan: Plan, options: Options) -> Iterator[_Crew]:
+    """The workers of a cluster, which is this machine's own if no other is asked for."""
     import dask
     from distributed import Client
 
     level = logging.INFO if options.dask_log else logging.CRITICAL
     dask.config.set({"logging.distributed": logging.getLevelName(level).lower()})
     logging.getLogger("distributed").setLevel(level)
-    with ExitStack() as stack:
-        if options.scheduler is None:
-            cluster, threads = _local_cluster(options.workers, level)
-            stack.enter_context(cluster)
-            client = stack.enter_context(Client(cluster))
-            yield client, threads
-            return
-        try:
-            where = "scheduler_file" if options.scheduler.endswith(".json") else "address"
-            client = stack.enter_context(Client(**{where: options.scheduler}, timeout=10))
-        except (OSError, ValueError) as error:
-            raise WorkbenchError(
-                f"no Dask scheduler answers at {options.scheduler} ({error}); is it running, and"
-                " is this its address?"
-            ) from None
-        yield client, None
+    if options.scheduler is None:
+        gpus = _gpus()
+        count = options.workers or max(1, len(gpus))
+        with _local_cluster(count, level) as cluster, Client(cluster) as client:
+            yield _Crew(client, plan, max(1, _cores() // count), gpus)
+        return
+    try:
+        where = "scheduler_file" if options.scheduler.endswith(".json") else "address"
+        client = Client(**{where: options.scheduler}, timeout=10)
+    except (OSError, ValueError) as error:
+        raise WorkbenchError(
+            f"no Dask scheduler answers at {options.scheduler} ({error}); is it running, and"
+            " is this its address?"
+        ) from None
+    with client:
+        yield _Crew(client, plan)
 
 
-def _local_cluster(workers: int | None, level: int) -> tuple[Any, int]:
-    """A cluster on this machine; its cores are divided among its workers."""
-    from distributed import Nanny, Scheduler, SpecCluster
+def _local_cluster(workers: int, level: int) -> LocalCluster:
+    from distributed import LocalCluster
 
-    gpus = _gpus()
-    count = workers or max(1, len(gpus))
-    threads = max(1, _cores() // count)
-    options = {
-        "host": "127.0.0.1",
-        "nthreads": 1,
-        "memory_limit": 0,  # a run is a process of its own
-        "resources": {_SLOT: 1},
-        "silence_logs": level,
-    }
-    spec = {
-        number: {
-            "cls": Nanny,
-            "options": {
-                **options,
-                "env": {"CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)]} if gpus else {},
-            },
-        }
-        for number in range(count)
-    }
-    scheduler = {
-        "cls": Scheduler,
-        "options": {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:8787"},
-    }
     with warnings.catch_warnings(), _interrupts_held_back():
         warnings.filterwarnings("ignore", "Port 8787 is already in use")  # another one is taken
-        return SpecCluster(workers=spec, scheduler=scheduler, silence_logs=level), threads
+        return LocalCluster(
+            n_workers=workers,
+            threads_per_worker=1,
+            memory_limit=0,  # a run is a process of its own
+            resources={_SLOT: 1},
+            dashboard_address="127.0.0.1:8787",
+            silence_logs=level,
+        )
 
 
 @contextmanager
@@ -447,7 +395,7 @@ def _slots_plugin() -> Any:
     return Slots()
 
 
-def _on_worker(job: Job, threads: int | None) -> Outcome:
+def _on_worker(run: Run, plan: Plan, threads: int | None, gpus: Sequence[str]) -> Record:
     """Make a run on the worker that this is called on; stop it when nobody waits for it."""
     from distributed import get_worker
 
@@ -458,23 +406,20 @@ def _on_worker(job: Job, threads: int | None) -> Outcome:
         task = worker.state.tasks.get(key)
         return task is None or task.state == "cancelled"
 
-    return execute(job, threads or worker.state.nthreads, released)
+    gpu = gpus[int(worker.name) % len(gpus)] if gpus else None
+    return execute(run, plan, threads or worker.state.nthreads, gpu=gpu, released=released)
 
 
 class _Crew:
-    """The workers that there are, and the runs that they are at.
+    """The workers that there are, and the runs that they are at."""
 
-    Attributes
-    ----------
-    slots
-        How many runs the workers can make at a time.
-    """
-
-    def __init__(self, client: Client, threads: int | None) -> None:
+    def __init__(
+        self, client: Client, plan: Plan, threads: int | None = None, gpus: Sequence[str] = ()
+    ) -> None:
         self._client = client
-        self._threads = threads
-        self._finished: queue.SimpleQueue[str] = queue.SimpleQueue()
-        self.slots, self._looked = 0, 0.0
+        self._told = plan, threads, gpus  # threads that a run may use; None: as its worker has
+        self.dashboard = client.dashboard_link
+        self.slots, self._looked = 0, 0.0  # how many runs the workers can make at a time
         self._needs = {_SLOT: 1}
         if any(_GPU in resources for resources in self._resources()):
             self._needs[_GPU] = 1
@@ -508,42 +453,45 @@ class _Crew:
             workers = self._resources()
         self.slots = sum(int(min(each.get(name, 0) for name in self._needs)) for each in workers)
 
-    def start(self, attempt: _Attempt, job: Job) -> None:
-        future = self._client.submit(
+    def _resources(self) -> list[Mapping[str, float]]:
+        workers = self._client.scheduler_info(n_workers=-1)["workers"]
+        return [worker["resources"] for worker in workers.values()]
+
+    def start(self, attempt: _Attempt) -> None:
+        """Hand a run to the scheduler."""
+        attempt.future = self._client.submit(
             _on_worker,
-            job,
-            self._threads,
+            attempt.run,
+            *self._told,
             key=f"{attempt.run.name}-{attempt.failures + attempt.losses}",
             pure=False,
             resources=self._needs,
         )
-        attempt.future = future
-        future.add_done_callback(lambda _: self._finished.put(attempt.run.name))
 
-    def finished(self, seconds: float) -> Iterator[str]:
-        """Names of the runs that ended, waiting a moment for the first."""
-        try:
-            yield self._finished.get(timeout=seconds)
-            while True:
-                yield self._finished.get_nowait()
-        except queue.Empty:
-            return
+    def ended(self, attempts: Sequence[_Attempt], seconds: float) -> list[_Attempt]:
+        """Those that came to an end, waiting a moment for the first."""
+        deadline = time.monotonic() + seconds
+        while True:
+            ended = [each for each in attempts if each.future and each.future.status != "pending"]
+            if ended or time.monotonic() > deadline:
+                return ended
+            time.sleep(0.02)
 
-    def outcome(self, attempt: _Attempt) -> Outcome | None:
+    def outcome(self, attempt: _Attempt) -> Record | None:
         """How an attempt ended; None if its scheduler has lost it and it should start again."""
         from distributed import KilledWorker
 
         assert attempt.future is not None
         if attempt.future.status in ("cancelled", "lost"):
             attempt.losses += 1
-            return None if attempt.losses <= _LOST else Outcome("failed", "the cluster lost it.")
+            return None if attempt.losses <= _LOST else Record("failed", "the cluster lost it.")
         try:
             return attempt.future.result()
         except KilledWorker:
             sentence = "the Dask worker died each time that it made this run."
         except Exception as error:
             sentence = f"the Dask worker could not make this run ({type(error).__name__}: {error})."
-        return Outcome("failed", sentence)
+        return Record("failed", sentence)
 
     def stop(self, attempts: Iterable[_Attempt]) -> None:
         """Have the workers stop what they are at, and wait a moment until they have."""
@@ -552,7 +500,3 @@ class _Crew:
         deadline = time.monotonic() + 10
         while time.monotonic() < deadline and any(is_claimed(a.run) for a in attempts):
             time.sleep(0.1)
-
-    def _resources(self) -> list[Mapping[str, float]]:
-        workers = self._client.scheduler_info(n_workers=-1)["workers"]
-        return [worker["resources"] for worker in workers.values()]

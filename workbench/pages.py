@@ -1,0 +1,107 @@
+"""What the pages of galleries and batches share: their look, their words, their small pictures."""
+
+from __future__ import annotations
+
+import io
+import unicodedata
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from PIL import Image
+
+from workbench.errors import OutputError
+from workbench.files import check_writable, reading, write_bytes
+
+_FILMS = (".mp4", ".mov", ".mkv")
+_FORMATS = ("PNG", "JPEG", "WEBP", "GIF")  # others may start programs to be read
+_THUMBNAIL = 320, 200  # px, at most
+
+
+@cache
+def template(name: str) -> Any:
+    """A template by its path in the package; all of them extend `page.html.j2`."""
+    environment = Environment(
+        loader=PackageLoader("workbench", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["megabytes"] = lambda size: f"{max(size / 1e6, 0.1):.1f} MB"
+    return environment.get_template(name)
+
+
+def read_page(page: Path, generator: str, hint: str) -> str | None:
+    """Find out before long work whether a page may be written, and read it; None: there is none.
+
+    Parameters
+    ----------
+    generator
+        The command that may replace it.
+    hint
+        What to do if another made it.
+
+    Raises
+    ------
+    OutputError
+        If the page cannot be read or written, or was not made by `generator`.
+    """
+    check_writable(page)
+    if not page.exists():
+        return None
+    with reading(page):
+        text = page.read_text("utf-8", "replace")
+    if f'<meta name="generator" content="{generator}">' not in text:
+        raise OutputError(f"{page} was not made by `{generator}` and is not replaced; {hint}")
+    return text
+
+
+def webp(picture: Image.Image, most: tuple[int, int]) -> tuple[bytes, tuple[int, int]]:
+    """A picture as WebP, made smaller until it is `most` wide and high, and its size then."""
+    small = picture.convert("RGB")
+    small.thumbnail(most, Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    small.save(buffer, "WEBP", quality=80, method=6)
+    return buffer.getvalue(), small.size
+
+
+def save_thumbnail(source: Path, path: Path) -> None:
+    """Write a small picture of a picture, or of the first frame of a GIF or film.
+
+    If it cannot be shown, there is no file at `path` afterwards.
+    """
+    try:
+        if source.suffix.lower() in _FILMS:
+            import av
+
+            with av.open(str(source)) as film:
+                picture = next(film.decode(video=0)).to_image()
+        else:
+            picture = Image.open(source, formats=_FORMATS)
+        with picture:
+            write_bytes(path, webp(picture, _THUMBNAIL)[0])
+    except Exception:  # whatever may be wrong with it: the run itself is done
+        path.unlink(missing_ok=True)
+
+
+def plain(text: str) -> str:
+    """On one line, without control characters."""
+    if not text.isprintable():
+        text = "".join(" " if unicodedata.category(char) == "Cc" else char for char in text)
+    return " ".join(text.split())
+
+
+def number(value: float) -> str:
+    """With four digits, or as many as there are before the point."""
+    return f"{value:,.0f}" if 1000 <= abs(value) < 1e12 else f"{value:.4g}"
+
+
+def duration(seconds: float) -> str:
+    """In the two largest units that there are."""
+    minutes, left = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours:,} h {minutes} min"
+    return f"{minutes} min {left} s" if minutes else f"{left} s"
