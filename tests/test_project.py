@@ -89,5 +89,6 @@ def test_a_wheel_brings_notebooks_and_templates(tmp_path: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert "workbench/_notebooks/stylize_image.ipynb" in names
     assert {"workbench/data/swirls.webp", "workbench/data/sample_clip.mp4"} <= {*names}
-    assert "workbench/gallery.html.j2" in names
+    pages = {"page.html.j2", "gallery.html.j2", "batch/page.html.j2"}
+    assert {f"workbench/{page}" for page in pages} <= set(names)
     assert not any(name.startswith("tests/") for name in names)

@@ -263,11 +263,11 @@ def _still(folder: Path, result: Result, moving: Path | None) -> Image.Image | N
 
     Of a GIF it is the last one, as it may begin with noise.
     """
-    shown = (*PICTURE_SUFFIXES, *_ANIMATIONS)
-    outputs = {name: path for name, path in result.outputs.items() if path.lower().endswith(shown)}
-    path = folder / runs.shown(outputs)
-    if path.suffix.lower() in PICTURE_SUFFIXES and path.suffix.lower() != ".gif":
-        return Image.fromarray(to_array(load_image(path)))
+    known = (*PICTURE_SUFFIXES, *_ANIMATIONS)
+    outputs = {name: path for name, path in result.outputs.items() if path.lower().endswith(known)}
+    shown = runs.shown(outputs)
+    if shown.lower().endswith(PICTURE_SUFFIXES) and not shown.lower().endswith(".gif"):
+        return Image.fromarray(to_array(load_image(folder / shown)))
     if moving is None:
         return None
     if moving.suffix.lower() == ".mp4":
