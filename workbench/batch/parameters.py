@@ -16,7 +16,6 @@ import workbench
 from workbench import runs
 from workbench.errors import InputError
 from workbench.files import kind
-from workbench.files import kind
 from workbench.notebook import (
     PARAMETERS,
     Parameter,
