@@ -21,7 +21,8 @@ from workbench import runs
 from workbench.errors import InputError
 from workbench.files import atomic, write_bytes
 from workbench.images import PICTURE_SUFFIXES, Box, load_image, to_array
-from workbench.pages import duration, number, plain, read_page, template, webp
+from workbench.notebook import texts
+from workbench.pages import duration, number, plain, read_page, shown, template, webp
 from workbench.progress import bar
 from workbench.runs import RESULT, Result, check_result
 from workbench.samples import PREFIX, load_picture
@@ -220,8 +221,8 @@ def _exhibit(folder: Path, result: Result, title: str, assets: _Assets) -> Exhib
     """Bring a run's files into the gallery; raises InputError if one cannot be read."""
     outputs = {name: folder / output for name, output in result.outputs.items()}
     settings = result.settings
-    content = _texts(settings.get("content") or settings.get("clip"))[:1]
-    styles = _texts(settings.get("style") or settings.get("styles"))
+    content = [*filter(None, texts(settings.get("content") or settings.get("clip")))][:1]
+    styles = [*filter(None, texts(settings.get("style") or settings.get("styles")))]
     name = f"{_slug(folder.resolve().name)}-{assets.key(folder)}"
     moving = _animation(outputs)
     still = _still(folder, result, moving)
@@ -265,9 +266,9 @@ def _still(folder: Path, result: Result, moving: Path | None) -> Image.Image | N
     """
     known = (*PICTURE_SUFFIXES, *_ANIMATIONS)
     outputs = {name: path for name, path in result.outputs.items() if path.lower().endswith(known)}
-    shown = runs.shown(outputs)
-    if shown.lower().endswith(PICTURE_SUFFIXES) and not shown.lower().endswith(".gif"):
-        return Image.fromarray(to_array(load_image(folder / shown)))
+    path = runs.shown(outputs)
+    if path.lower().endswith(PICTURE_SUFFIXES) and not path.lower().endswith(".gif"):
+        return Image.fromarray(to_array(load_image(folder / path)))
     if moving is None:
         return None
     if moving.suffix.lower() == ".mp4":
@@ -290,15 +291,13 @@ def _slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", ascii_only).strip("-")[:40].rstrip("-") or "run"
 
 
-def _texts(value: object) -> list[str]:
-    """A name or a list of names."""
-    values = value if isinstance(value, list) else [value]
-    return [each for each in values if isinstance(each, str) and each]
-
-
 def _short(name: str) -> str:
     """The name of a picture, without where it lies: that is nobody's business."""
     return plain(PurePath(name.removeprefix(PREFIX)).name or name)
+
+
+def _without_folder(text: str) -> str:
+    return _short(text) if PurePath(text).is_absolute() else plain(text)
 
 
 def _alt(title: str, content: Sequence[str], styles: Sequence[str], result: Result) -> str:
@@ -328,24 +327,12 @@ def _settings(settings: Mapping[str, Any]) -> Rows:
     """What was set to other than its default, and what everyone wants to know."""
     defaults = {**Settings().as_dict(), **ClipSettings().as_dict()}
     return tuple(
-        (plain(name.replace("_", " ")), _shown(value))
+        (plain(name.replace("_", " ")), shown(value, _without_folder))
         for name, value in settings.items()
         if not _NOT_LISTED.fullmatch(name)
         and value not in (None, "", [], {})
         and (name in _ALWAYS_SHOWN or name not in defaults or value != defaults[name])
     )
-
-
-def _shown(value: object) -> str:
-    if isinstance(value, list):
-        return ", ".join(map(_shown, value))
-    if isinstance(value, dict):
-        return ", ".join(f"{plain(name)}: {_shown(each)}" for name, each in value.items())
-    if isinstance(value, str):
-        return _short(value) if PurePath(value).is_absolute() else plain(value)
-    if isinstance(value, float):
-        return f"{value:g}"
-    return str(value)
 
 
 def _figures(result: Result) -> Rows:

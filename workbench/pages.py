@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import json
 import unicodedata
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -91,6 +93,21 @@ def plain(text: str) -> str:
     if not text.isprintable():
         text = "".join(" " if unicodedata.category(char) == "Cc" else char for char in text)
     return " ".join(text.split())
+
+
+def shown(value: object, text: Callable[[str], str] = plain) -> str:
+    """A parameter's value; numbers that differ in a batch file differ here, too."""
+    match value:
+        case list() | tuple():
+            return ", ".join(shown(each, text) for each in value)
+        case dict():
+            pairs = ((plain(str(name)), shown(each, text)) for name, each in value.items())
+            return ", ".join(f"{name}: {each}" for name, each in pairs)
+        case float():
+            return f"{value:.12g}"
+        case None | bool():
+            return json.dumps(value)
+    return text(str(value))
 
 
 def number(value: float) -> str:

@@ -105,7 +105,7 @@ def execute(
                 process.stdin.flush()
             while in_time and process.poll() is None:
                 if released():
-                    return _failed("it was stopped.")
+                    return Record("failed", "it was stopped.")
                 with suppress(subprocess.TimeoutExpired):
                     process.wait(0.5)
                 in_time = plan.timeout is None or time.monotonic() - began <= plan.timeout
@@ -130,26 +130,23 @@ def _unfit(plan: Plan) -> Record | None:
     """Why this machine can make no run of a plan; None if it can."""
     here = socket.gethostname()
     if not plan.project.is_dir():
-        return _failed(
+        return Record(
+            "failed",
             f"{here} has no folder {plan.project}: the machines of a cluster need the same files"
-            " under the same paths."
+            " under the same paths.",
         )
     if workbench.__version__ != plan.version:
         sentence = (
             f"{here} has version {workbench.__version__} of the workbench, and the batch was"
             f" planned by {plan.version}; install the same one on all machines."
         )
-        return replace(_failed(sentence), hopeless=True)
+        return Record("failed", sentence, hopeless=True)
     return None
 
 
 def _last_words(code: int, lines: list[str]) -> str:
     how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
     return f"the process of this run {how}{f' ({lines[-1]})' if lines else ''}."
-
-
-def _failed(sentence: str) -> Record:
-    return Record("failed", sentence)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -177,8 +174,8 @@ def _kill_kernel(temporary: str) -> None:
 def _note_failure(run: Run, sentence: str, seconds: float) -> Record:
     """Write down how an attempt ended that could not do so itself."""
     with suppress(WorkbenchError), claim(run, seconds=0):  # unless another one has begun
-        return _write_failure(run, _failed(sentence), seconds)
-    return _failed(sentence)
+        return _write_failure(run, Record("failed", sentence), seconds)
+    return Record("failed", sentence)
 
 
 def _write_failure(run: Run, failed: Record, seconds: float) -> Record:
@@ -244,7 +241,7 @@ def _told(error: Exception) -> Record:
     if isinstance(error, WorkbenchError):
         return Record("failed", str(error), hopeless=isinstance(error, InputError))
     first = (str(error).strip().splitlines() or ["no message"])[0].rstrip(".")
-    return _failed(f"{type(error).__name__}: {first}.")
+    return Record("failed", f"{type(error).__name__}: {first}.")
 
 
 def _make_claimed(run: Run, plan: Plan) -> Record:

@@ -20,7 +20,7 @@ from workbench.batch.plan import Plan
 from workbench.batch.record import PAGE, SUMMARY, THUMBNAIL, Record, Run
 from workbench.errors import OutputError
 from workbench.files import check_writable, write_bytes
-from workbench.pages import duration, number, plain, read_page, template
+from workbench.pages import duration, number, plain, read_page, shown, template
 
 GENERATOR = "workbench batch"
 ORDER = ("failed", "changed", "running", "done", "waiting")  # of the page
@@ -166,21 +166,7 @@ def _parameter(name: str, run: Run, state: Record) -> Cell:
         return Cell("default", quiet=True)
     value = run.parameters[name]
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return Cell(_shown(value), value if is_number else None)
-
-
-def _shown(value: object) -> str:
-    """A parameter's value; numbers that differ in the batch file differ here, too."""
-    match value:
-        case list() | tuple():
-            return ", ".join(map(_shown, value))
-        case dict():
-            return ", ".join(f"{plain(str(name))}: {_shown(each)}" for name, each in value.items())
-        case float():
-            return f"{value:.12g}"
-        case None | bool():
-            return json.dumps(value)
-    return plain(str(value))
+    return Cell(shown(value), value if is_number else None)
 
 
 def _figure(name: str, run: Run, state: Record) -> Cell:
