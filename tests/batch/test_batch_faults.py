@@ -196,8 +196,7 @@ def processes(folder: Path) -> list[psutil.Process]:
 def assert_nothing_runs(folder: Path, seconds: float = 10) -> None:
     deadline = time.monotonic() + seconds
     while left := processes(folder):
-        told = [" ".join(process.as_dict(["cmdline"])["cmdline"] or []) for process in left]
-        assert time.monotonic() < deadline, f"left behind: {told}"
+        assert time.monotonic() < deadline, f"left behind: {left}"
         time.sleep(0.1)
 
 
