@@ -108,7 +108,7 @@ class Notebook:
             raise InputError(f"{where}: {name} is or holds {problem}.")
         if not self.takes(name, value):
             hint = ""
-            if isinstance(value, list) and where == "parameters":
+            if isinstance(value, list) and where == "parameters" and not parameter.accepts([]):
                 hint = "; to try each of these, put them under `grid`"
             elif isinstance(value, str) and parameter.accepts(1):
                 hint = "; write a number without quotes, as in 360 or 1.0e-05"
@@ -199,8 +199,8 @@ def _not_json(value: Any) -> str:
         is_same = json.loads(text) == value
     except UnicodeError:
         return "a text that is not proper Unicode"
-    except (ValueError, TypeError, RecursionError) as error:
-        return f"what a notebook cannot be handed ({error})"
+    except (ValueError, TypeError, RecursionError):
+        return f"what JSON does not know, in {show(value)}"
     if odd:
         return f"{odd[0]}, {kind(odd[0])}; put it in quotes if it is meant as text"
     return "" if is_same else "a name that is no text; put it in quotes"
