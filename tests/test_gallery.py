@@ -5,7 +5,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Mapping
 from html.parser import HTMLParser
@@ -17,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from workbench import cli
 from workbench.errors import InputError, OutputError
 from workbench.gallery import GENERATOR, Gallery, build_gallery, find_runs
 from workbench.runs import RESULT, finish_run, start_run
@@ -609,23 +609,28 @@ def test_file_is_no_folder_for_a_page(tmp_path: Path) -> None:
 # --- command line ------------------------------------------------------------------------
 
 
-def gallery_command(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "workbench", "gallery", *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120)
+def test_command_says_what_it_made_and_what_it_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def gallery(*words: str) -> tuple[int, list[str], str]:
+        monkeypatch.setattr(sys, "argv", ["workbench", "gallery", *words])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        said = capsys.readouterr()
+        return int(ended.value.code or 0), said.out.splitlines(), said.err
 
-
-def test_command_says_what_it_made_and_what_it_left_out(tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
     make_run(tmp_path / "runs/good", "picture.png")
     make_run(tmp_path / "runs/bad", "table.csv")
-    done = gallery_command("runs", "-o", "site", "--title", "My paintings", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == "1 run in site/index.html (1 left out)"
-    assert done.stderr == (
+    code, lines, err = gallery("runs", "-o", "site", "--title", "My paintings")
+    assert code == 0, err
+    assert lines[-1] == "1 run in site/index.html (1 left out)"
+    assert err == (
         "workbench: runs/bad: left out, because it has neither a picture nor a GIF or MP4.\n"
     )
     assert "<h1>My paintings</h1>" in (tmp_path / "site/index.html").read_text()
     (tmp_path / "runs/good/picture.png").unlink()
-    done = gallery_command("runs", "-o", "site", cwd=tmp_path)
-    assert done.returncode == 2
-    assert done.stderr.count("\n") == 3
-    assert done.stderr.endswith("workbench: runs: no run in here can be shown.\n")
+    code, _, err = gallery("runs", "-o", "site")
+    assert code == 2
+    assert err.count("\n") == 3
+    assert err.endswith("workbench: runs: no run in here can be shown.\n")

@@ -264,23 +264,26 @@ def _still(folder: Path, result: Result, moving: Path | None) -> Image.Image | N
 
     Of a GIF it is the last one, as it may begin with noise.
     """
+    still = None if moving is None else _first_frame(moving)  # finds out if it can be read, too
     known = (*PICTURE_SUFFIXES, *_ANIMATIONS)
     outputs = {name: path for name, path in result.outputs.items() if path.lower().endswith(known)}
     path = runs.shown(outputs)
     if path.lower().endswith(PICTURE_SUFFIXES) and not path.lower().endswith(".gif"):
         return Image.fromarray(to_array(load_image(folder / path)))
-    if moving is None:
-        return None
+    if moving is not None and moving.suffix.lower() == ".gif":
+        with (
+            suppress(OSError, EOFError, SyntaxError, ValueError),  # damaged after its first frame
+            Image.open(moving, formats=["GIF"]) as gif,
+        ):
+            gif.seek(getattr(gif, "n_frames", 1) - 1)
+            return gif.convert("RGB")
+    return still
+
+
+def _first_frame(moving: Path) -> Image.Image:
     if moving.suffix.lower() == ".mp4":
         return Image.fromarray(next(read_frames(open_clip(moving))))
-    still = Image.fromarray(to_array(load_image(moving)))
-    with (
-        suppress(OSError, EOFError, SyntaxError, ValueError),  # damaged after its first frame
-        Image.open(moving, formats=["GIF"]) as gif,
-    ):
-        gif.seek(getattr(gif, "n_frames", 1) - 1)
-        still = gif.convert("RGB")
-    return still
+    return Image.fromarray(to_array(load_image(moving)))
 
 
 # --- words -------------------------------------------------------------------------------
