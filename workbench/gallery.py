@@ -276,7 +276,7 @@ def _still(folder: Path, result: Result, moving: Path | None) -> Image.Image | N
             Image.open(moving, formats=["GIF"]) as gif,
         ):
             gif.seek(getattr(gif, "n_frames", 1) - 1)
-            return gif.convert("RGB")
+            still = gif.convert("RGB")
     return still
 
 
