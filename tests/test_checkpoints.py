@@ -31,7 +31,7 @@ from torch import Tensor
 import workbench
 from workbench import checkpoints as module
 from workbench.checkpoints import Checkpoints, load_tree
-from workbench.descent import WARM_UP_STEPS, Iterate, optimize
+from workbench.descent import WARMUP_STEPS, Iterate, optimize
 from workbench.errors import InputError, OptimizationError, OutputError
 from workbench.losses import TemporalTarget
 from workbench.progress import Recorder, keep_latest, show_progress
@@ -91,7 +91,7 @@ class Painter:
 @pytest.fixture
 def long(tiny: Settings, photo: Tensor, painting: Tensor, tmp_path: Path) -> Painter:
     """Two scales, with Adam and L-BFGS at the first."""
-    settings = replace(tiny, size=128, steps=(WARM_UP_STEPS + 4, 10))
+    settings = replace(tiny, size=128, steps=(WARMUP_STEPS + 4, 10))
     return Painter(photo[..., :60], [painting], settings, tmp_path / "there" / "a.checkpoint")
 
 
@@ -195,10 +195,10 @@ def test_explosions_and_rescues_are_gone_through_again(
     long: Painter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ruined = explode_now_and_then(monkeypatch)
-    long.settings = replace(long.settings, steps=(WARM_UP_STEPS + 40, 20))
+    long.settings = replace(long.settings, steps=(WARMUP_STEPS + 40, 20))
     unbroken = long.unbroken()
     assert len(ruined) > 4
-    for step in (*range(WARM_UP_STEPS + 2, WARM_UP_STEPS + 10, 2), 37, 55, 60, 61, 66):
+    for step in (*range(WARMUP_STEPS + 2, WARMUP_STEPS + 10, 2), 37, 55, 60, 61, 66):
         with closing(long.run()) as iterates:  # type: ignore[type-var]
             for iterate in iterates:
                 if iterate.step == step:
@@ -210,7 +210,7 @@ def test_explosions_and_rescues_are_gone_through_again(
         frozen.rename(long.folder)
 
 
-@pytest.mark.parametrize("stop", [3, WARM_UP_STEPS + 4, WARM_UP_STEPS + 10], ids=str)
+@pytest.mark.parametrize("stop", [3, WARMUP_STEPS + 4, WARMUP_STEPS + 10], ids=str)
 @pytest.mark.parametrize("where", ["in the step", "in the look at the picture"])
 def test_ctrl_c_in_the_middle_of_a_step_loses_no_step_before(
     long: Painter, where: str, stop: int
@@ -281,7 +281,7 @@ def test_a_run_that_explodes_for_good_explodes_again(
     for _ in range(2):
         with pytest.raises(OptimizationError) as caught:
             list(long.run())
-        assert caught.value.last_good.step == WARM_UP_STEPS
+        assert caught.value.last_good.step == WARMUP_STEPS
         sentences.append(str(caught.value))
     assert sentences[0] == sentences[1]
     assert long.said == [f"Going on from step 20 in {long.folder}."]

@@ -15,12 +15,9 @@ from torch import Tensor
 from workbench.descent import (
     FIRST_STEP,
     HISTORY,
-    TARGETS_KEPT,
-    WARM_UP_STEPS,
-    TargetCache,
+    WARMUP_STEPS,
     measure,
     optimize,
-    scales,
     stylize,
 )
 from workbench.devices import still_megabytes
@@ -28,6 +25,7 @@ from workbench.errors import InputError, MemoryExceeded, OptimizationError
 from workbench.features import Network, build_network
 from workbench.images import from_array, resize, save_image, to_array
 from workbench.losses import TemporalTarget, content_loss, gram_matrix, style_loss, tv_loss
+from workbench.problem import TARGETS_KEPT, scales
 from workbench.settings import Settings
 from workbench.weights import load_weights
 
@@ -90,14 +88,14 @@ def plain_loop(photo: Tensor, painting: Tensor, settings: Settings) -> list[floa
         return total
 
     for step in range(settings.steps[0]):
-        if step == WARM_UP_STEPS:
+        if step == WARMUP_STEPS:
             closure()
             totals.pop()
             assert x.grad is not None
             # torch's first step is the gradient over its sum of absolute values, times lr.
             unit = x.grad / x.grad.abs().sum()
             lbfgs.param_groups[0]["lr"] = FIRST_STEP / unit.square().mean().sqrt().item()
-        (adam if step < WARM_UP_STEPS else lbfgs).step(closure)
+        (adam if step < WARMUP_STEPS else lbfgs).step(closure)
         lbfgs.param_groups[0]["lr"] = 1.0
     closure()
     return totals
@@ -107,7 +105,7 @@ def plain_loop(photo: Tensor, painting: Tensor, settings: Settings) -> list[floa
 def test_equals_a_plain_loop(
     tiny: Settings, photo: Tensor, painting: Tensor, tv_weight: float
 ) -> None:
-    settings = replace(tiny, steps=(WARM_UP_STEPS + 6,), tv_weight=tv_weight)
+    settings = replace(tiny, steps=(WARMUP_STEPS + 6,), tv_weight=tv_weight)
     ours = [iterate.losses.total for iterate in optimize(photo, [painting], settings)]
     assert ours == pytest.approx(plain_loop(photo, painting, settings), rel=1e-3)
 
@@ -164,7 +162,7 @@ def test_style_scale_changes_what_is_aimed_at(
 
 
 def test_bfloat16_gets_as_far_as_float32(tiny: Settings, photo: Tensor, painting: Tensor) -> None:
-    settings = replace(tiny, steps=(WARM_UP_STEPS + 20,))
+    settings = replace(tiny, steps=(WARMUP_STEPS + 20,))
     totals = [
         measure(
             stylize(photo, [painting], replace(settings, precision=precision)),
@@ -193,7 +191,7 @@ def test_a_picture_that_is_perfect_already_is_left_alone(tiny: Settings, photo: 
 def test_pictures_of_any_memory_layout_are_taken(
     tiny: Settings, photo: Tensor, painting: Tensor
 ) -> None:
-    settings = replace(tiny, size=80, steps=(WARM_UP_STEPS + 3,))
+    settings = replace(tiny, size=80, steps=(WARMUP_STEPS + 3,))
     turned = photo.contiguous(memory_format=torch.channels_last)
     assert stylize(turned, [painting], settings).shape == (1, 3, 60, 80)
 
@@ -224,14 +222,14 @@ def test_a_step_that_explodes_is_taken_back(
     monkeypatch: pytest.MonkeyPatch,
     value: float,
 ) -> None:
-    settings = replace(tiny, steps=(WARM_UP_STEPS + 6,))
+    settings = replace(tiny, steps=(WARMUP_STEPS + 6,))
     rates = break_lbfgs(monkeypatch, 2, value)
     iterates = list(optimize(photo, [painting], settings))
-    assert [iterate.step for iterate in iterates] == list(range(WARM_UP_STEPS + 7))
+    assert [iterate.step for iterate in iterates] == list(range(WARMUP_STEPS + 7))
     first, second, third = rates[:3]
     assert (second, third) == pytest.approx((first / 2, first / 4))
     assert set(rates[3:]) == {0.25}
-    assert iterates[-1].losses.total < iterates[WARM_UP_STEPS].losses.total
+    assert iterates[-1].losses.total < iterates[WARMUP_STEPS].losses.total
 
 
 def test_explosions_now_and_then_do_not_end_a_long_run(
@@ -249,9 +247,9 @@ def test_explosions_now_and_then_do_not_end_a_long_run(
         return result
 
     monkeypatch.setattr(torch.optim.LBFGS, "step", step)
-    settings = replace(tiny, steps=(WARM_UP_STEPS + 180,))
+    settings = replace(tiny, steps=(WARMUP_STEPS + 180,))
     *_, last = optimize(photo, [painting], settings)
-    assert last.step == WARM_UP_STEPS + 180
+    assert last.step == WARMUP_STEPS + 180
     assert min(rates) < 1
     assert 1.0 in rates[rates.index(min(rates)) :]
 
@@ -260,10 +258,10 @@ def test_a_start_that_only_gets_worse_at_first_is_no_explosion(
     tiny: Settings, photo: Tensor, painting: Tensor
 ) -> None:
     # All that can be gained is a little smoothness, and Adam's first steps are clumsy.
-    settings = replace(tiny, style_weight=0.0, tv_weight=1e-9, steps=(WARM_UP_STEPS + 20,))
+    settings = replace(tiny, style_weight=0.0, tv_weight=1e-9, steps=(WARMUP_STEPS + 20,))
     losses = [iterate.losses.total for iterate in optimize(photo, [painting], settings)]
-    assert losses[WARM_UP_STEPS] > 2 * losses[0]
-    assert losses[-1] < losses[WARM_UP_STEPS]
+    assert losses[WARMUP_STEPS] > 2 * losses[0]
+    assert losses[-1] < losses[WARMUP_STEPS]
 
 
 def test_explosion_without_end_keeps_the_last_good_picture(
@@ -274,7 +272,7 @@ def test_explosion_without_end_keeps_the_last_good_picture(
     with pytest.raises(OptimizationError, match="step 21") as caught:
         iterates.extend(optimize(photo, [painting], replace(tiny, steps=(30,))))
     last_good = caught.value.last_good
-    assert last_good.step == WARM_UP_STEPS
+    assert last_good.step == WARMUP_STEPS
     assert math.isfinite(last_good.losses.total)
     assert torch.isfinite(last_good.image).all()
 
@@ -289,14 +287,10 @@ def test_a_start_beyond_float32_is_an_error(
 def test_closing_the_generator_frees_its_memory(
     tiny: Settings, photo: Tensor, painting: Tensor
 ) -> None:
-    def tensors() -> int:
-        gc.collect()
-        return sum(issubclass(type(thing), Tensor) for thing in gc.get_objects())
-
     stylize(photo, [painting], tiny)
     before = tensors()
-    iterates = optimize(photo, [painting], replace(tiny, steps=(WARM_UP_STEPS + 10,)))
-    for _ in range(WARM_UP_STEPS + 5):
+    iterates = optimize(photo, [painting], replace(tiny, steps=(WARMUP_STEPS + 10,)))
+    for _ in range(WARMUP_STEPS + 5):
         next(iterates)
     assert tensors() > before
     iterates.close()
@@ -460,7 +454,7 @@ def test_measure_asks_for_float32_that_is_float32(
 def test_a_grid_of_content_layers_reads_the_weights_once(
     tiny: Settings, photo: Tensor, painting: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module = sys.modules["workbench.descent"]
+    module = sys.modules["workbench.problem"]
     reads = []
     monkeypatch.setattr(
         module, "load_weights", lambda name: reads.append(name) or load_weights(name)
@@ -483,7 +477,7 @@ def test_what_memory_cannot_hold_is_refused_before_the_first_step(
 ) -> None:
     def refused(megabytes: float | None, **changes: object) -> str:
         monkeypatch.setattr(
-            sys.modules["workbench.descent"], "free_megabytes", lambda device: megabytes
+            sys.modules["workbench.problem"], "free_megabytes", lambda device: megabytes
         )
         iterates = optimize(photo, [painting], replace(tiny, **changes))  # type: ignore[arg-type]
         with pytest.raises(InputError) as caught:
@@ -514,7 +508,7 @@ def test_what_fits_or_cannot_be_known_is_painted(
     needed = still_megabytes((48, 64), tiny, styles=[(64, 59)])
     for free in (None, needed + 0.1):
         monkeypatch.setattr(
-            sys.modules["workbench.descent"], "free_megabytes", lambda device, free=free: free
+            sys.modules["workbench.problem"], "free_megabytes", lambda device, free=free: free
         )
         assert next(optimize(photo, [painting], tiny)).step == 0
 
@@ -628,50 +622,68 @@ def test_scales_can_be_asked_for_beforehand(
         assert tuple(iterate.image.shape[-2:]) in [shape for shape, _ in scales((60, 80), settings)]
 
 
+def anew(picture: Tensor) -> Tensor:
+    """The same picture, of which nothing is known yet."""
+    return picture.clone()
+
+
 def test_targets_that_are_kept_change_no_bit(
     tiny: Settings, photo: Tensor, painting: Tensor
 ) -> None:
-    targets = TargetCache()
     settings = replace(tiny, size=128, steps=(6, 4), style_scale=0.8)
     for style_weight in (100.0, 3.0):
         varied = replace(settings, style_weight=style_weight)
-        alone = list(optimize(photo, [painting], varied))
-        kept = list(optimize(photo, [painting], varied, targets=targets))
+        alone = list(optimize(anew(photo), [anew(painting)], varied))
+        kept = list(optimize(photo, [painting], varied))
         assert [one.losses for one in alone] == [other.losses for other in kept]
         assert torch.equal(alone[-1].image, kept[-1].image)
         picture = alone[-1].image
-        referee = measure(picture, photo, [painting], varied)
-        assert referee == measure(picture, photo, [painting], varied, targets=targets)
+        referee = measure(picture, anew(photo), [anew(painting)], varied)
+        assert referee == measure(picture, photo, [painting], varied)
 
 
 def test_a_change_of_weights_looks_at_nothing_again(
     tiny: Settings, photo: Tensor, painting: Tensor, looks: list[tuple[str, ...]]
 ) -> None:
-    targets = TargetCache()
     for changes in ({}, {"content_weight": 1.0}, {"style_weight": 1.0}, {"tv_weight": 1.0}):
-        next(optimize(photo, [painting], replace(tiny, **changes), targets=targets))
+        next(optimize(photo, [painting], replace(tiny, **changes)))
     assert looks == [tiny.content_layers, tiny.style_layers]
-    next(optimize(photo, [painting, painting.flip(3)], tiny, targets=targets))
+    next(optimize(photo, [painting, painting.flip(3)], tiny))
     assert looks[2:] == [tiny.style_layers]
-    next(optimize(photo, [painting], tiny))  # without a cache, nothing is kept
-    assert len(looks) == 5
+    next(optimize(anew(photo), [painting], tiny))
+    assert looks[3:] == [tiny.content_layers]
+
+
+def test_a_picture_that_was_changed_is_looked_at_again(
+    tiny: Settings, photo: Tensor, painting: Tensor
+) -> None:
+    before = next(optimize(photo, [painting], tiny)).losses
+    photo.mul_(0.5)
+    painting[..., :30] = 0
+    changed = next(optimize(photo, [painting], tiny)).losses
+    assert changed != before
+    assert changed == next(optimize(anew(photo), [anew(painting)], tiny)).losses
+
+
+def test_pictures_made_in_inference_mode_are_taken(
+    tiny: Settings, photo: Tensor, painting: Tensor
+) -> None:
+    expected = stylize(photo, [painting], tiny)
+    with torch.inference_mode():
+        made = 1 * photo
+    assert torch.equal(stylize(made, [painting], tiny), expected)
 
 
 def test_only_layers_that_are_missing_are_looked_at(
     tiny: Settings, photo: Tensor, painting: Tensor, looks: list[tuple[str, ...]]
 ) -> None:
-    targets = TargetCache()
     two, three = ("relu1_1", "relu3_1"), ("relu2_1", "relu3_1", "relu1_1")
     for layers in (two, three, two, ("relu2_1",)):
         settings = replace(tiny, style_layers=layers)
-        kept = next(optimize(photo, [painting], settings, targets=targets))
-        with_no_cache = next(optimize(photo, [painting], settings))
-        assert kept.losses == with_no_cache.losses
+        kept = next(optimize(photo, [painting], settings))
+        assert kept.losses == next(optimize(photo, [anew(painting)], settings)).losses
     assert looks[0] == tiny.content_layers
-    assert [look for look in looks[1:] if look not in (two, three, tiny.content_layers)] == [
-        ("relu2_1",),
-        ("relu2_1",),  # of the last run without a cache
-    ]
+    assert looks[1:] == [two, two, ("relu2_1",), three, two, ("relu2_1",)]
 
 
 @pytest.mark.parametrize(
@@ -688,33 +700,38 @@ def test_only_layers_that_are_missing_are_looked_at(
 def test_what_is_seen_otherwise_is_not_confused(
     tiny: Settings, photo: Tensor, painting: Tensor, changes: dict[str, object]
 ) -> None:
-    targets = TargetCache()
     for settings in (tiny, replace(tiny, **changes), tiny):  # type: ignore[arg-type]
-        kept = next(optimize(photo, [painting], settings, targets=targets))
-        assert kept.losses == next(optimize(photo, [painting], settings)).losses
+        kept = next(optimize(photo, [painting], settings))
+        assert kept.losses == next(optimize(anew(photo), [anew(painting)], settings)).losses
 
 
 def test_content_and_style_of_one_picture_are_not_confused(tiny: Settings, photo: Tensor) -> None:
     settings = replace(tiny, content_layers=("relu2_1",), style_layers=("relu2_1",))
-    kept = next(optimize(photo, [photo], settings, targets=TargetCache()))
-    assert kept.losses == next(optimize(photo, [photo], settings)).losses
+    kept = next(optimize(photo, [photo], settings))
+    assert kept.losses == next(optimize(anew(photo), [anew(photo)], settings)).losses
+
+
+def tensors() -> int:
+    gc.collect()
+    return sum(issubclass(type(thing), Tensor) for thing in gc.get_objects())
 
 
 def test_a_picture_that_goes_takes_what_was_kept_with_it(
     tiny: Settings, photo: Tensor, painting: Tensor
 ) -> None:
-    targets = TargetCache()
+    next(optimize(photo, [painting], tiny))
+    before = tensors()
     for _ in range(3):
-        next(optimize(photo, [painting.clone()], tiny, targets=targets))
-    gc.collect()
-    assert len(targets._kept) == 1
+        next(optimize(anew(photo), [anew(painting)], tiny))
+    assert tensors() == before
 
 
-def test_a_cache_is_bounded(tiny: Settings, photo: Tensor, painting: Tensor) -> None:
-    targets = TargetCache()
+def test_what_is_kept_is_bounded(tiny: Settings, photo: Tensor, painting: Tensor) -> None:
+    kept = []
     for size in range(64, 64 + 3 * TARGETS_KEPT):
-        next(optimize(photo, [painting], replace(tiny, size=size), targets=targets))
-    assert {len(kept) for kept in targets._kept.values()} == {TARGETS_KEPT}
+        next(optimize(photo, [painting], replace(tiny, size=size)))
+        kept.append(tensors())
+    assert kept[0] < kept[TARGETS_KEPT - 1] == kept[-1]
 
 
 # --- masks -------------------------------------------------------------------------------
@@ -791,10 +808,9 @@ def test_white_is_what_the_network_sees(tiny: Settings, photo: Tensor, painting:
     assert losses.tv == pytest.approx(plain.tv * (256 / 255) ** 2, rel=1e-4)
     assert losses.style_total == pytest.approx(plain.style_total, rel=0.1)
     assert losses.style_total != plain.style_total
-    cache = TargetCache()
     for each in (settings, wider):
-        once = measure(photo, photo, [painting], each)
-        assert measure(photo, photo, [painting], each, targets=cache) == once
+        once = measure(photo, anew(photo), [anew(painting)], each)
+        assert measure(photo, photo, [painting], each) == once
     *_, last = optimize(photo, [painting], replace(wider, steps=(5,)))
     assert 0 <= last.image.min() <= last.image.max() <= 1
 

@@ -17,11 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from workbench.descent import TargetCache, measure, optimize
+from workbench.descent import measure, optimize
 from workbench.dialects import read_command
 from workbench.features import build_network
 from workbench.images import load_image, resize, save_image
-from workbench.losses import LossWeights, Targets, gram_matrix, tv_loss, weighted_losses
+from workbench.losses import Targets, gram_matrix, tv_loss, weighted_losses
 from workbench.samples import load_picture
 from workbench.settings import Settings
 from workbench.weights import BACKBONES, Weights, load_weights
@@ -228,9 +228,9 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     )
     wide = [style.double() for style in styles]
     reference = program(load_weights("vgg16"), content.double(), wide, pooling)
-    found, targets = Case({}, {}, {}, reference.constants()), TargetCache()
+    found = Case({}, {}, {}, reference.constants())
     for name, picture in candidates(content, styles, settings).items():
-        losses = measure(picture, content, styles, settings, targets=targets)
+        losses = measure(picture, content, styles, settings)
         found.totals[name] = losses.total
         found.ours[name] = {
             **{f"content {layer}": loss for layer, loss in losses.content.items()},
@@ -305,16 +305,8 @@ class Toy:
 
     def gradient(self) -> Tensor:
         """Of the pixels, as `optimize` has it."""
-        weights = LossWeights(
-            self.settings.content_weight_of(),
-            self.settings.style_weight_of(),
-            self.settings.tv_weight,
-            self.settings.tv_kind,
-            self.settings.normalize_gradients,
-            self.settings.white,
-        )
         targets = Targets(self.content, self.grams)
-        total, _ = weighted_losses(self.pixels, self.now, targets, weights)
+        total, _ = weighted_losses(self.pixels, self.now, targets, self.settings)
         return torch.autograd.grad(total, self.pixels, retain_graph=True)[0]
 
     def losses(self) -> list[tuple[str, Tensor, Tensor]]:

@@ -9,6 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from workbench import losses
+from workbench.settings import Settings
+
+SHALLOW = Settings(
+    content_layers=("relu1_1",), content_weight=1.0, style_layers=("relu1_1",), tv_weight=1.0
+)
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -97,11 +102,16 @@ def test_weighted_terms_add_up_to_the_total() -> None:
         content={"relu2_1": random(1, 6, 3, 3, seed=5)},
         style={name: torch.zeros(a.shape[1], a.shape[1]) for name, a in activations.items()},
     )
-    weights = losses.LossWeights(
-        content={"relu2_1": 2.0}, style={"relu1_1": 3.0, "relu2_1": 0.5}, tv=0.1
+    settings = Settings(
+        content_weight=2.0,
+        content_layers=("relu2_1",),
+        style_weight=1.0,
+        style_layers=("relu1_1", "relu2_1"),
+        style_layer_weights=(3.0, 0.5),
+        tv_weight=0.1,
     )
     picture = random(1, 3, 5, 5) * 40
-    total, terms = losses.weighted_losses(picture, activations, targets, weights)
+    total, terms = losses.weighted_losses(picture, activations, targets, settings)
     summary = losses.to_losses(terms)
     assert summary.total == pytest.approx(total.item(), rel=1e-6)
     parts = summary.content_total + summary.style_total + summary.tv
@@ -138,15 +148,14 @@ def test_earlier_frames_are_weighed_and_added_up() -> None:
     left = torch.zeros(1, 1, 5, 5)
     left[..., :2] = 1
     targets = losses.Targets(
-        content={"relu1_1": activations["relu1_1"]},
-        style={},
+        content=activations,
+        style={"relu1_1": losses.gram_matrix(activations["relu1_1"])},
         temporal=[
             losses.TemporalTarget(torch.full((1, 3, 5, 5), 0.6), left, 10.0),
             losses.TemporalTarget(torch.full((1, 3, 5, 5), 0.0), 1 - left, 2.0),
         ],
     )
-    weights = losses.LossWeights(content=dict.fromkeys(activations, 1.0), style={}, tv=1.0)
-    total, terms = losses.weighted_losses(picture, activations, targets, weights)
+    total, terms = losses.weighted_losses(picture, activations, targets, SHALLOW)
     expected = 10 * 0.4 * (0.4 * 255) ** 2 + 2 * 0.6 * (0.2 * 255) ** 2
     assert terms["temporal"].item() == pytest.approx(expected)
     assert total.item() == pytest.approx(expected)
@@ -155,9 +164,8 @@ def test_earlier_frames_are_weighed_and_added_up() -> None:
 
 def test_a_still_has_no_temporal_loss() -> None:
     activations = {"relu1_1": random(1, 4, 5, 5)}
-    targets = losses.Targets(content=activations, style={})
-    weights = losses.LossWeights(content=dict.fromkeys(activations, 1.0), style={}, tv=1.0)
-    terms = losses.weighted_losses(random(1, 3, 5, 5), activations, targets, weights)[1]
+    targets = losses.Targets(activations, {"relu1_1": torch.zeros(4, 4)})
+    terms = losses.weighted_losses(random(1, 3, 5, 5), activations, targets, SHALLOW)[1]
     assert "temporal" not in terms
     assert losses.to_losses(terms).temporal == 0
 
@@ -211,25 +219,22 @@ def test_normalized_gradients_have_the_length_of_their_weight() -> None:
     style = losses.gram_matrix(random(1, 4, 6, 8, seed=4))
     content = random(1, 4, 6, 8, seed=5)
     targets = losses.Targets(content={"relu1_1": content}, style={"relu1_1": style})
-    weights = losses.LossWeights(
-        content={"relu1_1": 3.0}, style={"relu1_1": 50.0}, tv=0.0, normalize_gradients=True
+    normalized = replace(
+        SHALLOW, content_weight=3.0, style_weight=50.0, tv_weight=0.0, normalize_gradients=True
     )
+    plain = replace(normalized, normalize_gradients=False)
 
-    def gradient(weights: losses.LossWeights) -> tuple[float, torch.Tensor]:
+    def gradient(settings: Settings) -> tuple[float, torch.Tensor]:
         activation = random(1, 4, 6, 8, seed=6).requires_grad_()
         picture = torch.zeros(1, 3, 6, 8)
-        total, _ = losses.weighted_losses(picture, {"relu1_1": activation}, targets, weights)
+        total, _ = losses.weighted_losses(picture, {"relu1_1": activation}, targets, settings)
         total.backward()
         return total.item(), activation.grad
 
-    def alone(**only: dict[str, float]) -> torch.Tensor:
-        none = {"content": {"relu1_1": 0.0}, "style": {"relu1_1": 0.0}}
-        return gradient(replace(weights, **(none | only), normalize_gradients=False))[1]
-
-    total, both = gradient(weights)
-    plain_total, _ = gradient(replace(weights, normalize_gradients=False))
-    assert total == plain_total
-    for_content, for_style = alone(content={"relu1_1": 1.0}), alone(style={"relu1_1": 1.0})
+    total, both = gradient(normalized)
+    assert total == gradient(plain)[0]
+    for_content = gradient(replace(plain, content_weight=1.0, style_weight=0.0))[1]
+    for_style = gradient(replace(plain, content_weight=0.0, style_weight=1.0))[1]
     expected = 3 * for_content / for_content.abs().sum() + 50 * for_style / for_style.abs().sum()
     torch.testing.assert_close(both, expected, rtol=1e-4, atol=1e-7)
 

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
+from workbench.settings import Settings
+
 
 def content_loss(activation: Tensor, target: Tensor) -> Tensor:
     """Mean squared difference of two activations `(1, C, H, W)`.
@@ -113,20 +115,12 @@ def tv_loss(picture: Tensor, kind: str = "squared") -> Tensor:
 class TemporalTarget:
     """An earlier frame of a film, brought to where things are now.
 
-    Attributes
-    ----------
-    picture
-        `(1, 3, H, W)`, float32, sRGB in [0, 1]; the painted frame, warped.
-    visible
-        `(1, 1, H, W)`, float32 in [0, 1]; 0 where that frame says nothing about this one.
-    weight
-        Of the temporal loss, at least 0. Larger holds the film stiller, at the cost of
-        brushwork that follows the scene.
+    A larger weight holds the film stiller, at the cost of brushwork that follows the scene.
     """
 
-    picture: Tensor
-    visible: Tensor
-    weight: float
+    picture: Tensor  # (1, 3, H, W), float32, sRGB in [0, 1]; the painted frame, warped
+    visible: Tensor  # (1, 1, H, W) in [0, 1]; 0 where that frame says nothing about this one
+    weight: float  # of the temporal loss, at least 0
 
 
 def temporal_loss(picture: Tensor, target: Tensor, visible: Tensor) -> Tensor:
@@ -148,21 +142,11 @@ def temporal_loss(picture: Tensor, target: Tensor, visible: Tensor) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class Region:
-    """A part of a picture that has a style of its own.
+    """A part of a picture that has a style of its own."""
 
-    Attributes
-    ----------
-    masks
-        Layer -> where it lies, `(1, 1, H, W)`, float32 in [0, 1], as large as the activation.
-    grams
-        Layer -> Gram matrix of its style, `(C, C)`, float32.
-    weight
-        Of its style loss beside those of the other regions.
-    """
-
-    masks: Mapping[str, Tensor]
-    grams: Mapping[str, Tensor]
-    weight: float = 1.0
+    masks: Mapping[str, Tensor]  # layer -> where it lies, (1, 1, H, W) like the activation
+    grams: Mapping[str, Tensor]  # layer -> Gram matrix of its style, (C, C)
+    weight: float = 1.0  # of its style loss beside those of the other regions
 
 
 def region_loss(activation: Tensor, layer: str, regions: Sequence[Region]) -> Tensor:
@@ -171,11 +155,6 @@ def region_loss(activation: Tensor, layer: str, regions: Sequence[Region]) -> Te
     The sum over regions of `style_loss` of the region's Gram matrix, each weighted by the
     share of the picture that the region has: two halves of the same style come to what the
     whole would. (Gatys et al. 2017, arXiv 1611.07865, section 4.1, leave that weight open.)
-
-    Parameters
-    ----------
-    activation
-        `(1, C, H, W)` at `layer`.
     """
     terms = []
     for region in regions:
@@ -187,74 +166,23 @@ def region_loss(activation: Tensor, layer: str, regions: Sequence[Region]) -> Te
 
 @dataclass(frozen=True)
 class Targets:
-    """What a picture is drawn towards.
+    """What a picture is drawn towards."""
 
-    Attributes
-    ----------
-    content
-        Layer -> activation of the content picture, `(1, C, H, W)`.
-    style
-        Layer -> Gram matrix of the style picture, or the blend of several, `(C, C)`, float32.
-    regions
-        Parts of the picture with styles of their own; then `style` is not looked at.
-    temporal
-        Earlier frames, at the size of the picture; none for a still.
-    """
-
-    content: Mapping[str, Tensor]
-    style: Mapping[str, Tensor]
-    regions: Sequence[Region] = ()
-    temporal: Sequence[TemporalTarget] = ()
-
-
-@dataclass(frozen=True)
-class LossWeights:
-    """How much each loss counts, and how.
-
-    Attributes
-    ----------
-    content, style
-        Layer -> weight of its loss.
-    tv
-        Weight of the total variation.
-    tv_kind
-        See `tv_loss`.
-    normalize_gradients
-        Whether each layer's gradient is brought to the length of its weight; see
-        `normalize_gradient`.
-    white
-        What a white pixel is.
-    """
-
-    content: Mapping[str, float]
-    style: Mapping[str, float]
-    tv: float
-    tv_kind: str = "squared"
-    normalize_gradients: bool = False
-    white: float = 255.0
+    content: Mapping[str, Tensor]  # layer -> activation of the content picture, (1, C, H, W)
+    style: Mapping[str, Tensor]  # layer -> Gram matrix of one style or a blend, (C, C)
+    regions: Sequence[Region] = ()  # parts with styles of their own, in the place of `style`
+    temporal: Sequence[TemporalTarget] = ()  # earlier frames, as large as the picture
 
 
 @dataclass(frozen=True)
 class Losses:
-    """Weighted losses of one picture; all of them add up to `total`.
-
-    Attributes
-    ----------
-    total
-        What is minimised.
-    content, style
-        By layer.
-    tv
-        Total variation.
-    temporal
-        Distance to the earlier frames of a film; 0 for a still.
-    """
+    """Weighted losses of one picture; all of them add up to `total`, which is minimised."""
 
     total: float
-    content: Mapping[str, float]
-    style: Mapping[str, float]
-    tv: float
-    temporal: float = 0.0
+    content: Mapping[str, float]  # by layer
+    style: Mapping[str, float]  # by layer
+    tv: float  # total variation
+    temporal: float = 0.0  # distance to the earlier frames of a film; 0 for a still
 
     @property
     def content_total(self) -> float:
@@ -293,14 +221,9 @@ class Losses:
 
 
 def blend(grams: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
-    """Mix the Gram matrices of several styles, as neural_style.lua's -style_blend_weights does.
+    """Mix Gram matrices `(C, C)` of several styles; of the weights, only proportions matter.
 
-    Parameters
-    ----------
-    grams
-        `(C, C)` each.
-    weights
-        One for each; only their proportions matter.
+    As -style_blend_weights in neural_style.lua.
     """
     total = sum(weights)
     mixed = torch.zeros_like(grams[0])
@@ -314,11 +237,6 @@ def normalize_gradient(activation: Tensor, weight: float) -> Tensor:
 
     As -normalize_gradients in neural_style.lua: the gradient g of one layer's loss becomes
     `weight * g / (|g| + 1e-8)`, where |g| is the sum of its absolute values.
-
-    Parameters
-    ----------
-    activation
-        `(1, C, H, W)`, on its way to a loss that is multiplied by `weight`.
     """
     normalized: Tensor = _NormalizeGradient.apply(activation, weight)
     return normalized
@@ -341,14 +259,14 @@ class _NormalizeGradient(torch.autograd.Function):
 
 
 def weighted_losses(
-    picture: Tensor, activations: Mapping[str, Tensor], targets: Targets, weights: LossWeights
+    picture: Tensor, activations: Mapping[str, Tensor], targets: Targets, settings: Settings
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """All losses of a picture.
 
     Parameters
     ----------
     picture
-        `(1, 3, H, W)`, float32, sRGB in 0..`weights.white`.
+        `(1, 3, H, W)`, float32, sRGB in 0..`settings.white`.
     activations
         Of that picture, at every layer that `targets` names.
 
@@ -360,26 +278,26 @@ def weighted_losses(
         The weighted terms it is the sum of: "content relu4_2", "style relu1_1", ..., "tv",
         and "temporal" if there are earlier frames.
     """
+
+    def activation(layer: str, weight: float) -> Tensor:
+        if settings.normalize_gradients:
+            return normalize_gradient(activations[layer], weight)
+        return activations[layer]
+
     terms = {}
-    for layer, target in targets.content.items():
-        weight = weights.content[layer]
-        activation = activations[layer]
-        if weights.normalize_gradients:
-            activation = normalize_gradient(activation, weight)
-        terms[f"content {layer}"] = weight * content_loss(activation, target)
-    for layer, weight in weights.style.items():
-        activation = activations[layer]
-        if weights.normalize_gradients:
-            activation = normalize_gradient(activation, weight)
+    for layer, weight in settings.content_weight_of().items():
+        loss = content_loss(activation(layer, weight), targets.content[layer])
+        terms[f"content {layer}"] = weight * loss
+    for layer, weight in settings.style_weight_of().items():
         if targets.regions:
-            loss = region_loss(activation, layer, targets.regions)
+            loss = region_loss(activation(layer, weight), layer, targets.regions)
         else:
-            loss = style_loss(gram_matrix(activation), targets.style[layer])
+            loss = style_loss(gram_matrix(activation(layer, weight)), targets.style[layer])
         terms[f"style {layer}"] = weight * loss
-    terms["tv"] = weights.tv * tv_loss(picture, weights.tv_kind)
+    terms["tv"] = settings.tv_weight * tv_loss(picture, settings.tv_kind)
     if targets.temporal:
         distances = [
-            target.weight * temporal_loss(picture, target.picture * weights.white, target.visible)
+            target.weight * temporal_loss(picture, target.picture * settings.white, target.visible)
             for target in targets.temporal
         ]
         terms["temporal"] = torch.stack(distances).sum()

@@ -31,7 +31,7 @@ from torch import Tensor
 
 import workbench
 from workbench import notebook
-from workbench.descent import TargetCache, measure, optimize
+from workbench.descent import measure, optimize
 from workbench.errors import InputError, OptimizationError
 from workbench.files import PICTURE_SUFFIXES, claimed, pictures_in, portable_name, write_bytes
 from workbench.images import Box, Frame, crop_image, from_array, load_image, save_image, to_array
@@ -252,7 +252,6 @@ def _paint_all(
     largest: float,
 ) -> Iterator[tuple[int, str, Painted | None]]:
     """Yield, at each step, how many are done, which one it is, and that one if it is done with."""
-    targets = TargetCache()
     names: tuple[str, ...] = ()
     styles: list[Tensor] = []  # those in use
     for done, variation in enumerate(variations):
@@ -268,11 +267,11 @@ def _paint_all(
                     names = variation.styles
                     styles += [load_picture(name, for_size=largest) for name in names]
                 started = time.monotonic()
-                for iterate in optimize(content, styles, variation.settings, targets=targets):
+                for iterate in optimize(content, styles, variation.settings):
                     yield done, f"{caption}, step {iterate.step}/{iterate.steps}", None
                 seconds = time.monotonic() - started
                 picture = from_array(to_array(iterate.image))  # the colours that a file can hold
-                measured = measure(picture, content, styles, ruler, targets=targets)
+                measured = measure(picture, content, styles, ruler)
                 figures = {
                     "loss": iterate.losses.total,
                     "content_loss": measured.content_total,

@@ -16,11 +16,12 @@ import yaml
 from torch import Tensor
 
 from workbench import progress, runs, samples, sheets
-from workbench.descent import Iterate, TargetCache, measure, optimize, scales
+from workbench.descent import Iterate, measure, optimize
 from workbench.errors import InputError, WorkbenchError
 from workbench.files import write_bytes
 from workbench.images import load_image, resize_down, save_image
 from workbench.losses import Losses
+from workbench.problem import scales
 from workbench.settings import Settings
 from workbench.weights import load_weights
 
@@ -100,8 +101,6 @@ class Painting:
     moves
         The `log` of an earlier painting, whose moves are made again at their steps: the same
         picture comes about. A call of `change` or `step_back` drops those yet to come.
-    targets
-        See `optimize`.
 
     Attributes
     ----------
@@ -133,7 +132,6 @@ class Painting:
         settings: Settings,
         *,
         moves: Sequence[Move] = (),
-        targets: TargetCache | None = None,
     ) -> None:
         self.content, self.styles = content, tuple(styles)
         self.settings = self.first_settings = settings
@@ -142,7 +140,6 @@ class Painting:
         self.recorder = progress.Recorder()
         self.seconds = 0.0
         self.to_come = effective(moves)
-        self._targets = targets or TargetCache()
         self._snapshots: list[_Snapshot] = []
         self._iterates: Iterator[Iterate] | None = None
         end = sum(settings.steps)
@@ -254,13 +251,11 @@ class Painting:
     def _begin(self) -> Iterator[Iterate]:
         """Iterates from here on, numbered on from here."""
         if self.iterate is None:
-            yield from optimize(self.content, self.styles, self.settings, targets=self._targets)
+            yield from optimize(self.content, self.styles, self.settings)
             return
         done = self.iterate.step
         left = replace(self.settings, steps=_steps_left([s for _, s in self._plan()], done))
-        iterates = optimize(
-            self.content, self.styles, left, start=self.iterate.image, targets=self._targets
-        )
+        iterates = optimize(self.content, self.styles, left, start=self.iterate.image)
         for iterate in iterates:
             if iterate.step > 0:  # where it starts is where it was
                 yield replace(iterate, step=done + iterate.step, steps=done + iterate.steps)
@@ -367,7 +362,6 @@ class Session:
         self.message = ""
         self.painting: Painting | None = None
         self._on_update, self._on_settings = on_update, on_settings
-        self._targets = TargetCache()
         self._pause_at: int | None = None
         self._taken = 0  # times that `settings` were set by other means than `change`
         self._requests: deque[Callable[[], None]] = deque()
@@ -526,9 +520,7 @@ class Session:
     def _begin(self, settings: Settings, moves: Sequence[Move] = ()) -> None:
         assert self.content is not None
         self._take(settings)
-        self.painting = Painting(
-            self.content, self.styles, settings, moves=moves, targets=self._targets
-        )
+        self.painting = Painting(self.content, self.styles, settings, moves=moves)
         self._pause_at = None
 
     def _take(self, settings: Settings) -> None:

@@ -70,6 +70,11 @@ class Backbone:
         )
 
 
+def block_of(layer: str) -> int:
+    """Number of the block that a layer such as "relu4_2" lies in."""
+    return int(layer.removeprefix("relu").partition("_")[0])
+
+
 @dataclass(frozen=True)
 class Weights:
     """Checked weights of one backbone.

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 from video import real_clip
 
-from workbench.descent import TargetCache, measure, stylize
+from workbench.descent import measure, stylize
 from workbench.devices import choose_device, choose_precision
 from workbench.fast import StyleModel, applying, train
 from workbench.fast.models import read_folder
@@ -88,9 +88,8 @@ def parts(losses: Iterable[Losses]) -> dict[str, float]:
 
 
 def judged(pictures: Iterable[Tensor], frames: Iterable[Tensor], style: Tensor) -> dict[str, float]:
-    cache = TargetCache()
     pairs = zip(pictures, frames, strict=True)
-    return parts(measure(one, frame, [style], SETTINGS, targets=cache) for one, frame in pairs)
+    return parts(measure(one, frame, [style], SETTINGS) for one, frame in pairs)
 
 
 def print_quality(style: Path, output: Path, training: TrainingSettings) -> None:

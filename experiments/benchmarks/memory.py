@@ -14,7 +14,7 @@ import multiprocessing
 import psutil
 import torch
 
-from workbench.descent import Problem, optimize
+from workbench.descent import optimize
 from workbench.devices import (
     HISTORY,
     choose_device,
@@ -23,6 +23,7 @@ from workbench.devices import (
     reset_peak_megabytes,
     still_megabytes,
 )
+from workbench.problem import Problem
 from workbench.samples import load_picture
 from workbench.settings import Settings
 

@@ -10,11 +10,11 @@ from statistics import fmean
 import torch
 from torch import Tensor
 
-from workbench.descent import Problem, loss_weights
 from workbench.fast.network import TransformationNetwork
 from workbench.fast.pictures import Batch, Pictures, draw_batch
 from workbench.images import from_array, resize_down
-from workbench.losses import Losses, LossWeights, Targets, temporal_loss, to_losses, weighted_losses
+from workbench.losses import Losses, Targets, temporal_loss, to_losses, weighted_losses
+from workbench.problem import Problem
 from workbench.settings import Settings, TrainingSettings
 from workbench.video.flow import Motion, warp
 
@@ -33,8 +33,7 @@ class Task:
         numbers = pictures.held_out()
         held_out = [from_array(pictures.kept(number)) for number in numbers]
         self.problem = Problem.of(held_out[0], styles, settings)
-        self.weights = loss_weights(settings)
-        self.pictures, self.training = pictures, training
+        self.pictures, self.settings, self.training = pictures, settings, training
         self.drawn = [number for number in range(len(pictures)) if number not in numbers]
         self.held_out = [picture.to(self.problem.device) for picture in held_out]
         shown = held_out[0] if preview is None else resize_down(preview, settings.size)
@@ -48,7 +47,7 @@ class Task:
             self.pictures,
             self.drawn,
             self.training.batch,
-            (self.problem.settings.seed, step),
+            (self.settings.seed, step),
             whole=step >= self.training.whole_after,
             pairs=self.training.temporal_weight > 0,
         )
@@ -66,14 +65,15 @@ class Task:
             return None
         # As in `optimize`, what will be saved is what is looked at.
         painted = painted + (painted.clamp(0, 1) - painted).detach()
-        weights = self.weights
-        if weights.tv_kind != "mean-squared":
+        settings = self.settings
+        if settings.tv_kind != "mean-squared":
             # It is a sum over pixels, and that of a crop stands for that of a whole picture.
             pixels = round(fmean(picture[0, 0].numel() for picture in self.held_out))
-            weights = replace(weights, tv=weights.tv * pixels / pictures[0, 0].numel())
+            tv_weight = settings.tv_weight * pixels / pictures[0, 0].numel()
+            settings = replace(settings, tv_weight=tv_weight)
         count = len(pictures) - len(batch.motions)
         own, *companions = painted.split(count)
-        terms = self._losses(own, pictures[:count], weights)
+        terms = self._losses(own, pictures[:count], settings)
         if companions:
             change = self._change(own, companions[0], batch.motions)
             terms["temporal"] = self.training.temporal_weight * change
@@ -97,13 +97,13 @@ class Task:
         with torch.no_grad():
             for picture in self.held_out:
                 nothing = picture.mean(dim=(2, 3), keepdim=True).expand_as(picture)
-                style += _total(self._losses(picture, picture, self.weights), "style").item()
-                content += _total(self._losses(nothing, picture, self.weights), "content").item()
+                style += _total(self._losses(picture, picture, self.settings), "style").item()
+                content += _total(self._losses(nothing, picture, self.settings), "content").item()
         return max(1.0, style / content) if content else 1.0
 
     def _change(self, painted: Tensor, moved: Tensor, motions: Sequence[Motion]) -> Tensor:
         """By how much painted pictures differ from their companions, beyond the motion."""
-        white = self.problem.settings.white
+        white = self.settings.white
         changes = []
         for one, two, motion in zip(painted.split(1), moved.split(1), motions, strict=True):
             # Bilinear, as Apple's GPU has no gradient of the other.
@@ -121,19 +121,19 @@ class Task:
             return painted.clamp(0, 1)
 
         losses = [
-            to_losses(self._losses(paint(picture), picture, self.weights)).by_kind()
+            to_losses(self._losses(paint(picture), picture, self.settings)).by_kind()
             for picture in self.held_out
         ]
         return means(losses), paint(self.preview).cpu()
 
-    def _losses(self, painted: Tensor, pictures: Tensor, weights: LossWeights) -> dict[str, Tensor]:
+    def _losses(self, painted: Tensor, pictures: Tensor, settings: Settings) -> dict[str, Tensor]:
         """Means over pictures `(N, 3, H, W)` of the terms of their weighted losses."""
-        settings, network = self.problem.settings, self.problem.network
+        network = self.problem.network
         seen = _each(network(painted * settings.white, settings.layers))
         with torch.no_grad():
             content = _each(network(pictures * settings.white, settings.content_layers))
         each = [
-            weighted_losses(picture * settings.white, own, Targets(target, self.grams), weights)[1]
+            weighted_losses(picture * settings.white, own, Targets(target, self.grams), settings)[1]
             for picture, own, target in zip(painted.split(1), seen, content, strict=True)
         ]
         return {name: torch.stack([terms[name] for terms in each]).mean() for name in each[0]}

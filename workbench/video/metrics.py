@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from workbench.colour import match_colors
-from workbench.descent import TargetCache, measure
+from workbench.descent import measure
 from workbench.errors import InputError
 from workbench.images import check_image, from_array, to_array
 from workbench.losses import Losses
@@ -185,7 +185,6 @@ def compare_films(
     far: list[list[float | None]] = []
     losses: list[list[Losses]] = []
     sharp: list[list[float]] = []
-    targets = TargetCache()
     source = (from_array(frame) for frame in islice(read_frames(clip), count))
     scenes = zip(_scenes([*films.values()], source, FAR), read_masks(masks), strict=False)
     for number, (scene, regions) in enumerate(bar(scenes, "measuring", "frame", total=count)):
@@ -199,10 +198,7 @@ def compare_films(
         sharp.append([sharpness(frame) for frame in frames])
         if number in chosen:
             losses.append(
-                [
-                    measure(frame, frames[0], paintings, settings, masks=regions, targets=targets)
-                    for frame in frames
-                ]
+                [measure(frame, frames[0], paintings, settings, masks=regions) for frame in frames]
             )
     figures = {}
     for column, name in enumerate(("source", *films)):

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from workbench.colour import check_original_colors, match_colors, recolour
-from workbench.descent import Iterate, TargetCache, optimize
+from workbench.descent import Iterate, optimize
 from workbench.devices import (
     choose_device,
     ran_out_of_memory,
@@ -202,7 +202,6 @@ def paint_clip(
         )
     check_original_colors(original_colors)
     settings = replace(settings, size=max(clip.shape))
-    targets = TargetCache()
     with claimed(folder):
         done = {n: each for n, each in finished_frames(folder).items() if n < clip.frames}
         first = next(number for number in range(len(done) + 1) if number not in done)
@@ -231,7 +230,7 @@ def paint_clip(
             figures = copy_frame(number, stills, folder) if stills and not scene else None
             if figures is None:
                 frame = from_array(picture)
-                paint = partial(optimize, frame, paintings, masks=regions, targets=targets)
+                paint = partial(optimize, frame, paintings, masks=regions)
                 with _saying_what_stays(folder):
                     before = _earlier(number, scene, lags, folder)
                     for iterate in _paint_frame(frame, before, paint, settings, clip_settings):

@@ -1,0 +1,328 @@
+"""Pictures + settings -> the loss of any picture: what `descent` minimises."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Hashable, MutableMapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
+
+import workbench
+from workbench.devices import choose_device, choose_precision, free_megabytes, still_megabytes
+from workbench.errors import InputError
+from workbench.features import Network, build_network
+from workbench.images import check_image, fit, load_image, resize, share_masks
+from workbench.losses import (
+    Region,
+    Targets,
+    TemporalTarget,
+    blend,
+    gram_matrix,
+    weighted_losses,
+)
+from workbench.runs import Identity, digest
+from workbench.settings import MIN_SIZE, Settings
+from workbench.weights import BACKBONES, block_of, cache_folder, load_weights
+
+MIN_COARSE_SIDE = 64  # pixels; a coarse scale with a shorter side is left out
+TARGETS_KEPT = 8  # of each picture: sizes, networks
+
+# A function of pixels (1, 3, H, W), float32, 0..white: the total loss and its weighted terms.
+Evaluate = Callable[[Tensor], tuple[Tensor, dict[str, Tensor]]]
+
+# Picture -> all else that its targets depend on -> layer -> activation or Gram matrix.
+kept_targets: MutableMapping[Tensor, dict[Hashable, dict[str, Tensor]]] = WeakTensorKeyDictionary()
+
+
+def scales(shape: tuple[int, int], settings: Settings) -> list[tuple[tuple[int, int], int]]:
+    """What `optimize` works through for a content picture of shape `(H, W)`, coarse to fine.
+
+    Returns
+    -------
+    list
+        `((H, W), steps)` of each scale.
+    """
+    plan = []
+    for halvings, steps in enumerate(reversed(settings.steps)):
+        fitted = fit(shape, round(settings.size / 2**halvings))
+        if halvings == 0 or min(fitted) >= MIN_COARSE_SIDE:
+            plan.append((fitted, steps))
+    return plan[::-1]
+
+
+@functools.lru_cache(maxsize=2)
+def _network(
+    backbone: str,
+    deepest: str,
+    pooling: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    cache: Path,  # where the weights lie; another folder may hold others
+) -> Network:
+    weights = load_weights(backbone)
+    return build_network(weights, [deepest], pooling=pooling, device=device, dtype=dtype)
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """Pictures, network and weights of one run, before a scale is chosen; `of` makes one."""
+
+    content: Tensor
+    styles: tuple[Tensor, ...]
+    settings: Settings
+    network: Network
+    device: torch.device
+    masks: tuple[Tensor, ...]
+    temporal: tuple[TemporalTarget, ...]
+
+    @classmethod
+    def of(
+        cls,
+        content: Tensor,
+        styles: Sequence[Tensor],
+        settings: Settings,
+        masks: Sequence[Tensor] = (),
+        temporal: Sequence[TemporalTarget] = (),
+    ) -> Problem:
+        """Check what `optimize` is handed, and load the network; raises as it does."""
+        if isinstance(styles, Tensor):
+            raise InputError("styles: give a list of pictures, such as [style].")
+        if not styles:
+            raise InputError("styles is empty; give at least one style picture.")
+        blends = settings.style_blend_weights
+        if blends and len(blends) != len(styles):
+            raise InputError(
+                f"style_blend_weights has {len(blends)} numbers for {len(styles)} style"
+                " pictures; give one for each, or none."
+            )
+        if masks and len(masks) != len(styles):
+            raise InputError(
+                f"there are {len(masks)} masks for {len(styles)} style pictures; give one for"
+                " each, or none."
+            )
+        check_image(content, "content")
+        for number, style in enumerate(styles, start=1):
+            check_image(style, f"style {number}")
+        for number, mask in enumerate(masks, start=1):
+            check_image(mask, f"mask {number}", channels=1)
+        for number, target in enumerate(temporal, start=1):
+            check_image(target.picture, f"temporal target {number}")
+            check_image(target.visible, f"what is visible of temporal target {number}", channels=1)
+        device = choose_device(settings.device)
+        precision = choose_precision(settings.precision, device)
+        deepest = max(settings.layers, key=BACKBONES[settings.backbone].layers.index)
+        network = _network(
+            settings.backbone, deepest, settings.pooling, device, precision, cache_folder()
+        )
+        shared = share_masks(masks, _shape(content))
+        problem = cls(content, tuple(styles), settings, network, device, shared, tuple(temporal))
+        problem._check_sizes()
+        return problem
+
+    def _check_sizes(self) -> None:
+        smallest = self.network.smallest_side
+        pictures = [("the content picture", self.content)]
+        pictures += [("a style picture", style) for style in self.styles]
+        for name, picture in pictures:
+            height, width = _shape(picture)
+            if min(height, width) < smallest:
+                raise InputError(
+                    f"{name} is {width}x{height} pixels; its shorter side needs at least"
+                    f" {smallest} for the layers asked for."
+                )
+        (height, width), _ = self.scales[-1]
+        if min(height, width) < smallest:
+            raise InputError(
+                f"the content picture becomes {width}x{height} pixels at size {self.settings.size};"
+                f" its shorter side needs at least {smallest}: crop it or raise size."
+            )
+
+    def check_memory(self) -> None:
+        """Refuse, in a sentence that says what fits, what takes more memory than there is."""
+        free = free_megabytes(self.device)
+        if free is None:
+            return
+        if self.device.type != "cpu":
+            free /= 0.8  # what is forecast was measured on a CPU
+
+        def needed(**changes: Any) -> float:
+            settings = replace(self.settings, **changes)
+            return still_megabytes(
+                scales(_shape(self.content), settings)[-1][0],
+                settings,
+                precision=self.network.dtype,
+                styles=[self._style_shape(style, settings.size) for style in self.styles],
+                masks=len(self.masks),
+            )
+
+        if needed() <= free:
+            return
+        size = self.settings.size
+        fits = [each for each in range(MIN_SIZE, size, 16) if needed(size=each) <= free]
+        ways = [f"size {fits[-1]}"] if fits else []
+        if needed(optimizer="adam") <= free:
+            ways.append("optimizer adam")
+        (height, width), _ = self.scales[-1]
+        raise InputError(
+            f"size = {size}: a painting of {width}x{height} pixels takes"
+            f" {needed() / 1024:.1f} GB of memory, and there are {free / 1024:.1f} GB;"
+            f" use {' or '.join(ways) or 'a machine with more'}."
+        )
+
+    @property
+    def scales(self) -> list[tuple[tuple[int, int], int]]:
+        """What is worked through, from coarse to fine; see the function of that name."""
+        return scales(_shape(self.content), self.settings)
+
+    def start(self) -> Tensor:
+        """The picture that `settings.init` asks for, `(1, 3, H, W)` in [0, 1]."""
+        if self.settings.init == "content":
+            return self.content
+        if self.settings.init == "random":
+            # On the CPU, so that a seed means the same noise on every device.
+            generator = torch.Generator().manual_seed(self.settings.seed)
+            shape, _ = self.scales[0]
+            return (0.5 + 0.1 * torch.randn(1, 3, *shape, generator=generator)).clamp(0, 1)
+        return load_image(self.settings.init, for_size=self.settings.size)
+
+    def at(self, shape: tuple[int, int]) -> Evaluate:
+        """The loss at one scale, for content pictures of `shape`."""
+        settings = self.settings
+        with torch.no_grad():
+            content = self._targets(self.content, shape, settings.content_layers)
+            temporal = [
+                TemporalTarget(
+                    resize(target.picture.to(self.device, torch.float32), shape),
+                    _averaged(target.visible, shape).to(self.device),
+                    target.weight,
+                )
+                for target in self.temporal
+            ]
+            if self.masks:
+                targets = Targets(content, {}, self._regions(shape), temporal)
+            else:
+                targets = Targets(content, self.style_targets(max(shape)), (), temporal)
+
+        def evaluate(pixels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+            activations = self.network(pixels, settings.layers)
+            return weighted_losses(pixels, activations, targets, settings)
+
+        return evaluate
+
+    def _regions(self, shape: tuple[int, int]) -> list[Region]:
+        """Where each style is painted in pictures of `shape`."""
+        blends = self._blends()
+        mean, regions = sum(blends) / len(blends), []
+        grams = self._style_grams(max(shape))
+        for mask, gram, share in zip(self.masks, grams, blends, strict=True):
+            resized, masks = resize(mask.cpu(), shape), {}
+            for layer in self.settings.style_layers:
+                cell = 2 ** (block_of(layer) - 1)
+                masks[layer] = _averaged(resized, (shape[0] // cell, shape[1] // cell))
+            masks = {layer: each.to(self.device) for layer, each in masks.items()}
+            regions.append(Region(masks, gram, share / mean))
+        return regions
+
+    def style_targets(self, size: int) -> dict[str, Tensor]:
+        """Style layer -> Gram matrix that pictures whose longest side is `size` are drawn to."""
+        with torch.no_grad():
+            grams = self._style_grams(size)
+            return {
+                layer: blend([gram[layer] for gram in grams], self._blends())
+                for layer in self.settings.style_layers
+            }
+
+    def _blends(self) -> tuple[float, ...]:
+        return self.settings.style_blend_weights or (1.0,) * len(self.styles)
+
+    def _style_grams(self, size: int) -> list[dict[str, Tensor]]:
+        layers = self.settings.style_layers
+        return [
+            self._targets(style, self._style_shape(style, size), layers, grams=True)
+            for style in self.styles
+        ]
+
+    def _style_shape(self, style: Tensor, size: int) -> tuple[int, int]:
+        """`(H, W)` that a style picture is seen at beside pictures whose longest side is `size`.
+
+        The shorter side is kept large enough for the deepest layer to see something.
+        """
+        shape = _shape(style)
+        smallest = math.ceil(self.network.smallest_side * max(shape) / min(shape))
+        return fit(shape, max(math.ceil(self.settings.style_scale * size), smallest))
+
+    def _targets(
+        self, picture: Tensor, shape: tuple[int, int], layers: Sequence[str], *, grams: bool = False
+    ) -> dict[str, Tensor]:
+        """Layer -> activation, or Gram matrix, of a picture at `shape`; kept while it lives."""
+        settings = self.settings
+        if picture.is_inference():  # torch does not count how often it is written to
+            kept, version = dict[Hashable, dict[str, Tensor]](), 0
+        else:
+            kept, version = kept_targets.setdefault(picture, {}), picture._version
+        key: Hashable = (
+            (grams, shape, version, torch.backends.cudnn.allow_tf32),
+            (settings.backbone, settings.pooling, settings.white, cache_folder()),
+            (self.network.dtype, self.device),
+        )
+        targets = kept.pop(key, {})
+        missing = [layer for layer in layers if layer not in targets]
+        if missing:
+            new = self.network(self.pixels(picture, shape), missing)
+            if grams:
+                new = {layer: gram_matrix(activation) for layer, activation in new.items()}
+            targets = {**targets, **new}
+        kept[key] = targets
+        if len(kept) > TARGETS_KEPT:
+            del kept[next(iter(kept))]  # the one that was not asked for the longest
+        return {layer: targets[layer] for layer in layers}
+
+    def pixels(self, picture: Tensor, shape: tuple[int, int]) -> Tensor:
+        """A picture as the network takes it, in 0..white."""
+        return resize(picture.to(self.device, torch.float32), shape) * self.settings.white
+
+    def picture(self, pixels: Tensor) -> Tensor:
+        """The picture that pixels stand for, `(1, 3, H, W)`, sRGB in [0, 1]."""
+        return pixels.clamp(0, self.settings.white) / self.settings.white
+
+    def identity(self, start: Tensor | None) -> Identity:
+        """Everything that the painting depends on; `start` is not what `settings.init` says."""
+        values = self.settings.as_dict()
+        if start is None and values["init"] not in ("content", "random"):
+            start, values["init"] = self.start(), "a picture"
+        pictures = {"the photograph": self.content}
+        pictures |= {"the start picture": start} if start is not None else {}
+        pictures |= {f"style picture {i}": each for i, each in enumerate(self.styles, start=1)}
+        pictures |= {f"mask {i}": each for i, each in enumerate(self.masks, start=1)}
+        for i, target in enumerate(self.temporal, start=1):
+            pictures[f"earlier frame {i}"] = target.picture
+            pictures[f"what is visible of earlier frame {i}"] = target.visible
+        digests = {name: digest(each) for name, each in pictures.items()}
+        values = {
+            **digests,
+            **values,
+            "the set of weights": load_weights(self.settings.backbone).sha256,
+            "temporal_weights": [target.weight for target in self.temporal],
+            "device": self.device.type,
+            "precision": str(self.network.dtype).removeprefix("torch."),
+            "workbench": workbench.__version__,
+            "torch": torch.__version__,
+        }
+        return Identity(values)
+
+
+def _shape(picture: Tensor) -> tuple[int, int]:
+    height, width = picture.shape[-2:]
+    return int(height), int(width)
+
+
+def _averaged(mask: Tensor, shape: tuple[int, int]) -> Tensor:
+    """Each cell as the mean of what it covers; on the CPU, as MPS cannot if sizes do not divide."""
+    return F.interpolate(mask.to("cpu", torch.float32), shape, mode="area")
