@@ -344,7 +344,7 @@ def test_link_within_the_folder_is_an_output_like_any(tmp_path: Path) -> None:
 
 
 def test_what_is_wrong_with_a_result_is_said(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"result\.json cannot be read: no such file"):
+    with pytest.raises(InputError, match=r"result\.json: there is no such file"):
         check_result(tmp_path)
     finished(tmp_path)
     (tmp_path / "painted.png").unlink()

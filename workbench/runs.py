@@ -49,43 +49,21 @@ _claims: dict[Path, ExitStack] = {}  # numbered folders that this process works 
 
 @dataclass(frozen=True)
 class Result:
-    """What a finished run made.
+    """What a finished run made."""
 
-    Attributes
-    ----------
-    outputs
-        Name -> path relative to the folder, with forward slashes.
-    figures
-        Name -> number.
-    settings
-        Everything that the run was told.
-    weights
-        `name` and `sha256` of the pretrained weights.
-    versions
-        Program -> version.
-    seconds
-        How long the run took.
-    """
-
-    outputs: Mapping[str, str]
+    outputs: Mapping[str, str]  # name -> path relative to the folder, with forward slashes
     figures: Mapping[str, float]
-    settings: Mapping[str, Any]
-    weights: Mapping[str, str]
-    versions: Mapping[str, str]
-    seconds: float
+    settings: Mapping[str, Any]  # everything that the run was told
+    weights: Mapping[str, str]  # `name` and `sha256` of the pretrained weights
+    versions: Mapping[str, str]  # of the programs
+    seconds: float  # that the run took
 
 
 @dataclass(frozen=True)
 class Identity:
-    """What a piece of work depends on: two with the same identity make the same.
+    """What a piece of work depends on: two with the same identity make the same."""
 
-    Attributes
-    ----------
-    values
-        Name -> a value as JSON has them; `digest` stands for what went in, such as a picture.
-    """
-
-    values: Mapping[str, Any]
+    values: Mapping[str, Any]  # as JSON has them; the `digest` of a picture stands for it
 
     @property
     def key(self) -> str:
@@ -245,12 +223,8 @@ def finish_run(
         From `start_run`; any other folder is taken as it is.
     outputs
         Name -> path of a finished file inside `folder`, or kept beside it by an earlier run.
-    figures
-        Name -> number.
-    settings
-        Everything that the run was told.
-    weights
-        `name` and `sha256` of the pretrained weights.
+    figures, settings, weights
+        See `Result`.
     seconds
         How long the run took; None: since `start_run`.
 
@@ -333,8 +307,10 @@ def check_result(folder: str | os.PathLike[str]) -> Result:
     folder = Path(folder)
     path = folder / RESULT
     damaged = InputError(f"{path} is damaged, or was not written by the workbench.")
+    with reading(path):
+        text = path.read_bytes()
     try:
-        result = Result(**json.loads(path.read_text("utf-8")))
+        result = Result(**json.loads(text))
         finite = all(math.isfinite(value) for value in (result.seconds, *result.figures.values()))
         for name, relative in result.outputs.items():
             output = folder / relative
@@ -342,9 +318,7 @@ def check_result(folder: str | os.PathLike[str]) -> Result:
                 raise InputError(f"{path}: the output {name!r}, {output}, is gone; run it again.")
             if not output.resolve().is_relative_to(folder.resolve()):
                 raise InputError(f"{path}: the output {name!r} lies outside of the run's folder.")
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {(error.strerror or '').lower()}.") from None
-    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
+    except (OSError, ValueError, TypeError, AttributeError, OverflowError, RecursionError):
         raise damaged from None
     tables = (result.settings, result.weights, result.versions)
     if not (finite and all(isinstance(table, dict) for table in tables)):

@@ -18,13 +18,7 @@ import numpy.typing as npt
 from workbench import images
 from workbench.errors import InputError
 from workbench.files import expanded, pictures_in
-from workbench.images import (
-    Box,
-    crop_image,
-    from_array,
-    load_image,
-    resize,
-)
+from workbench.images import Box, crop_image, from_array, load_image, resize
 
 if TYPE_CHECKING:
     import torch
@@ -39,17 +33,10 @@ _DATA = Path(__file__).parent / "data"
 
 
 def photograph(name: str = PHOTOGRAPH) -> torch.Tensor:
-    """Give a sample photograph, by default the astronaut Eileen Collins (NASA, public domain).
+    """Give one of `PHOTOGRAPHS`, `(1, 3, H, W)`, float32, sRGB in [0, 1].
 
-    Parameters
-    ----------
-    name
-        One of `PHOTOGRAPHS`, which come with scikit-image and are free to use.
-
-    Returns
-    -------
-    torch.Tensor
-        `(1, 3, H, W)`, float32 sRGB in [0, 1]; of the astronaut, (1, 3, 512, 512).
+    They come with scikit-image and are free to use; the first shows the astronaut Eileen Collins
+    (NASA, public domain), 512 pixels square.
     """
     from skimage import data
 
@@ -58,17 +45,7 @@ def photograph(name: str = PHOTOGRAPH) -> torch.Tensor:
 
 
 def style(name: str) -> torch.Tensor:
-    """Give one of the sample style pictures.
-
-    Parameters
-    ----------
-    name : str
-        One of `STYLES`.
-
-    Returns
-    -------
-    torch.Tensor
-        Shape (1, 3, 608, 768), float32 sRGB in [0, 1].
+    """Give one of `STYLES`, `(1, 3, 608, 768)`, float32, sRGB in [0, 1].
 
     Raises
     ------
@@ -120,24 +97,18 @@ def load_picture(
     for_size: float | None = None,
     crop: Box | None = None,
 ) -> torch.Tensor:
-    """Load a picture from a file, or a sample picture by its name.
+    """Load a picture `(1, 3, H, W)`, float32, sRGB in [0, 1], from a file or the samples.
 
     Parameters
     ----------
-    name : str or os.PathLike
-        A file path, "sample:swirls", "sample:hatching", "sample:mosaic", "sample:astronaut" or
-        another of the `PHOTOGRAPHS`.
-    size : int, optional
-        Longest side in pixels; by default the picture keeps its own.
-    for_size : float, optional
-        Longest side in pixels that it will be needed at; see `workbench.images.load_image`.
-    crop : tuple of float, optional
-        Box to cut out before resizing, as `workbench.images.crop_image` takes it.
-
-    Returns
-    -------
-    torch.Tensor
-        Shape (1, 3, H, W), float32 sRGB in [0, 1].
+    name
+        A file, or a sample such as "sample:swirls" or "sample:astronaut".
+    size
+        Longest side in pixels; None: the picture keeps its own.
+    for_size
+        Longest side in pixels that it will be needed at; see `images.load_image`.
+    crop
+        Box to cut out before resizing; see `images.crop_image`.
 
     Raises
     ------
@@ -166,12 +137,7 @@ def load_alpha(
 
 
 def find_clip(name: str | os.PathLike[str]) -> Path:
-    """Find a clip by its name: a file path, or "sample:clip".
-
-    Returns
-    -------
-    Path
-        The file; whether a file path leads to a clip is not looked at.
+    """Path of a clip: of the file itself, or of "sample:clip"; nothing is read.
 
     Raises
     ------
