@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from workbench.errors import InputError, OutputError
 from workbench.files import write_bytes
 from workbench.settings import PRECISIONS, Settings
-from workbench.weights import BACKBONES, cache_folder
+from workbench.weights import BACKBONES, block_of, cache_folder
 
 HISTORY = 20  # pairs that L-BFGS remembers; more gains nothing
 # float32 is kept unless bfloat16 is clearly faster, so that the answer does not hang on noise.
@@ -240,22 +240,23 @@ def still_megabytes(
 
     Parameters
     ----------
-    shape
-        `(H, W)` of the result in pixels.
-    settings
-        Of these count the layers, pooling, optimizer and steps.
+    shape, styles
+        `(H, W)` of the result, and of each style picture as it is seen, in pixels.
     precision
         Of the activations.
-    styles
-        `(H, W)` of each style picture as it is looked at.
     masks
         How many regions have a style of their own.
     """
     each = precision.itemsize
-    values = _values_a_pixel(settings.backbone, settings.layers)
+    known = BACKBONES[settings.backbone].layers
+    deepest = max(map(known.index, settings.layers))
+    values: dict[str, float] = {  # layer -> activations for each pixel of the picture
+        layer: _WIDTHS[block_of(layer) - 1] / 4 ** (block_of(layer) - 1)
+        for layer in known[: deepest + 1]
+    }
     widest = max(values.values())
     a_pixel = each * (sum(values.values()) + _AT_WORK * widest)
-    for block in range(2, max(_block(layer) for layer in values) + 1):  # what pooling leaves
+    for block in range(2, block_of(known[deepest]) + 1):  # what pooling leaves
         a_pixel += _WIDTHS[block - 2] / 4 ** (block - 1) * (each + 8 * (settings.pooling == "max"))
     matched = sum(values[layer] for layer in settings.style_layers)
     if precision != torch.float32:
@@ -267,20 +268,6 @@ def still_megabytes(
     of_styles = max((height * width for height, width in styles), default=0)
     needed = max(a_pixel * shape[0] * shape[1], each * (matched + 3 * widest) * of_styles)
     return _FIXED + needed / 2**20
-
-
-def _block(layer: str) -> int:
-    return int(layer.removeprefix("relu").partition("_")[0])
-
-
-def _values_a_pixel(backbone: str, layers: Sequence[str]) -> dict[str, float]:
-    """Layer, down to the deepest of `layers` -> activations for each pixel of the picture."""
-    known = BACKBONES[backbone].layers
-    deepest = max(known.index(layer) for layer in layers)
-    return {
-        layer: _WIDTHS[_block(layer) - 1] / 4 ** (_block(layer) - 1)
-        for layer in known[: deepest + 1]
-    }
 
 
 def ran_out_of_memory(error: BaseException) -> bool:

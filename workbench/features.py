@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from workbench.errors import InputError
-from workbench.weights import BACKBONES, Weights
+from workbench.weights import BACKBONES, Weights, block_of
 
 # Average and L2 pooling give smaller activations than the max pooling that the network was
 # trained with; these factors bring the mean activation back. They are the means over the four
@@ -23,34 +23,25 @@ POOLING_SCALE = {"max": 1.0, "average": 1.75, "average-unscaled": 1.0, "l2": 1.4
 class Network:
     """A frozen VGG, cut behind the deepest layer asked for. Call it with a picture.
 
-    Attributes
-    ----------
-    convolutions
-        `(layer, weight, bias)` from the first to the deepest, e.g. ("relu1_1", ...).
-    mean
-        `(1, 3, 1, 1)`, float32, RGB in 0..255; subtracted from the picture.
-    pooling
-        How a 2x2 block becomes one value between the blocks of convolutions. "max" is what
-        the network was trained with; "average" and "l2" (root of the mean square) give
-        smoother pictures (Gatys et al. 2015, section 2) and are rescaled so that the
-        activations keep the size they have with "max", and the weights their meaning;
-        "average-unscaled" is the plain average.
+    Between its blocks, a 2x2 block of pixels becomes one value. "max" is what the network was
+    trained with; "average" and "l2" (root of the mean square) give smoother pictures (Gatys et
+    al. 2015, section 2) and are rescaled so that the activations keep the size they have with
+    "max", and the weights their meaning; "average-unscaled" is the plain average.
     """
 
-    convolutions: tuple[tuple[str, Tensor, Tensor], ...]
-    mean: Tensor
+    convolutions: tuple[tuple[str, Tensor, Tensor], ...]  # (layer, weight, bias), in their order
+    mean: Tensor  # (1, 3, 1, 1), float32, RGB in 0..255; subtracted from the picture
     pooling: str = "max"
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the activations."""
+        """Precision of the activations."""
         return self.convolutions[0][1].dtype
 
     @property
     def smallest_side(self) -> int:
         """Pixels that the shorter side of a picture needs for the deepest layer to see one."""
-        poolings = int(self.convolutions[-1][0].removeprefix("relu").split("_")[0]) - 1
-        return int(2**poolings)
+        return int(2 ** (block_of(self.convolutions[-1][0]) - 1))
 
     def __call__(self, picture: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
         """Activations of the named layers.

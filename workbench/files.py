@@ -39,11 +39,8 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     path = expanded(path)
     with output_errors(path):
-        if path.is_dir():
-            raise IsADirectoryError(errno.EISDIR, "it is a folder; name a file")
         beside = _beside(path)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
             yield beside
             replace(beside, path)
         finally:
@@ -91,9 +88,6 @@ def check_writable(path: str | os.PathLike[str]) -> None:
     """
     path = expanded(path)
     with output_errors(path):
-        if path.is_dir():
-            raise IsADirectoryError(errno.EISDIR, "it is a folder; name a file")
-        path.parent.mkdir(parents=True, exist_ok=True)
         probe = _beside(path)
         probe.touch()
         probe.unlink()
@@ -242,6 +236,10 @@ def portable_name(name: str) -> str:
 
 
 def _beside(path: Path) -> Path:
+    """Where a file is written until it is finished; its folder is made."""
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "it is a folder; name a file")
+    path.parent.mkdir(parents=True, exist_ok=True)
     return path.with_name(f".{path.stem}.{secrets.token_hex(4)}.partial{path.suffix}")
 
 
@@ -250,6 +248,8 @@ def output_errors(path: Path) -> Iterator[None]:
     """Turn errors of the operating system into an `OutputError` about `path`."""
     try:
         yield
+    except Timeout:  # of a lock, which is an OSError too
+        raise
     except OSError as error:
         reason = (error.strerror or str(error)).rstrip(".").lower()
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
@@ -281,16 +281,10 @@ def locked(path: Path, seconds: float = 0) -> Iterator[None]:
             lock.acquire()
         except (NotImplementedError, UserWarning):
             raise OSError(errno.ENOLCK, _NO_LOCKS) from None
-        except Timeout:
-            taken = True
         except OSError as error:
             if error.errno in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
                 raise OSError(error.errno, _NO_LOCKS) from None
             raise
-        else:
-            taken = False
-    if taken:
-        raise Timeout(str(path))
     try:
         yield
     finally:
