@@ -615,7 +615,7 @@ def test_other_weights_are_another_run(long: Painter, monkeypatch: pytest.Monkey
     long.kill(15)
     weights = workbench.weights.load_weights("tiny")
     other = replace(weights, sha256="0" * 64)
-    monkeypatch.setattr(sys.modules["workbench.descent"], "load_weights", lambda name: other)
+    monkeypatch.setattr(sys.modules["workbench.problem"], "load_weights", lambda name: other)
     assert next(long.run()).step == 0
     assert "(the set of weights is another one)" in long.said[0]
 

@@ -19,14 +19,7 @@ from workbench.devices import choose_device, choose_precision, free_megabytes, s
 from workbench.errors import InputError
 from workbench.features import Network, build_network
 from workbench.images import check_image, fit, load_image, resize, share_masks
-from workbench.losses import (
-    Region,
-    Targets,
-    TemporalTarget,
-    blend,
-    gram_matrix,
-    weighted_losses,
-)
+from workbench.losses import Region, Targets, TemporalTarget, blend, gram_matrix, weighted_losses
 from workbench.runs import Identity, digest
 from workbench.settings import MIN_SIZE, Settings
 from workbench.weights import BACKBONES, block_of, cache_folder, load_weights
@@ -218,16 +211,15 @@ class Problem:
 
     def _regions(self, shape: tuple[int, int]) -> list[Region]:
         """Where each style is painted in pictures of `shape`."""
-        blends = self._blends()
-        mean, regions = sum(blends) / len(blends), []
-        grams = self._style_grams(max(shape))
+        grams, blends, regions = self._style_grams(max(shape)), self._blends(), []
+        mean = sum(blends) / len(blends)
         for mask, gram, share in zip(self.masks, grams, blends, strict=True):
-            resized, masks = resize(mask.cpu(), shape), {}
+            resized, shrunk = resize(mask.cpu(), shape), {}
             for layer in self.settings.style_layers:
                 cell = 2 ** (block_of(layer) - 1)
-                masks[layer] = _averaged(resized, (shape[0] // cell, shape[1] // cell))
-            masks = {layer: each.to(self.device) for layer, each in masks.items()}
-            regions.append(Region(masks, gram, share / mean))
+                cells = shape[0] // cell, shape[1] // cell
+                shrunk[layer] = _averaged(resized, cells).to(self.device)
+            regions.append(Region(shrunk, gram, share / mean))
         return regions
 
     def style_targets(self, size: int) -> dict[str, Tensor]:
@@ -298,7 +290,8 @@ class Problem:
         if start is None and values["init"] not in ("content", "random"):
             start, values["init"] = self.start(), "a picture"
         pictures = {"the photograph": self.content}
-        pictures |= {"the start picture": start} if start is not None else {}
+        if start is not None:
+            pictures["the start picture"] = start
         pictures |= {f"style picture {i}": each for i, each in enumerate(self.styles, start=1)}
         pictures |= {f"mask {i}": each for i, each in enumerate(self.masks, start=1)}
         for i, target in enumerate(self.temporal, start=1):
