@@ -273,8 +273,8 @@ def test_a_limit_that_is_hit_in_the_middle_leaves_the_picture_so_far(tmp_path: P
     program = """
 import resource, sys, psutil
 import matplotlib.figure
-import workbench.cli, workbench.descent, workbench.progress, workbench.samples
-sys.modules["workbench.descent"].free_megabytes = lambda device: None
+import workbench.cli, workbench.descent, workbench.problem, workbench.progress, workbench.samples
+workbench.problem.free_megabytes = lambda device: None
 limit = psutil.Process().memory_info().vms + 900 * 2**20
 resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 sys.argv = "workbench stylize sample:astronaut sample:swirls -o a.png --size 640".split()
