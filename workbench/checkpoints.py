@@ -92,7 +92,6 @@ class Checkpoints:
     _saved_at: float = field(default=0.0, repr=False)
     _seconds: float = field(default=0.0, repr=False)  # that the last one took
     _full: bool = field(default=False, repr=False)
-    _latest: Moment | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         self.folder = Path(self.folder)
@@ -135,23 +134,21 @@ class Checkpoints:
         A moment is kept once the consumer has come back for the next, so that `recorder` has
         had it. Stopped are: Ctrl-C, and to leave the loop.
         """
+        moment: Moment | None = None
         try:
             for moment in moments:
-                self._latest = moment
                 yield moment
                 waited = time.monotonic() - self._saved_at
                 if moment.step % self.every == 0 and waited * self.share >= self._seconds:
-                    self.save()
+                    self._save(moment)
         except (KeyboardInterrupt, GeneratorExit):
-            self.save()
+            if moment is not None:
+                self._save(moment)
             raise
-        finally:
-            self._latest = None
 
-    def save(self) -> None:
-        """Keep the latest moment now, unless it or a later one has been kept."""
-        moment = self._latest
-        if moment is None or moment.step == 0 or self._full:
+    def _save(self, moment: Moment) -> None:
+        """Keep a moment, unless it or a later one has been kept."""
+        if moment.step == 0 or self._full:
             return
         with contextlib.suppress(*DAMAGED):
             # A later one: another run went on before this one was closed.

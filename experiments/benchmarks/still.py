@@ -176,7 +176,7 @@ def time_checkpoints(settings: Settings, content: Tensor, style: Tensor) -> tupl
             recorder.add(iterate)
         next(iterates)  # writes the first
         optimize_module = sys.modules["workbench.descent"]
-        with timed(checkpoints, "save", spent), timed(optimize_module, "_memory", spent):
+        with timed(checkpoints, "_save", spent), timed(optimize_module, "_memory", spent):
             start = time.perf_counter()
             for iterate in itertools.islice(iterates, 50):
                 recorder.add(iterate)
