@@ -363,7 +363,7 @@ def test_memory_lies_where_torch_would_put_it(long: Painter) -> None:
 
 @given(step=st.integers(0, 45), every=st.integers(1, 15), killed=st.booleans())
 @hypothesis_settings(
-    max_examples=12,
+    max_examples=8,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )

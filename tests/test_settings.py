@@ -25,7 +25,9 @@ from workbench.settings import (
 )
 from workbench.weights import BACKBONES
 
-unhurried = hypothesis_settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+unhurried = hypothesis_settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
 NAN, INF = float("nan"), float("inf")
 weights = st.floats(0, 1e6) | st.integers(0, 1000)
 
