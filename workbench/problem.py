@@ -259,8 +259,9 @@ class Problem:
             kept, version = dict[Hashable, dict[str, Tensor]](), 0
         else:
             kept, version = kept_targets.setdefault(picture, {}), picture._version
+        tf32 = self.device.type == "cuda" and torch.backends.cudnn.allow_tf32
         key: Hashable = (
-            (grams, shape, version, torch.backends.cudnn.allow_tf32),
+            (grams, shape, version, tf32),
             (settings.backbone, settings.pooling, settings.white, cache_folder()),
             (self.network.dtype, self.device),
         )
