@@ -74,9 +74,9 @@ def pictures(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_help_teaches(tmp_path: Path) -> None:
+def test_help_teaches(tmp_path: Path, call: Call) -> None:
     assert "stylize" in workbench("--help", cwd=tmp_path).stdout
-    help_text = workbench("stylize", "--help", cwd=tmp_path).stdout
+    help_text = call("stylize", "--help", cwd=tmp_path).stdout
     assert "Larger gives more brushwork. [100.0]" in re.sub(r"\s+", " ", help_text)
     assert "Example: workbench stylize photo.jpg" in re.sub(r"\s+", " ", help_text)
 
@@ -148,7 +148,7 @@ def test_wrong_use_exits_with_2_and_debug_shows_the_traceback(pictures: Path, ca
     assert call("stylize", "photo.jpg", cwd=pictures).returncode == 2
     assert call("paint", cwd=pictures).returncode == 2
     arguments = ("stylize", "photo.jpg", "style.png", "-o", "o.png", "--size", "1")
-    done = workbench(*arguments, cwd=pictures)
+    done = call(*arguments, cwd=pictures)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "Traceback" in workbench(*arguments, "--debug", cwd=pictures).stderr
 

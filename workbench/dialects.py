@@ -247,62 +247,48 @@ def _parse(words: Sequence[str], program: Program, notes: Notes) -> Values:
         pairs = [word.split("=", 1) if OPTION.match(word) else [word] for word in words]
         words = list(itertools.chain.from_iterable(pairs))
     parser = _Parser(add_help=False)
-    parser.notes = notes
     for name, row in program.options.items():
-        parser.add_argument(
-            name,
-            dest=row.to or name,
-            type=row.read,
-            nargs=row.words,
-            const=True,
-            action=_Last,
-            default=argparse.SUPPRESS,
-        )
+        how: dict[str, Any] = {"action": "append", "type": row.read, "nargs": row.words}
+        if row.words == 0:
+            how = {"action": "append_const", "const": True}
+        elif row.words == "?":
+            how["const"] = True
+        parser.add_argument(name, dest=row.to or name, default=argparse.SUPPRESS, **how)
     found, others = parser.parse_known_args(words)
     if others:
-        before = [word for word in words[: words.index(others[0])] if OPTION.match(word)]
-        if OPTION.match(others[0]):
-            raise program.unknown(others[0])
-        if not before:
-            raise InputError(f"{others[0]}: {program.title} takes nothing before its first option.")
-        raise InputError(
-            f"{before[-1]}: {others[0]} is one value too many; put quotes around one with blanks."
-        )
-    given = vars(found)
+        raise _not_taken(others[0], words, program)
     names = {row.to or name: name for name, row in program.options.items()}
+    for to, values in vars(found).items():
+        if any(value != values[-1] for value in values):
+            last = values[-1] if isinstance(values[-1], list | tuple) else [values[-1]]
+            said = " ".join([names[to], *map(plain, last)])
+            notes.append(f"{names[to]} is given twice; the last counts, as there: {said}.")
+    given = {to: values[-1] for to, values in vars(found).items()}
     for reason in dict.fromkeys(row.left_out for row in program.options.values() if row.left_out):
         left_out = [names[to] for to in given if program.options[names[to]].left_out == reason]
         if left_out:
             notes.append(f"Left out: {', '.join(left_out)} ({reason}).")
-    return {to: value for to, value in given.items() if to not in program.options}
+    return {
+        to: tuple(value) if isinstance(value, list) else value
+        for to, value in given.items()
+        if to not in program.options
+    }
+
+
+def _not_taken(word: str, words: Sequence[str], program: Program) -> InputError:
+    """The sentence about a word that the program would not take."""
+    if OPTION.match(word):
+        return program.unknown(word)
+    before = [each for each in words[: words.index(word)] if OPTION.match(each)]
+    if not before:
+        return InputError(f"{word}: {program.title} takes nothing before its first option.")
+    return InputError(
+        f"{before[-1]}: {word} is one value too many; put quotes around one with blanks."
+    )
 
 
 class _Parser(argparse.ArgumentParser):
     """Says in one sentence what is wrong."""
 
-    notes: Notes
-
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message.removeprefix('argument ')}.")
-
-
-class _Last(argparse.Action):
-    """Takes the last of the values that an option is given."""
-
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: Any,
-        option_string: str | None = None,
-    ) -> None:
-        """Note values that differ; a flag is True, and several values are a tuple."""
-        if self.nargs in (0, "+"):
-            values = tuple(values) or True
-        if getattr(namespace, self.dest, values) != values:
-            name = self.option_strings[0]
-            shown = ",".join(map(plain, values)) if isinstance(values, tuple) else plain(values)
-            parser.notes.append(  # type: ignore[attr-defined]
-                f"{name} is given twice; the last counts, as there: {name} {shown}."
-            )
-        setattr(namespace, self.dest, values)

@@ -306,9 +306,10 @@ def test_a_finished_run_is_not_painted_again(video: Video, folder: Path) -> None
     def stamps() -> list[int]:
         return [path.stat().st_mtime_ns for path in sorted(folder.glob("out.frames/*.*"))]
 
-    assert video(*RUN).code == 0
+    run = [*RUN, "--end", "0.5"]
+    assert video(*run).code == 0
     film, before = (folder / "out.mp4").read_bytes(), stamps()
-    assert video(*RUN).code == 0
+    assert video(*run).code == 0
     assert stamps() == before
     assert (folder / "out.mp4").read_bytes() == film
 
@@ -336,13 +337,14 @@ def test_ctrl_c_says_how_many_frames_are_kept(video: Video, folder: Path) -> Non
 
 
 def test_another_style_into_the_same_film_is_refused(video: Video, folder: Path) -> None:
-    assert video(*RUN).code == 0
+    run = [*RUN, "--end", "0.3"]
+    assert video(*run).code == 0
     film = (folder / "out.mp4").read_bytes()
     for wrong, named in (
-        (["other.png" if word == "style.png" else word for word in RUN], "style"),
-        ([*RUN, "--style-weight", "50"], "style_weight"),
-        ([*RUN, "--mode", "blended"], "mode"),
-        ([*RUN, "--size", "48"], "frame size"),
+        (["other.png" if word == "style.png" else word for word in run], "style"),
+        ([*run, "--style-weight", "50"], "style_weight"),
+        ([*run, "--mode", "blended"], "mode"),
+        ([*run, "--size", "48"], "frame size"),
     ):
         done = video(*wrong)
         assert done.code == 2

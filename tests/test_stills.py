@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from torch import Tensor
+
+from workbench import runs, stills
+from workbench.descent import measure
+from workbench.errors import InputError
+from workbench.images import load_image, save_image
+from workbench.progress import Recorder
+from workbench.settings import Settings
+
+
+@pytest.fixture
+def still(tiny: Settings, photo: Tensor, painting: Tensor, tmp_path: Path) -> stills.Still:
+    """Three pictures that lie in a folder as `photo.png`, `style.png` and `other.png`."""
+    save_image(photo, tmp_path / "photo.png")
+    names = ("style.png", "other.png")
+    for name in names:
+        save_image(painting, tmp_path / name)
+    return stills.load(
+        str(tmp_path / "photo.png"),
+        [str(tmp_path / name) for name in names],
+        tiny.changed(steps=6),
+        crop=(0, 0, 0.5, 1),
+    )
+
+
+def test_what_is_saved_is_what_was_asked_for(still: stills.Still, tmp_path: Path) -> None:
+    assert still.content.shape == (1, 3, 60, 40)
+    folder = runs.start_run(tmp_path / "run")
+    recorder = Recorder()
+    checkpoints = stills.keep(still, recorder, tmp_path / "run" / "picture.checkpoint")
+    for iterate in stills.paint(still, folder / "picture.png", checkpoints, save_every=4):
+        recorder.add(iterate)
+    assert (folder / "picture_4.png").is_file()
+    assert not (folder / "picture.png").exists()  # it is whole
+    names = ("picture", "comparison", "strip", "losses", *still.inputs())
+    paths = {name: folder / f"{name}.png" for name in names} | {"gif": folder / "progress.gif"}
+    stills.save(still, recorder, iterate, paths, fps=10, gif_megabytes=1)
+    result = stills.finish(still, folder, paths, {"size": 64}, figures={"steps": iterate.step})
+    assert set(result.outputs) == {*names, "gif"}
+    assert {"content", "style 1", "style 2"} < set(names)
+    home = tmp_path / "run"
+    measured = measure(
+        load_image(home / "picture.png"), still.content, still.styles, still.settings
+    )
+    assert result.figures == {**measured.figures(), "steps": 6}
+    with Image.open(home / "progress.gif") as gif:
+        assert gif.info["duration"] == 100
+
+
+@pytest.mark.parametrize(
+    ("paths", "sentence"),
+    [
+        ({"picture": "a.mp4"}, "cannot write a picture as .mp4"),
+        ({"picture": "a.png", "gif": "a.png"}, "the name of a GIF ends in .gif"),
+        ({"picture": "a.png", "mp4": "a.gif"}, "the name of a film ends in .mp4"),
+        ({"picture": "a.png", "strip": "photo.png"}, "photo.png is read"),
+    ],
+)
+def test_paths_are_checked_first(paths: dict[str, str], sentence: str, tmp_path: Path) -> None:
+    (tmp_path / "photo.png").touch()
+    wanted = {name: tmp_path / path for name, path in paths.items()}
+    with pytest.raises(InputError, match=sentence):
+        stills.check_paths(wanted, [str(tmp_path / "photo.png")])
