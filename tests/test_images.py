@@ -31,9 +31,9 @@ from workbench.images import (
     crop_image,
     fit,
     from_array,
-    load_alpha,
     load_image,
     load_mask,
+    load_with_alpha,
     resize,
     save_image,
     share_masks,
@@ -709,10 +709,10 @@ def test_transparency_is_kept_where_the_format_holds_it(tmp_path: Path, suffix: 
     logo = np.full((24, 32, 4), 200, np.uint8)
     logo[..., 3] = np.linspace(0, 255, 32).astype(np.uint8)
     Image.fromarray(logo).save(tmp_path / "logo.png")
-    alpha = load_alpha(tmp_path / "logo.png")
+    _, alpha = load_with_alpha(tmp_path / "logo.png")
     assert alpha is not None
     assert torch.equal(alpha[0, 0], torch.from_numpy(logo[..., 3]) / 255)
-    right = load_alpha(tmp_path / "logo.png", crop=(0.5, 0, 1, 1))
+    _, right = load_with_alpha(tmp_path / "logo.png", crop=(0.5, 0, 1, 1))
     assert right is not None
     assert torch.equal(right, alpha[..., 16:])
     path = tmp_path / f"a{suffix}"
@@ -728,8 +728,8 @@ def test_transparency_is_kept_where_the_format_holds_it(tmp_path: Path, suffix: 
 def test_opaque_pictures_have_no_alpha(tmp_path: Path) -> None:
     Image.fromarray(NOISE).save(tmp_path / "a.png")
     Image.fromarray(NOISE).convert("RGBA").save(tmp_path / "b.png")
-    assert load_alpha(tmp_path / "a.png") is None
-    assert load_alpha(tmp_path / "b.png") is None
+    assert load_with_alpha(tmp_path / "a.png")[1] is None
+    assert load_with_alpha(tmp_path / "b.png")[1] is None
 
 
 # Sizes and crops

@@ -110,25 +110,29 @@ def load_image(
     if size is not None and size < 1:
         raise InputError(f"size = {size}: give a number of pixels from 1 on.")
     picture = _read(path, size or for_size, crop)
-    colours, alpha = picture.colours, picture.alpha
-    if alpha is not None:
-        colours = Image.new("RGB", colours.size, "white")
-        colours.paste(picture.colours, mask=alpha)
-    image = from_array(np.asarray(colours))
+    image = _over_white(picture)
     return image if size is None else resize(image, fit(picture.shape, size))
 
 
-def load_alpha(
+def load_with_alpha(
     path: str | os.PathLike[str], *, for_size: float | None = None, crop: Box | None = None
-) -> Tensor | None:
-    """Read how opaque a picture file is, to hand it to `save_image`; None: opaque everywhere.
+) -> tuple[Tensor, Tensor | None]:
+    """Read a picture file as `load_image` does, and how opaque it is, for `save_image`.
 
-    `(1, 1, H, W)`, float32 in [0, 1], of the shape that `load_image` gives.
+    That is `(1, 1, H, W)`, float32 in [0, 1], or None if it is opaque everywhere.
     """
-    alpha = _read(path, for_size, crop).alpha
-    if alpha is None or alpha.getextrema()[0] == 255:
-        return None
-    return _from_channel(alpha)
+    picture = _read(path, for_size, crop)
+    if picture.alpha is None or picture.alpha.getextrema()[0] == 255:
+        return _over_white(picture), None
+    return _over_white(picture), _from_channel(picture.alpha)
+
+
+def _over_white(picture: _Picture) -> Tensor:
+    colours = picture.colours
+    if picture.alpha is not None:
+        colours = Image.new("RGB", colours.size, "white")
+        colours.paste(picture.colours, mask=picture.alpha)
+    return from_array(np.asarray(colours))
 
 
 class _Picture(NamedTuple):
@@ -290,7 +294,7 @@ def save_image(image: Tensor, path: str | os.PathLike[str], *, alpha: Tensor | N
     path
         Ends in .png, .jpg, .webp, .tif or .bmp. Appears under its name only when finished.
     alpha
-        `(1, 1, h, w)`, how opaque the picture is, stretched to its size; see `load_alpha`.
+        `(1, 1, h, w)`, how opaque the picture is, stretched to its size; see `load_with_alpha`.
         Left out where the format holds no transparency: JPEG and BMP.
 
     Raises

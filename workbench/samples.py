@@ -127,13 +127,13 @@ def load_picture(
     return image if size is None else resize(image, size)
 
 
-def load_alpha(
+def load_with_alpha(
     name: str | os.PathLike[str], *, for_size: float | None = None, crop: Box | None = None
-) -> torch.Tensor | None:
-    """How opaque a picture is, as `workbench.images.load_alpha` gives it; samples are opaque."""
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Load a picture, and how opaque it is, as `images.load_with_alpha` does."""
     if str(name).startswith(PREFIX):
-        return None
-    return images.load_alpha(name, for_size=for_size, crop=crop)
+        return load_picture(name, crop=crop), None
+    return images.load_with_alpha(name, for_size=for_size, crop=crop)
 
 
 def find_clip(name: str | os.PathLike[str]) -> Path:

@@ -80,14 +80,14 @@ def load(
     """
     check_original_colors(original_colors)
     size = settings.largest
-    photo = samples.load_picture(content, for_size=size, crop=crop)
+    photo, alpha = samples.load_with_alpha(content, for_size=size, crop=crop)
     loaded = [samples.load_picture(name, for_size=size) for name in styles]
     return Still(
         photo,
         [match_colors(style, photo, original_colors) for style in loaded],
         settings,
         [images.load_mask(name, for_size=size, crop=crop) for name in masks],
-        samples.load_alpha(content, for_size=size, crop=crop),
+        alpha,
         original_colors,
     )
 
