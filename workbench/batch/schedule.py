@@ -13,7 +13,7 @@ import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from multiprocessing import resource_tracker
 from typing import TYPE_CHECKING, Any
@@ -208,7 +208,10 @@ def _work_off(
                 record = crew.outcome(attempt)
                 if record is None:  # the scheduler lost it
                     waiting.appendleft(attempt)
-                elif attempt.is_tried_again(record, options.retries):
+                    continue
+                retry = record.kind == "failed" and not record.hopeless
+                if retry and attempt.failures < options.retries:
+                    attempt.failures += 1
                     waiting.append(attempt)
                     view.say(f"{name}: {record.sentence} It is tried again.")
                 else:
@@ -246,14 +249,7 @@ class _Attempt:
     run: Run
     failures: int = 0
     losses: int = 0
-    future: Future[Record] | None = field(default=None, repr=False)
-
-    def is_tried_again(self, record: Record, retries: int) -> bool:
-        """Whether there is another attempt after one that ended so."""
-        if record.kind != "failed" or record.hopeless or self.failures >= retries:
-            return False
-        self.failures += 1
-        return True
+    future: Future[Record] | None = None
 
 
 # --- what is seen of it ------------------------------------------------------------------
@@ -293,7 +289,10 @@ class _View:
         self._waits = not workers
         running = {name: state for name, state in stages.items() if state.kind == "running"}
         texts = [f"  {name}: {state.stage or 'starting'}" for name, state in running.items()]
-        texts = texts[:_LINES] if workers else ["  waiting for Dask workers"]
+        if not workers:
+            texts = ["  waiting for Dask workers"]
+        if len(texts) > _LINES:
+            texts[_LINES - 1 :] = [f"  and {len(texts) - _LINES + 1} more"]
         while len(self._lines) < len(texts):
             place = len(self._lines) + 1
             line = tqdm(total=0, bar_format="{desc}", position=place, leave=False, disable=None)
