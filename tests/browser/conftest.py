@@ -151,7 +151,7 @@ def _lab(folder: Path) -> Iterator[str]:
         )
     try:
         url = f"http://127.0.0.1:{port}"
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while not _answers(f"{url}/api"):
             assert server.poll() is None, log.read_text()
             assert time.monotonic() < deadline, log.read_text()
