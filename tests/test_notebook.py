@@ -24,8 +24,6 @@ from workbench import notebook
 from workbench.errors import InputError, WorkbenchError
 from workbench.images import save_image
 from workbench.notebook import (
-    Parameter,
-    as_meant,
     check_inputs,
     failed_notebook,
     parameters,
@@ -421,44 +419,6 @@ def test_a_run_does_not_write_where_its_inputs_lie(tmp_path: Path) -> None:
     upload.parent.mkdir()
     upload.touch()
     check_inputs({"content": str(upload), "output_dir": str(own.parent)})
-
-
-@pytest.mark.parametrize(
-    ("annotation", "value", "meant"),
-    [
-        ("list", "me.png", ["me.png"]),
-        ("list[str]", "a,b.png", ["a,b.png"]),
-        ("list", "0.2,0, 1,1e0", [0.2, 0, 1, 1.0]),
-        ("list", "20", [20]),
-        ("list", 20, [20]),
-        ("list", "[0.2, 0, 1, 1]", [0.2, 0, 1, 1]),
-        ("list", "[me.png]", ["me.png"]),
-        ("list", "", []),
-        ("list", [], []),
-        ("list", (1, 2), (1, 2)),
-        ("list | None", None, None),
-        ("list | None", "me.png", ["me.png"]),
-        ("list | None", 3, 3),
-        ("list", {"step": 4}, {"step": 4}),
-        ("list", True, True),
-        ("str", "a,b", "a,b"),
-        ("dict", "schedule.yaml", "schedule.yaml"),
-        ("", "a", "a"),
-    ],
-)
-def test_what_is_given_is_what_is_meant(
-    annotation: str, value: object, meant: object, tmp_path: Path
-) -> None:
-    (tmp_path / "a,b.png").touch()
-    given = as_meant("crop", Parameter(annotation), value, tmp_path)
-    assert given == meant
-    assert repr(given) == repr(meant)
-
-
-def test_several_words_for_a_list_get_the_line_to_type() -> None:
-    with pytest.raises(InputError) as caught:
-        as_meant("style_layers", Parameter("list"), "relu1_1,relu2_1")
-    assert "-y 'style_layers: [relu1_1, relu2_1]'." in str(caught.value)
 
 
 def test_a_notebook_has_the_values_that_are_meant(tmp_path: Path) -> None:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import ast
 import base64
 import dataclasses
 import difflib
 import io
 import itertools
-import json
 import logging
 import math
 import mimetypes
@@ -30,31 +28,39 @@ from collections.abc import (
     MutableMapping,
     Sequence,
 )
-from contextlib import suppress
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from PIL import Image
 
 from workbench import errors
+from workbench.cells import (
+    PARAMETERS,
+    Parameter,
+    as_meant,
+    code_cells,
+    expand_home,
+    read_parameters,
+    texts,
+)
 from workbench.errors import InputError, WorkbenchError
-from workbench.files import check_writable, parse_yaml, refuse_overwriting, replace
+from workbench.files import check_writable, refuse_overwriting, replace
 from workbench.runs import HEADLESS
-from workbench.settings import ClipSettings, Settings, TrainingSettings
+from workbench.settings import ClipSettings, Knobs, Settings, TrainingSettings
 
 if TYPE_CHECKING:
     from workbench.descent import Iterate
     from workbench.runs import Result
 
 UPLOADS = "uploads"  # folder in `output_dir` of what the panel was handed
-PARAMETERS = "parameters"  # tag of the parameters cell
 _INJECTED = "# Parameters"  # papermill's first line in the cell that it adds
 _ALIKE: tuple[Any, ...] = ((int, float), (list, tuple), str)  # values that may stand in for another
 _WIDTH = 960  # px that pictures are shown with, at most
 _EMBEDDED = 20e6  # bytes of a film that is shown in the notebook itself, at most
 
 T = TypeVar("T")
+K = TypeVar("K", bound=Knobs)
 
 
 def at_root() -> Path:
@@ -117,50 +123,6 @@ def parameters(cells: Sequence[str], values: MutableMapping[str, Any]) -> dict[s
     return taken
 
 
-def as_meant(name: str, parameter: Parameter, value: Any, folder: Path = Path()) -> Any:
-    """A value as it is meant: for a list, a single one is a list of it.
-
-    So `-p masks me.png` and `-p crop 0.2,0,0.8,1` do what they seem to do.
-
-    Parameters
-    ----------
-    folder
-        That paths are relative to.
-
-    Raises
-    ------
-    InputError
-        If a text for a list has commas in it, and is neither numbers nor the name of a file.
-    """
-    is_list = re.match(r"list\b(\[.*\]$|$)?", parameter.annotation)
-    if not is_list or not isinstance(value, str | int | float) or isinstance(value, bool):
-        return value
-    if not isinstance(value, str):
-        return [value] if is_list.end() == len(parameter.annotation) else value
-    there = (folder / value).exists()
-    if value.startswith("[") and not there:
-        return parse_yaml(value)
-    parts = [part.strip() for part in value.split(",")] if value else []
-    with suppress(ValueError):
-        return [float(part) if re.search("[.en]", part) else int(part) for part in parts]
-    if len(parts) > 1 and not there:
-        raise InputError(
-            f"{name} = {value!r}: give a list, with papermill as -y '{name}: [{', '.join(parts)}]'."
-        )
-    return [value]
-
-
-def expand_home(value: Any) -> Any:
-    """The same value, with the home folder in each text that begins with `~`."""
-    if isinstance(value, str):
-        return os.path.expanduser(value)  # noqa: PTH111 (a Path would take `./` away)
-    if isinstance(value, list):
-        return [expand_home(item) for item in value]
-    if isinstance(value, dict):
-        return {name: expand_home(item) for name, item in value.items()}
-    return value
-
-
 def _read(cell: str) -> dict[str, Parameter]:
     """What a cell assigns; nothing, if it is not plain Python."""
     try:
@@ -187,15 +149,6 @@ def _inputs(parameters: Mapping[str, Any]) -> list[str]:
     return list(texts(read))
 
 
-def texts(value: Any) -> Iterator[str]:
-    """All texts in a value."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, list | tuple | Mapping):
-        for item in value.values() if isinstance(value, Mapping) else value:
-            yield from texts(item)
-
-
 def unknown_parameter(name: str, known: Sequence[str]) -> str:
     """The sentence about a parameter that there is not, with the nearest one that there is."""
     nearest = difflib.get_close_matches(name, known, n=1)
@@ -203,147 +156,10 @@ def unknown_parameter(name: str, known: Sequence[str]) -> str:
     return f"unknown parameter {name!r};{hint or ' see the parameters cell of the notebook.'}"
 
 
-@dataclasses.dataclass(frozen=True)
-class Parameter:
-    """What a parameters cell says about one of its names.
-
-    Attributes
-    ----------
-    annotation
-        The type, as it is written there; empty: none.
-    default
-        The value, if it is `known`.
-    known
-        Whether the value is a literal that JSON can hold, so that it could be read.
-    """
-
-    annotation: str = ""
-    default: Any = None
-    known: bool = False
-
-    def accepts(self, value: object) -> bool:
-        """Whether the type allows a value read from JSON or YAML.
-
-        A list will do for a tuple and an int for a float, but not a bool for an int. A type
-        that is not one of Python's plain ones allows everything.
-        """
-        try:
-            kind = ast.parse(self.annotation, mode="eval").body
-        except SyntaxError:  # none, or a remark in quotes
-            return True
-        return _allows(kind, value)
-
-
-def read_parameters(source: str) -> dict[str, Parameter]:
-    """Read a parameters cell without running it.
-
-    Raises
-    ------
-    InputError
-        If it is not Python.
-    """
-    try:
-        statements = ast.parse(source).body
-    except (SyntaxError, ValueError, RecursionError):
-        raise InputError("the parameters cell is not plain Python.") from None
-    parameters = {}
-    for statement in statements:
-        if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
-            annotation = ast.unparse(statement.annotation)
-            parameters[statement.target.id] = _parameter(annotation, statement.value)
-        elif isinstance(statement, ast.Assign):
-            for target in statement.targets:
-                if isinstance(target, ast.Name):
-                    parameters[target.id] = _parameter("", statement.value)
-    return parameters
-
-
-def _parameter(annotation: str, value: ast.expr | None) -> Parameter:
-    if value is None:
-        return Parameter(annotation)
-    try:
-        default = json.loads(json.dumps(ast.literal_eval(value)))
-    except (ValueError, TypeError, RecursionError):
-        return Parameter(annotation)
-    return Parameter(annotation, default, known=True)
-
-
-_KINDS: dict[str, Any] = {
-    "int": int,
-    "float": (int, float),
-    "str": str,
-    "list": list,
-    "dict": dict,
-    "tuple": list,
-}
-
-
-def _allows(kind: ast.expr, value: Any) -> bool:
-    match kind:
-        case ast.Constant(value=None):
-            return value is None
-        case ast.Constant(value=str(quoted)):
-            return Parameter(quoted).accepts(value)
-        case ast.BinOp(left=left, op=ast.BitOr(), right=right):
-            return _allows(left, value) or _allows(right, value)
-        case ast.Name(id=name) | ast.Attribute(attr=name):
-            return _is(name.lower(), value)
-        case ast.Subscript(value=ast.Name(id=name) | ast.Attribute(attr=name), slice=inner):
-            kinds = inner.elts if isinstance(inner, ast.Tuple) else [inner]
-            return _is(name.lower(), value) and _allows_inside(name.lower(), kinds, value)
-    return True
-
-
-def _is(name: str, value: Any) -> bool:
-    if name == "bool":
-        return isinstance(value, bool)
-    return name not in _KINDS or (isinstance(value, _KINDS[name]) and not isinstance(value, bool))
-
-
-def _allows_inside(name: str, kinds: Sequence[ast.expr], value: Any) -> bool:
-    """Whether `name[kinds]` allows a value that `name` alone allows."""
-    if not kinds:
-        return not value  # tuple[()]
-    match name:
-        case "optional":
-            return value is None or _allows(kinds[0], value)
-        case "union":
-            return any(_allows(kind, value) for kind in kinds)
-        case "literal":
-            choices = [_parameter("", kind) for kind in kinds]
-            return any(
-                not choice.known or (type(choice.default), choice.default) == (type(value), value)
-                for choice in choices
-            )
-        case "list":
-            return all(_allows(kinds[0], item) for item in value)
-        case "dict":
-            return all(_allows(kinds[-1], item) for item in value.values())
-        case "tuple" if isinstance(kinds[-1], ast.Constant) and kinds[-1].value is ...:
-            return all(_allows(kinds[0], item) for item in value)
-        case "tuple":
-            return len(value) == len(kinds) and all(map(_allows, kinds, value))
-    return True
-
-
-def settings_from(parameters: Mapping[str, Any]) -> Settings:
-    """Pick the settings out of a notebook's variables, as in `settings_from(globals())`."""
-    return Settings(**_fields(Settings, parameters))
-
-
-def clip_settings_from(parameters: Mapping[str, Any]) -> ClipSettings:
-    """Likewise, the settings of a film."""
-    return ClipSettings(**_fields(ClipSettings, parameters))
-
-
-def training_settings_from(parameters: Mapping[str, Any]) -> TrainingSettings:
-    """Likewise, the settings of a training."""
-    return TrainingSettings(**_fields(TrainingSettings, parameters))
-
-
-def _fields(kind: type, parameters: Mapping[str, Any]) -> dict[str, Any]:
+def settings_from(parameters: Mapping[str, Any], kind: type[K] = Settings) -> K:  # type: ignore[assignment]
+    """Pick the settings of a kind out of a notebook's parameters."""
     names = [field.name for field in dataclasses.fields(kind)]
-    return {name: parameters[name] for name in names if name in parameters}
+    return kind(**{name: parameters[name] for name in names if name in parameters})
 
 
 def check_above_zero(**numbers: float) -> None:
@@ -487,9 +303,28 @@ def show_result(result: Result, folder: Path) -> None:
     """Show the figures of a run as a table, and say where it lies."""
     from IPython.display import Markdown, display
 
-    rows = "".join(f"| {name} | {value:,.4g} |\n" for name, value in result.figures.items())
-    head = "| figure | value |\n| --- | ---: |\n"
-    display(Markdown(f"{head}{rows}\n{result.seconds:.0f} s, in `{folder}`"))
+    figures = table(result.figures.items(), ("figure", "value"))
+    display(Markdown(f"{figures}\n\n{result.seconds:.0f} s, in `{folder}`"))
+
+
+def table(rows: Iterable[Sequence[str | float | None]], head: Sequence[str]) -> str:
+    """A table in Markdown: whole numbers as they are, others with three digits, None empty.
+
+    Texts stand on the left, and are shown as they are, whatever Markdown would make of them.
+    """
+    rows = list(rows)
+    texts = [any(isinstance(value, str) for value in column) for column in zip(*rows, strict=True)]
+    rule = ["---" if text else "---:" for text in texts or [True] * len(head)]
+    lines = [map(_cell, head), rule, *(map(_cell, row) for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _cell(value: str | float | None) -> str:
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{float(f'{value:.3g}'):,.15g}"  # without an exponent unless it is needed: 12,300
+    return re.sub(r"([\\`*_<>|\[\]])", r"\\\1", value or "")
 
 
 def _encode(picture: Image.Image, kind: str, **options: Any) -> bytes:
@@ -649,34 +484,6 @@ class _Lenient(io.TextIOBase):
         self._stream.write(text.encode(encoding, "replace").decode(encoding))
         self._stream.flush()
         return len(text)
-
-
-class Cell(NamedTuple):
-    """A cell of code."""
-
-    source: str
-    tags: list[str]
-
-
-def code_cells(notebook: Path) -> list[Cell]:
-    """The cells of code in a notebook's file.
-
-    Raises
-    ------
-    InputError
-        If the file cannot be read, or is no notebook.
-    """
-    try:
-        return [
-            Cell("".join(cell["source"]), cell.get("metadata", {}).get("tags", []))
-            for cell in json.loads(notebook.read_text("utf-8"))["cells"]
-            if cell["cell_type"] == "code"
-        ]
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise InputError(f"{notebook} cannot be read: {reason}.") from None
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        raise InputError(f"{notebook} is not a Jupyter notebook, or damaged.") from None
 
 
 def _sentence(kind: str, message: str) -> str:

@@ -449,19 +449,14 @@ def save_table(painted: Sequence[Painted], path: str | os.PathLike[str]) -> None
 
 
 def markdown_table(painted: Sequence[Painted]) -> str:
-    """The same as a table in Markdown, with three digits of each number."""
-    head, rule = ["", *FIGURES], ["---", *["---:"] * len(FIGURES)]
-    if any(each.problem for each in painted):
-        head, rule = [*head, "problem"], [*rule, "---"]
-    rows = [[text.replace("_", " ") for text in head], rule]
-    for each in painted:
-        figures = [_short(each.figures[name]) if not each.problem else "" for name in FIGURES]
-        texts = [
-            re.sub(r"([\\`*_<>|\[\]])", r"\\\1", text)
-            for text in (each.variation.caption, each.problem or "")
-        ]
-        rows.append([texts[0], *figures, *texts[1:]][: len(head)])
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    """The same as a table in Markdown."""
+    head = ["", *(name.replace("_", " ") for name in FIGURES), "problem"]
+    rows = [
+        [each.variation.caption, *(each.figures.get(name) for name in FIGURES), each.problem or ""]
+        for each in painted
+    ]
+    columns = len(head) if any(each.problem for each in painted) else len(head) - 1
+    return notebook.table([row[:columns] for row in rows], head[:columns])
 
 
 def pictures_of(painted: Sequence[Painted]) -> dict[str, Path]:

@@ -165,17 +165,21 @@ class Settings(Knobs):
     style_weight: float = knob(100.0, "larger gives more brushwork", least=0)
     tv_weight: float = knob(1e-3, "larger smooths away grain and, in the end, strokes", least=0)
     style_scale: float = knob(
-        1.0, "size of the style picture relative to `size`; larger gives larger strokes", above=0
+        1.0, "of the style picture relative to `size`; larger gives larger strokes", above=0
     )
     size: int = knob(
-        512, "longest side of the result in pixels", least=MIN_SIZE, most=MAX_SIZE, unit="pixels"
+        512,
+        "longest side in pixels of the result, or of pictures to learn from",
+        least=MIN_SIZE,
+        most=MAX_SIZE,
+        unit="pixels",
     )
     steps: tuple[int, ...] = knob(
         (60, 120), "coarse to fine: the last at `size`, each before it at half", least=1
     )
 
     content_layers: tuple[str, ...] = knob(
-        ("relu4_2",), "where content is kept; shallow ones hold on to edges, deep ones to places"
+        ("relu4_2",), "where content is kept; shallow ones hold on to edges"
     )
     style_layers: tuple[str, ...] = knob(
         ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1"), "from grain to motifs"
@@ -187,16 +191,16 @@ class Settings(Knobs):
         (), "a factor for each style layer; none: 1 for each", least=0
     )
     style_blend_weights: tuple[float, ...] = knob(
-        (), "share of each style picture, with masks its strength; none: all the same", least=0
+        (), "share of each style picture, or with masks its strength; none: 1", least=0
     )
     init: str = knob("content", 'start from "content", "random" (noise) or a picture file')
     seed: int = knob(
-        0, "of the random start; same seed, same machine: same picture", least=0, most=2**63 - 1
+        0, "of all that is random; same seed, same machine: same result", least=0, most=2**63 - 1
     )
     optimizer: str = knob("lbfgs", '"lbfgs", or "adam", which takes less memory', among=OPTIMIZERS)
     learning_rate: float = knob(10.0, "step of Adam in grey levels", above=0)
     normalize_gradients: bool = knob(
-        False, "bring every layer's gradient to the length of its weight, so that all count"
+        False, "bring every layer's gradient to the length of its weight"
     )
     tv_kind: str = knob(
         "squared", '"squared", "absolute" (keeps edges) or "mean-squared"', among=TV_KINDS
@@ -292,7 +296,7 @@ class ClipSettings(Knobs):
     )
     blend: float = knob(
         0.9,
-        'share of the painted frame before, in "blended" and "flow-warped"; larger smears more',
+        'share of the painted frame before, in "blended" and "flow-warped"',
         least=0,
         most=1,
     )
@@ -301,7 +305,7 @@ class ClipSettings(Knobs):
         1000.0, 'larger is stiller, in "temporal"; far too large, strokes stick', least=0
     )
     temporal_lags: tuple[int, ...] = knob(
-        (1, 2, 4), 'which earlier frames to agree with, in "temporal"; 1 is the one before'
+        (1, 2, 4), 'earlier frames to agree with, in "temporal"; 1 is the one before'
     )
     flow_method: str = knob(
         "dis", 'how motion is found: "dis", "farneback" or "raft"', among=FLOW_METHODS
@@ -353,7 +357,7 @@ class TrainingSettings(Knobs):
     training_steps: int = knob(4000, "steps of training, at most", least=1)
     training_rate: float = knob(
         0.05,
-        "how far a step of training goes; larger learns sooner, and explodes sooner",
+        "how far a step goes; larger learns sooner, and explodes sooner",
         above=0,
         most=math.nextafter(1.0, 0.0),
     )

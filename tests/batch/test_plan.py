@@ -22,7 +22,6 @@ from workbench import runs
 from workbench.batch.plan import Plan, read_plan
 from workbench.batch.record import digest
 from workbench.errors import InputError
-from workbench.notebook import Parameter, read_parameters
 
 unhurried = hypothesis_settings(
     deadline=None,
@@ -494,55 +493,6 @@ def test_own_notebook_by_its_name(project: Path) -> None:
 
 
 # Types
-
-
-@pytest.mark.parametrize(
-    ("annotation", "good", "bad"),
-    [
-        ("int", [1, -1], [True, 1.0, "1", None, [1]]),
-        ("float", [1, 1.5], [True, "1", None]),
-        ("str", ["", "a"], [1, None, ["a"]]),
-        ("bool", [True, False], [0, 1, "true"]),
-        ("list", [[], [1]], ["a", {}]),
-        ("dict", [{}, {"a": 1}], [[], "a"]),
-        ("tuple", [[1, 2]], [1, "ab"]),
-        ("None", [None], [0, ""]),
-        ("list[int]", [[], [1, 2]], [[1, "a"], [True], 1]),
-        ("List[str]", [["a"]], [[1]]),
-        ("dict[str, int]", [{"a": 1}], [{"a": "b"}, []]),
-        ("tuple[int, str]", [[1, "a"]], [[1], ["a", 1], [1, "a", 2]]),
-        ("tuple[int, ...]", [[], [1, 2, 3]], [["a"]]),
-        ("tuple[()]", [[]], [[1]]),
-        ("int | None", [1, None], ["a", 1.5]),
-        ("str | list[str]", ["a", ["a"]], [[1], 1]),
-        ("Optional[int]", [1, None], ["a"]),
-        ("typing.Optional[int]", [1, None], ["a"]),
-        ("Union[int, str]", [1, "a"], [1.5, None]),
-        ("Literal['a', 2]", ["a", 2], ["b", 2.0, True]),
-        ("'int'", [1], ["a"]),
-        ("'in pixels'", [1, "a"], []),
-        ("Path", [1, "a", None, []], []),
-        ("Sequence[int]", [["a"], 1], []),
-        ("Any", [1, "a", None], []),
-        ("", [1, "a", None, []], []),
-    ],
-)
-def test_types(annotation: str, good: list[Any], bad: list[Any]) -> None:
-    parameter = read_parameters(f"a: {annotation} = 1" if annotation else "a = 1")["a"]
-    assert [value for value in good if not parameter.accepts(value)] == []
-    assert [value for value in bad if parameter.accepts(value)] == []
-
-
-def test_parameters_cell_is_read_and_not_run() -> None:
-    cell = "a: int = -1  # one\nb = c = [1, (2, 3)]\nd: str\ne = open('x')\nf = {1}\nprint(a)\n"
-    assert read_parameters(cell) == {
-        "a": Parameter("int", -1, known=True),
-        "b": Parameter("", [1, [2, 3]], known=True),
-        "c": Parameter("", [1, [2, 3]], known=True),
-        "d": Parameter("str"),
-        "e": Parameter(),
-        "f": Parameter(),
-    }
 
 
 def test_good_values_of_every_kind(project: Path) -> None:

@@ -10,10 +10,11 @@ from PIL import Image
 from sample_clip import clip
 from tools import shown
 
+from workbench.cells import read_parameters
 from workbench.colour import transfer_luma
 from workbench.errors import InputError
 from workbench.images import from_array, load_image, save_image, to_array
-from workbench.notebook import find_notebook, read_parameters, run_notebook
+from workbench.notebook import find_notebook, run_notebook
 from workbench.runs import read_result
 from workbench.settings import MODES
 from workbench.video.clips import open_clip, read_frames

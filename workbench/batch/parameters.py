@@ -14,18 +14,10 @@ from typing import Any
 
 import workbench
 from workbench import runs
+from workbench.cells import PARAMETERS, Parameter, as_meant, code_cells, read_parameters, texts
 from workbench.errors import InputError
 from workbench.files import kind
-from workbench.notebook import (
-    PARAMETERS,
-    Parameter,
-    as_meant,
-    code_cells,
-    find_notebook,
-    read_parameters,
-    texts,
-    unknown_parameter,
-)
+from workbench.notebook import find_notebook, unknown_parameter
 
 SAMPLE = "sample:"  # as in workbench.samples, which would load torch
 OUTPUT_DIR = "output_dir"

@@ -30,9 +30,9 @@ from workbench.batch.parameters import (
     show,
 )
 from workbench.batch.record import PAGE, SUMMARY, Run, read_digests
+from workbench.cells import expand_home
 from workbench.errors import InputError
 from workbench.files import file_number, kind, portable_name, read_yaml
-from workbench.notebook import expand_home
 
 _REQUIRED = {"notebook": "which notebook is run", "output": "which folder each run goes to"}
 _KEYS = (*_REQUIRED, "parameters", "grid", "exclude", "include", "timeout")
