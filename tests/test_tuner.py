@@ -78,7 +78,7 @@ def settle(panel: Tuner) -> None:
 
 
 def run(panel: Tuner) -> None:
-    panel.start.click()
+    panel.buttons["start"].click()
     settle(panel)
 
 
@@ -213,7 +213,7 @@ def test_pictures_that_are_missing_are_told_and_no_other_takes_their_place(
     assert said(panel) == f"{content}: there is no such file. {style}: there is no such file."
     assert (panel.content.name, panel.style.name) == (str(content), str(style))
     assert panel.content.path.value == str(content)  # to be mended there
-    for press in (panel.start, panel.save_settings, panel.start):
+    for press in (panel.buttons["start"], panel.buttons["save_settings"], panel.buttons["start"]):
         press.click()
         settle(panel)
         assert said(panel) == "Choose a content picture and a style picture first."
@@ -416,24 +416,22 @@ def test_what_makes_no_sense_is_told_and_the_widgets_return(
 
 
 def test_buttons_can_be_pressed_when_they_do_something(panel: Tuner) -> None:
-    buttons = ("start", "pause", "stop", "back", "replay", "save_settings", "save_gif", "save_run")
-
     def enabled() -> set[str]:
-        return {name for name in buttons if not getattr(panel, name).disabled}
+        return {name for name, button in panel.buttons.items() if not button.disabled}
 
     saving = {"save_settings", "save_gif", "save_run"}
     assert enabled() == {"start", "save_settings"}
-    assert panel.start.description == "Start"
+    assert panel.buttons["start"].description == "Start"
     seen: list[set[str]] = []
-    at(panel, 3, lambda: (seen.append(enabled()), panel.pause.click()))
+    at(panel, 3, lambda: (seen.append(enabled()), panel.buttons["pause"].click()))
     run(panel)
     assert seen == [{"pause", "stop", "back", "replay", *saving}]
     assert enabled() == {"start", "stop", "back", "replay", *saving}
-    assert panel.start.description == "Go on"
-    panel.stop.click()
+    assert panel.buttons["start"].description == "Go on"
+    panel.buttons["stop"].click()
     settle(panel)
     assert enabled() == {"start", "back", "replay", *saving}
-    assert panel.start.description == "Start"
+    assert panel.buttons["start"].description == "Start"
     run(panel)
     assert panel.session.state == "finished"
     assert enabled() == {"start", "back", "replay", *saving}
@@ -448,9 +446,9 @@ def test_a_failure_is_told_and_a_slider_goes_on(make: Callable[..., Tuner]) -> N
     assert panel.session.state == "failed"
     assert "finite number" in said(panel)
     assert "c62828" in panel.message.value
-    assert panel.start.description == "Go on"
-    panel.save_gif.click()
-    panel.save_run.click()
+    assert panel.buttons["start"].description == "Go on"
+    panel.buttons["save_gif"].click()
+    panel.buttons["save_run"].click()
     settle(panel)
     assert "there is no picture yet" in said(panel)
     panel.sliders["style_weight"].value = 200.0
@@ -483,7 +481,7 @@ def test_step_back_moves_the_widgets_back(make: Callable[..., Tuner]) -> None:
     panel.steps.value = 9
     settle(panel)
     run_until(panel, 15)
-    panel.back.click()
+    panel.buttons["back"].click()
     settle(panel)
     assert "step 10 of 40" in caption(panel)
     assert panel.session.settings == before
@@ -491,7 +489,7 @@ def test_step_back_moves_the_widgets_back(make: Callable[..., Tuner]) -> None:
     assert panel.session.painting.settings == before  # type: ignore[union-attr]
     assert "back to step 10" in panel.moves.value
     for _ in range(2):  # quick clicks, that a browser has not answered to
-        panel.back.click()
+        panel.buttons["back"].click()
     settle(panel)
     assert "step 0 of 40" in caption(panel)
     assert said(panel) == "There is no earlier picture to go back to."
@@ -507,7 +505,7 @@ def test_replay_moves_the_widgets_along(make: Callable[..., Tuner]) -> None:
     image, wanted = panel.session.painting.iterate.image, panel.session.settings  # type: ignore[union-attr]
     moved: list[float] = []
     panel.sliders["style_weight"].observe(lambda change: moved.append(change["new"]), "value")
-    panel.replay.click()
+    panel.buttons["replay"].click()
     settle(panel)
     assert moved == [100.0, 800.0]
     assert panel.session.state == "paused"
@@ -522,16 +520,16 @@ def test_two_panels_take_turns(make: Callable[..., Tuner]) -> None:
     one, other = make(steps=(FOR_EVER,)), make(steps=(FOR_EVER,))
     going = threading.Event()
     at(one, 3, going.set)
-    one.start.click()
+    one.buttons["start"].click()
     assert going.wait(PATIENCE)
-    at(other, 3, other.pause.click)
-    other.start.click()
+    at(other, 3, other.buttons["pause"].click)
+    other.buttons["start"].click()
     settle(one)
     settle(other)
     assert one.session.state == "paused"
     assert said(one) == "Paused, because another panel was started."
-    assert one.start.description == "Go on"
-    assert not one.start.disabled
+    assert one.buttons["start"].description == "Go on"
+    assert not one.buttons["start"].disabled
     assert said(other) == ""
     assert other.session.painting.iterate.step == 3  # type: ignore[union-attr]
 
@@ -549,7 +547,7 @@ def test_a_sentence_does_not_make_pictures_pile_up(make: Callable[..., Tuner]) -
     panel = make(steps=(80,))
     sent: list[int] = []
     panel.picture.observe(lambda change: sent.append(1), "value")
-    at(panel, 0, panel.back.click)  # nothing earlier: the panel says so, and paints on
+    at(panel, 0, panel.buttons["back"].click)  # nothing earlier: the panel says so, and paints on
     run(panel)
     assert panel.session.painting.iterate.step == 80  # type: ignore[union-attr]
     assert len(sent) <= 10
@@ -573,7 +571,7 @@ def test_an_uploaded_picture_becomes_the_content_and_is_kept(panel: Tuner) -> No
     assert said(panel) == "Start begins with the new picture."
     run(panel)
     assert "64×46 px" in caption(panel)
-    panel.save_settings.click()
+    panel.buttons["save_settings"].click()
     settle(panel)
     saved = yaml.safe_load((panel.output_dir / "settings.yaml").read_text())
     assert saved["content"] == str(kept.resolve())
@@ -646,7 +644,7 @@ def test_uploads_of_any_name_stay_in_their_folder(panel: Tuner, tmp_path: Path, 
     assert kept.read_bytes() == data
     assert panel.content.name == str(kept)
     run_until(panel, 1)
-    panel.save_settings.click()
+    panel.buttons["save_settings"].click()
     settle(panel)
     saved = yaml.safe_load((panel.output_dir / "settings.yaml").read_text("utf-8"))
     assert saved["content"] == str(kept.resolve())
@@ -693,7 +691,7 @@ def test_an_upload_that_cannot_be_kept_is_told(
     [
         ("nowhere/<b>photo</b>.jpg", "nowhere/<b>photo</b>.jpg: there is no such file in "),
         ("sample:monalisa", "no sample picture 'sample:monalisa'"),
-        ("", "the path is empty; type one, or choose a picture from the folder."),
+        ("", "the path is empty; type one, or upload a picture."),
         ("https://x/a.jpg", "https://x/a.jpg is an address; save the picture there and give"),
         ("~/gone.jpg", f"{Path.home() / 'gone.jpg'}: there is no such file."),
         ("~nobody-of-that-name/a.jpg", "~nobody-of-that-name/a.jpg: there is no such file"),
@@ -740,85 +738,28 @@ def test_a_path_may_begin_at_home(
     assert panel.content.image.shape == (1, 3, 50, 70)  # type: ignore[union-attr]
 
 
-@pytest.fixture
-def album(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working folder, with pictures, other files and a folder of pictures."""
-    album = tmp_path / "album"
-    (album / "Zoo").mkdir(parents=True)
-    (album / "Zoo" / "lion.PNG").write_bytes(png((200, 150, 20), (90, 60)))
-    (album / "b.png").write_bytes(png())
-    (album / "A.jpg").write_bytes(png())
-    (album / "diary.txt").write_text("no picture")
-    (album / ".hidden.png").write_bytes(png())
-    (album / "broken.png").write_text("no picture either")
-    monkeypatch.chdir(album)
-    return album
-
-
-def entries(panel: Tuner) -> dict[str, str]:
-    return dict(panel.content.entries.options)
-
-
-def test_the_folder_lists_samples_folders_and_pictures(album: Path, panel: Tuner) -> None:
-    listed = entries(panel)
-    above = f"↑ {album.parent}"
-    assert [*listed] == ["sample:astronaut", above, "📁 Zoo", "A.jpg", "b.png", "broken.png"]
-    assert listed["b.png"] == str(album / "b.png")
-    assert panel.content.entries.value is None
-
-
-def test_browsing_folders_chooses_nothing_until_a_picture_is_clicked(
-    album: Path, panel: Tuner, pictures: tuple[str, str]
-) -> None:
-    run_until(panel, 3)
-    panel.content.entries.value = str(album / "Zoo")
-    assert panel.content.name == pictures[0]
-    assert [*entries(panel)] == ["sample:astronaut", f"↑ {album}", "lion.PNG"]
-    assert panel.content.entries.value is None
-    panel.content.entries.value = str(album)
-    assert "📁 Zoo" in entries(panel)
-    assert panel.content.name == pictures[0]
-    panel.content.entries.value = str(album / "Zoo")
-    settle(panel)
-    assert panel.session.state == "paused"
-    panel.content.entries.value = str(album / "Zoo" / "lion.PNG")
-    assert panel.content.name == panel.content.path.value == str(album / "Zoo" / "lion.PNG")
-    assert panel.content.image.shape == (1, 3, 60, 90)
-    assert panel.content.entries.value is None
-    settle(panel)
-    assert panel.session.state == "ready"
-
-
-def test_a_broken_picture_in_a_folder_is_told(
-    album: Path, panel: Tuner, pictures: tuple[str, str]
-) -> None:
-    panel.content.entries.value = str(album / "broken.png")
-    assert "broken.png is not a picture" in said(panel)
-    assert panel.content.name == pictures[0]
-    panel.content.entries.value = str(album / "broken.png")  # the same once more
-    assert panel.content.entries.value is None
+def test_a_broken_picture_is_told(panel: Tuner, tmp_path: Path, pictures: tuple[str, str]) -> None:
+    broken = tmp_path / "broken.png"
+    broken.write_text("no picture")
+    for _ in range(2):  # the same once more
+        panel.content.path.value = str(broken)
+        assert "broken.png is not a picture" in said(panel)
+        assert panel.content.name == panel.content.path.value == pictures[0]
 
 
 def test_a_sample_is_a_click_away(panel: Tuner) -> None:
-    panel.content.entries.value = "sample:astronaut"
+    assert panel.content.path.options == ("sample:astronaut",)
+    assert "sample:swirls" in panel.style.path.options
+    panel.content.path.value = "sample:astronaut"
     assert panel.content.name == "sample:astronaut"
     settle(panel)
     assert panel.session.content.shape == (1, 3, 512, 512)
 
 
-def test_a_folder_that_is_gone_is_told(album: Path, panel: Tuner) -> None:
-    (album / "Zoo" / "lion.PNG").unlink()
-    panel.content.entries.value = str(album / "Zoo")
-    (album / "Zoo").rmdir()
-    panel.content.path.value = str(album / "b.png")
-    assert panel.content.name == str(album / "b.png")
-    panel.content.entries.value = str(album)
-    assert "b.png" in entries(panel)
-
-
 def test_a_picture_chosen_in_mid_step_is_what_is_shown(
-    make: Callable[..., Tuner], album: Path, monkeypatch: pytest.MonkeyPatch
+    make: Callable[..., Tuner], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    (tmp_path / "b.png").write_bytes(png())
     panel = make(steps=(FOR_EVER,))
     in_step, go_on = threading.Event(), threading.Event()
     step = Painting.step
@@ -830,18 +771,18 @@ def test_a_picture_chosen_in_mid_step_is_what_is_shown(
         return step(self)
 
     monkeypatch.setattr(Painting, "step", slow_step)
-    monkeypatch.setattr(panel._line, "free", lambda: True)  # a browser that is quick
-    panel.start.click()
+    monkeypatch.setattr(panel._backpressure, "free", lambda: True)  # a browser that is quick
+    panel.buttons["start"].click()
     assert in_step.wait(PATIENCE)
-    panel.content.path.value = str(album / "b.png")
+    panel.content.path.value = str(tmp_path / "b.png")
     go_on.set()
     settle(panel)
     assert panel.session.state == "ready"
     assert decoded(panel.picture.value).size == (70, 50)
     assert "Press Start" in caption(panel)
     assert said(panel) == "Start begins with the new picture."
-    assert not panel.start.disabled
-    assert panel.pause.disabled
+    assert not panel.buttons["start"].disabled
+    assert panel.buttons["pause"].disabled
 
 
 @pytest.mark.slow
@@ -875,7 +816,7 @@ def test_the_command_for_saved_settings_can_be_pasted(
     (tmp_path / "notebooks" / "stylize_image.ipynb").touch()
     monkeypatch.chdir(tmp_path)
     panel = make(output_dir=Path("it's $HOME/here"))
-    panel.save_settings.click()
+    panel.buttons["save_settings"].click()
     settle(panel)
     command = shlex.split(said(panel).split("\n")[1])
     words = ["papermill", "notebooks/stylize_image.ipynb", "out.ipynb", "-f"]
@@ -887,7 +828,7 @@ def test_settings_can_be_saved_before_anything_is_painted(
     panel: Tuner, tiny: Settings, pictures: tuple[str, str]
 ) -> None:
     panel.sliders["style_weight"].value = 355.0
-    panel.save_settings.click()
+    panel.buttons["save_settings"].click()
     settle(panel)
     path = panel.output_dir / "settings.yaml"
     assert said(panel) == saved_settings("stylize_image", path)
@@ -899,23 +840,23 @@ def test_settings_can_be_saved_before_anything_is_painted(
 def test_what_the_save_buttons_write(panel: Tuner, tiny: Settings) -> None:
     run_until(panel, 5)
     folder = panel.output_dir
-    panel.save_settings.click()
+    panel.buttons["save_settings"].click()
     settle(panel)
     assert said(panel) == saved_settings("stylize_image", folder / "settings.yaml")
     saved = yaml.safe_load((folder / "settings.yaml").read_text())
     assert saved["steps"] == [5]
     panel.sliders["style_weight"].value = 355.0
     run_until(panel, 8)
-    panel.save_settings.click()
+    panel.buttons["save_settings"].click()
     settle(panel)
     paths = folder / "settings.yaml", folder / "session.yaml"
     assert said(panel) == saved_settings("tune_weights", *paths)
-    panel.save_gif.click()
+    panel.buttons["save_gif"].click()
     settle(panel)
     assert said(panel) == f"Saved {folder / 'progress.gif'}"
     with Image.open(folder / "progress.gif") as gif:
         assert gif.n_frames > 1
-    panel.save_run.click()
+    panel.buttons["save_run"].click()
     settle(panel)
     assert said(panel).startswith(f"Saved {folder / '001'}: picture.png, ")
     result = read_result(folder / "001")
@@ -928,7 +869,7 @@ def test_what_the_save_buttons_write(panel: Tuner, tiny: Settings) -> None:
 def test_every_saved_run_has_a_folder_of_its_own(panel: Tuner) -> None:
     for number, step in enumerate((3, 7, 8), start=1):
         run_until(panel, step)
-        panel.save_run.click()
+        panel.buttons["save_run"].click()
         settle(panel)
         assert said(panel).startswith(f"Saved {panel.output_dir / f'{number:03}'}: ")
     results = [read_result(panel.output_dir / f"{number:03}") for number in (1, 2, 3)]
@@ -938,7 +879,7 @@ def test_every_saved_run_has_a_folder_of_its_own(panel: Tuner) -> None:
 
 def test_a_run_can_be_saved_while_it_paints(make: Callable[..., Tuner], tiny: Settings) -> None:
     panel = make(steps=(30,))
-    at(panel, 7, panel.save_run.click)
+    at(panel, 7, panel.buttons["save_run"].click)
     run(panel)
     result = read_result(panel.output_dir / "001")
     assert result is not None
@@ -956,20 +897,20 @@ def test_a_folder_that_cannot_be_written_to_is_told(
     (tmp_path / "in the way").write_text("a file")
     panel = make(output_dir=tmp_path / "in the way")
     run_until(panel, 3)
-    getattr(panel, button).click()
+    panel.buttons[button].click()
     settle(panel)
     assert "cannot be written" in said(panel)
     assert said(panel).startswith(str(tmp_path / "in the way"))
     assert panel.session.state == "paused"
-    panel.start.click()
+    panel.buttons["start"].click()
     settle(panel)
     assert panel.session.state == "finished"
 
 
 def test_what_is_said_of_a_save_stays_while_it_paints(make: Callable[..., Tuner]) -> None:
     panel = make(steps=(30,))
-    at(panel, 0, panel.back.click)  # says that there is nothing earlier
-    at(panel, 5, panel.save_settings.click)
+    at(panel, 0, panel.buttons["back"].click)  # says that there is nothing earlier
+    at(panel, 5, panel.buttons["save_settings"].click)
     heard: list[str] = []
     at(panel, 9, lambda: heard.append(said(panel)))
     run(panel)

@@ -101,6 +101,7 @@ def read_parameters(source: str) -> dict[str, Parameter]:
         raise InputError("the parameters cell is not plain Python.") from None
     parameters = {}
     for statement in statements:
+        targets: list[ast.expr]
         if isinstance(statement, ast.AnnAssign):
             targets, annotation = [statement.target], ast.unparse(statement.annotation)
         elif isinstance(statement, ast.Assign):

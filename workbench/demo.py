@@ -37,6 +37,7 @@ def paint_clip(output_dir: Path) -> None:
 
 
 def _run(name: str, folder: Path, parameters: dict[str, Any]) -> None:
+    notebook.prepare_process()
     output = folder / f"{name}.ipynb"
     try:
         notebook.run_notebook(

@@ -249,7 +249,7 @@ def watch(iterates: Iterable[Iterate], seconds: float = 2.0) -> Iterator[Iterate
             if time.monotonic() - shown >= seconds:
                 picture = Image.fromarray(to_array(iterate.image))
                 alt = f"The painting after step {iterate.step}"
-                canvas.update(HTML(_tag(_encode(picture, "JPEG"), "image/jpeg", alt)))
+                canvas.update(HTML(_tag(encode(picture, "JPEG"), "image/jpeg", alt)))
                 shown = time.monotonic()
             yield iterate
     finally:
@@ -294,7 +294,7 @@ def show(path: str | os.PathLike[str], alt: str, *, on: Any = None) -> None:
     else:
         picture = Image.fromarray(to_array(load_image(path)))
         picture.thumbnail((2 * _WIDTH, 2 * _WIDTH))
-        ways = (_encode(picture, "WEBP", quality=80), _encode(picture, "WEBP", lossless=True))
+        ways = (encode(picture, "WEBP", quality=80), encode(picture, "WEBP", lossless=True))
         html = _tag(min(ways, key=len), "image/webp", alt)  # a plot is smaller without losses
     (on.update if on else display)(HTML(html))
 
@@ -327,7 +327,8 @@ def _cell(value: str | float | None) -> str:
     return re.sub(r"([\\`*_<>|\[\]])", r"\\\1", value or "")
 
 
-def _encode(picture: Image.Image, kind: str, **options: Any) -> bytes:
+def encode(picture: Image.Image, kind: str, **options: Any) -> bytes:
+    """The bytes of a picture's file of a kind that Pillow writes, such as "JPEG"."""
     buffer = io.BytesIO()
     picture.save(buffer, kind, **options)
     return buffer.getvalue()
@@ -375,6 +376,16 @@ def running_notebook(output: Path) -> Path:
     return output.with_name(f".{output.stem}.running{output.suffix}")
 
 
+def prepare_process() -> None:
+    """Make a process of the workbench's own ready to run notebooks, quickly and quietly."""
+    # jsonschema would compile a grammar of addresses, which takes a second and is not needed here.
+    sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
+    logging.getLogger("papermill").setLevel(logging.ERROR)
+    # After Ctrl-C, the dead kernel would be reported a second time, as a stack trace, whenever
+    # the task that watched it is collected.
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+
+
 def run_notebook(
     notebook: str | os.PathLike[str],
     output: str | os.PathLike[str],
@@ -406,8 +417,6 @@ def run_notebook(
     WorkbenchError
         If a cell fails or the kernel dies; the sentence is the notebook's own.
     """
-    # jsonschema would compile a grammar of addresses, which takes a second and is not needed here.
-    sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
     import papermill
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
@@ -426,10 +435,6 @@ def run_notebook(
                 f"{text!a} is no proper Unicode, which a notebook can hold; rename it."
             )
     check_writable(output)
-    logging.getLogger("papermill").setLevel(logging.ERROR)
-    # After Ctrl-C, the dead kernel would be reported a second time, as a stack trace, whenever
-    # the task that watched it is collected.
-    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     kernels: list[Any] = []
     numbers = itertools.count(1)
     count = sum(bool(cell.source) for cell in cells) + bool(parameters)  # which get one more

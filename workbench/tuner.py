@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
+import dataclasses
 import io
 import math
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from html import escape
 from pathlib import Path
 from typing import Any
 
 import ipywidgets as widgets
-import traitlets
 from PIL import Image
-from torch import Tensor
 
 from workbench import runs, samples, sheets
+from workbench.chooser import PictureChooser, show_picture, small_jpeg
 from workbench.errors import InputError, WorkbenchError
-from workbench.files import pictures_in, write_bytes
-from workbench.images import Frame, load_image, resize_down, to_array
-from workbench.notebook import UPLOADS, papermill_command
+from workbench.notebook import encode, papermill_command
 from workbench.session import (
     CHOOSE,
     NO_PICTURE,
@@ -34,16 +30,13 @@ from workbench.session import (
     save_run,
     save_settings,
 )
-from workbench.settings import OPTIMIZERS, Settings
+from workbench.settings import Settings
 from workbench.weights import BACKBONES
 
 PICTURE_SIDE = 640  # px; longest side of the live picture that goes to the browser
-THUMBNAIL_SIDE = 160
 STRIP_PICTURES, STRIP_HEIGHT = 6, 120
-JPEG_QUALITY = 85
 FASTEST = 0.1  # seconds between two pictures to the browser
 PATIENCE, LONGEST_PATIENCE = 1.0, 10.0  # seconds to wait for a browser that does not answer
-UPLOAD_BYTES = 10 * 2**20  # longest message that Jupyter's server takes from a browser
 CURVES_SHARE = 0.08  # of the session's time that may go into drawing curves
 SCALES = (0.25, 0.35, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.12, 1.25, 1.4, 1.6, 1.8, 2.0, 2.5, 3.0)
 SIZES = (128, 192, 256, 320, 384, 448, 512, 640, 768, 1024)
@@ -54,44 +47,49 @@ STOPS = (1, 1.12, 1.25, 1.4, 1.6, 1.8, 2, 2.24, 2.5, 2.8,
          3.15, 3.55, 4, 4.5, 5, 5.6, 6.3, 7.1, 8, 9)
 # fmt: on
 _WEIGHTS = ("content_weight", "style_weight", "tv_weight")
+_KNOBS = {field.name: field.metadata for field in dataclasses.fields(Settings)}
+
+_BUTTONS = (  # name, text, icon, tip
+    ("start", "Start", "play", "Begin, or go on after a pause"),
+    ("pause", "Pause", "pause", "Hold on; Start goes on"),
+    ("stop", "Stop", "stop", "End here; Start begins anew"),
+    ("back", "Step back", "undo", "To the picture and the sliders of some steps ago, and pause"),
+    ("replay", "Replay", "repeat", "The same again from the log of all moves"),
+    ("save_settings", "Save settings", "save", "What made this picture, as YAML for papermill"),
+    ("save_gif", "Save GIF", "film", "The progress so far"),
+    ("save_run", "Save run", "folder-open", "Picture, GIF, curves and settings, in a new folder"),
+)
 
 
-def tuner(
-    content: str | os.PathLike[str] | None = None,
-    style: str | os.PathLike[str] | None = None,
-    settings: Settings | None = None,
-    output_dir: str | os.PathLike[str] = "runs/tune_weights",
-) -> Tuner:
-    """Open a panel with a slider for every knob, and paint while they are turned.
+class Tuner:
+    """A panel with a slider for every knob, which paints while they are turned.
 
-    The optimisation runs in a thread of its own, so the notebook stays free. A slider that is
-    moved counts from the very next step on. To see a panel again, show the same object in
-    another cell.
+    The painting has a thread of its own, so the notebook stays free. A slider that is moved
+    counts from the very next step on. To see a panel again, show the same object in another cell.
 
     Parameters
     ----------
     content, style
-        Picture files, or samples such as "sample:astronaut"; None: samples. Others can be
-        chosen or uploaded in the panel.
+        Picture files, or samples. Others can be chosen or uploaded in the panel.
     settings
         Where the sliders begin; None: the preset "draft".
     output_dir
         Folder that the Save buttons write to, and uploads are kept in. Every saved run gets a
         folder of its own in it: 001, 002 and so on.
     """
-    content = "sample:astronaut" if content is None else str(content)
-    style = "sample:swirls" if style is None else str(style)
-    return Tuner(content, style, settings or Settings.from_preset("draft"), Path(output_dir))
 
-
-class Tuner:
-    """The panel that `tuner` opens: `box` is what is shown, `session` what it drives."""
-
-    def __init__(self, content: str, style: str, settings: Settings, output_dir: Path) -> None:
-        self.output_dir = output_dir
+    def __init__(
+        self,
+        content: str | os.PathLike[str] = "sample:astronaut",
+        style: str | os.PathLike[str] = "sample:swirls",
+        settings: Settings | None = None,
+        output_dir: str | os.PathLike[str] = "runs/tune_weights",
+    ) -> None:
+        settings = settings or Settings.from_preset("draft")
+        self.output_dir = Path(output_dir)
         self.message = widgets.HTML()
-        self.content = PictureChooser(content, [samples.PHOTOGRAPH], output_dir)
-        self.style = PictureChooser(style, samples.STYLES, output_dir)
+        self.content = PictureChooser(str(content), [samples.PHOTOGRAPH], self.output_dir)
+        self.style = PictureChooser(str(style), samples.STYLES, self.output_dir)
         self.session = Session(
             self.content.image,
             self.style.images,
@@ -99,11 +97,13 @@ class Tuner:
             on_update=self._update,
             on_settings=self._show_settings,
         )
-        self._line = _Line()
-        self._setting = threading.local()  # whether this thread sets widgets, no person
+        self._backpressure = _Backpressure()
+        self._thread = threading.local()  # `sets_widgets`, which is no person then
         self._shown_state = ("", "")
         self._next_curves = self._next_strip = 0.0
-        self._make_widgets(settings)
+        self._make_buttons()
+        self._make_pictures()
+        self._make_knobs(settings)
         self._show_settings()
         self._show_choice()
         self._enable_buttons()
@@ -117,91 +117,78 @@ class Tuner:
 
     # --- the widgets ---------------------------------------------------------------------
 
-    def _make_widgets(self, settings: Settings) -> None:
-        def button(text: str, icon: str, tip: str, style: str = "") -> widgets.Button:
-            layout = widgets.Layout(width="auto")
-            return widgets.Button(
-                description=text, icon=icon, tooltip=tip, button_style=style, layout=layout
+    def _make_buttons(self) -> None:
+        session = self.session
+        painting = (session.start, session.pause, session.stop, session.step_back, session.replay)
+        saving = (self._save_settings, self._save_gif, self._save_run)
+        actions = [*painting, *(partial(self._save, save) for save in saving)]
+        self.buttons = {}
+        for (name, text, icon, tip), act in zip(_BUTTONS, actions, strict=True):
+            button = widgets.Button(
+                description=text, icon=icon, tooltip=tip, layout={"width": "auto"}
             )
+            button.on_click(lambda _, act=act: act())
+            self.buttons[name] = button
+        self.buttons["start"].button_style = "primary"
 
-        self.start = button("Start", "play", "Begin, or go on after a pause", "primary")
-        self.pause = button("Pause", "pause", "Hold on; Start goes on")
-        self.stop = button("Stop", "stop", "End here; Start begins anew")
-        self.back = button(
-            "Step back", "undo", "To the picture and the sliders of some steps ago, and pause"
+    def _make_pictures(self) -> None:
+        self.picture, self.curves, self.strip = (
+            widgets.Image(format=kind, layout={"max_width": "100%"})
+            for kind in ("jpeg", "png", "jpeg")
         )
-        self.replay = button("Replay", "repeat", "The same again from the log of all moves")
-        self.save_settings = button(
-            "Save settings", "save", "What made this picture, as YAML for papermill"
-        )
-        self.save_gif = button("Save GIF", "film", "The progress so far")
-        self.save_run = button(
-            "Save run", "folder-open", "Picture, GIF, curves and settings, in a folder of their own"
-        )
-        self.picture = widgets.Image(format="jpeg", layout=widgets.Layout(max_width="100%"))
-        self.caption = widgets.HTML()
-        self.curves = widgets.Image(format="png", layout=widgets.Layout(max_width="100%"))
-        self.strip = widgets.Image(format="jpeg", layout=widgets.Layout(max_width="100%"))
-        self.moves = widgets.HTML()
+        self.caption, self.moves = widgets.HTML(), widgets.HTML()
 
+    def _make_knobs(self, settings: Settings) -> None:
         self.sliders = {
-            "content_weight": _slider("content weight", [0.0, *_stops(-1, 3)]),
-            "style_weight": _slider("style weight", [0.0, *_stops(0, 4)]),
-            "tv_weight": _slider("tv weight", [0.0, *_stops(-5, 0)]),
+            "content_weight": _slider("content_weight", [0.0, *_stops(-1, 3)]),
+            "style_weight": _slider("style_weight", [0.0, *_stops(0, 4)]),
+            "tv_weight": _slider("tv_weight", [0.0, *_stops(-5, 0)]),
             # Targets must be made anew for these, so they count when they are let go.
-            "style_scale": _slider("style scale", SCALES, late=True),
-            "size": _slider("size", SIZES, late=True),
+            "style_scale": _slider("style_scale", SCALES, continuous_update=False),
+            "size": _slider("size", SIZES, continuous_update=False),
         }
         layers = BACKBONES[settings.backbone].layers
         self.content_layers = {layer: _checkbox(f"Keep content at {layer}") for layer in layers}
         self.style_layers = {layer: _checkbox(f"Match style at {layer}") for layer in layers}
         self.layer_weights = {layer: _slider("", _stops(-2, 2)[::2]) for layer in layers}
-        starts = list(dict.fromkeys(["content", "random", settings.init]))
         self.others = {
-            "optimizer": widgets.Dropdown(options=OPTIMIZERS, description="optimizer"),
-            "init": widgets.Dropdown(options=starts, description="init"),
-            # Larger ones would be rounded in the browser.
-            "seed": widgets.BoundedIntText(min=0, max=2**53 - 1, description="seed"),
+            "optimizer": _dropdown("optimizer", _KNOBS["optimizer"]["among"]),
+            "init": _dropdown("init", dict.fromkeys(["content", "random", settings.init])),
+            "seed": _whole_number("seed"),
         }
-        self.steps = widgets.BoundedIntText(min=1, max=10**9, description="steps")
+        self.steps = _whole_number("steps")
 
     def _lay_out(self) -> list[widgets.Widget]:
         def row(*children: widgets.Widget, **layout: str) -> widgets.HBox:
             flow = {"align_items": "center", "flex_flow": "row wrap", **layout}
-            return widgets.HBox(children, layout=widgets.Layout(**flow))
+            return widgets.HBox(children, layout=flow)
 
-        cells: list[widgets.Widget] = [
-            widgets.HTML(f"<b>{title}</b>") for title in ("layer", "content", "style", "its weight")
-        ]
-        for layer in self.style_layers:
-            cells += [widgets.Label(layer), self.content_layers[layer]]
-            cells += [self.style_layers[layer], self.layer_weights[layer]]
-        layers = widgets.GridBox(
-            cells,
-            layout=widgets.Layout(grid_template_columns="60px 60px 44px 1fr", align_items="center"),
-        )
+        heads = ("layer", "content", "style", "its weight")
+        cells = [widgets.HTML(f"<b>{head}</b>") for head in heads]
+        for layer, weight in self.layer_weights.items():
+            toggles = self.content_layers[layer], self.style_layers[layer]
+            cells += [widgets.Label(layer), *toggles, weight]
+        grid = {"grid_template_columns": "60px 60px 44px 1fr", "align_items": "center"}
         later = widgets.HTML("<i>init and seed count from the next start</i>")
-        optimiser = widgets.VBox([*self.others.values(), self.steps, later])
-        more = widgets.Accordion([self.content.box, self.style.box, layers, optimiser, self.moves])
-        more.titles = (
-            "Content picture",
-            "Style picture",
-            "Layers",
-            "Optimiser, start",
-            "Moves so far",
-        )
+        parts = {
+            "Content picture": self.content.box,
+            "Style picture": self.style.box,
+            "Layers": widgets.GridBox(cells, layout=grid),
+            "Optimiser, start": widgets.VBox([*self.others.values(), self.steps, later]),
+            "Moves so far": self.moves,
+        }
+        more = widgets.Accordion([*parts.values()], titles=[*parts])
         left = widgets.VBox(
             [row(self.content.thumbnail, self.style.thumbnail), *self.sliders.values(), more],
-            layout=widgets.Layout(flex="1 1 360px", min_width="330px", max_width="460px"),
+            layout={"flex": "1 1 360px", "min_width": "330px", "max_width": "460px"},
         )
         right = widgets.VBox(
             [self.picture, self.caption, self.curves, self.strip],
-            layout=widgets.Layout(flex="2 1 420px", min_width="320px"),
+            layout={"flex": "2 1 420px", "min_width": "320px"},
         )
-        control = row(self.start, self.pause, self.stop, self.back, self.replay)
-        saving = row(self.save_settings, self.save_gif, self.save_run)
+        buttons = [*self.buttons.values()]
         return [
-            row(control, saving, justify_content="space-between"),
+            row(row(*buttons[:5]), row(*buttons[5:]), justify_content="space-between"),
             self.message,
             row(left, right, align_items="flex-start", grid_gap="0 24px"),
         ]
@@ -209,21 +196,9 @@ class Tuner:
     # --- what a person does --------------------------------------------------------------
 
     def _watch(self) -> None:
-        session = self.session
-        self.start.on_click(lambda _: session.start())
-        self.pause.on_click(lambda _: session.pause())
-        self.stop.on_click(lambda _: session.stop())
-        self.back.on_click(lambda _: session.step_back())
-        self.replay.on_click(lambda _: session.replay())
-        self.save_settings.on_click(lambda _: self._save(self._save_settings))
-        self.save_gif.on_click(lambda _: self._save(self._save_gif))
-        self.save_run.on_click(lambda _: self._save(self._save_run))
         for name, widget in (self.sliders | self.others).items():
             self._on_turn(widget, partial(_value, name, widget))
-        self._on_turn(
-            self.steps,
-            lambda: {"steps": (*session.settings.steps[:-1], self.steps.value)},
-        )
+        self._on_turn(self.steps, self._steps)
         for toggle in self.content_layers.values():
             self._on_turn(toggle, lambda: {"content_layers": _pressed(self.content_layers)})
         for widget in (*self.style_layers.values(), *self.layer_weights.values()):
@@ -236,7 +211,7 @@ class Tuner:
         """Have `changes` made when a person, not the session, sets the widget."""
 
         def turned(_: object) -> None:
-            if getattr(self._setting, "widgets", False):
+            if getattr(self._thread, "sets_widgets", False):
                 return
             try:
                 self.session.change(**changes())
@@ -247,6 +222,9 @@ class Tuner:
                 self._say("")
 
         widget.observe(turned, "value")
+
+    def _steps(self) -> dict[str, Any]:
+        return {"steps": (*self.session.settings.steps[:-1], self.steps.value)}
 
     def _style_layers(self) -> dict[str, Any]:
         layers = _pressed(self.style_layers)
@@ -271,42 +249,49 @@ class Tuner:
         if painting is None:
             self._show_choice()
             return
-        if painting.iterate is None or not (turned or still or self._line.free()):
+        if painting.iterate is None or not (turned or still or self._backpressure.free()):
             return
-        _show(self.picture, _small(painting.iterate.image, PICTURE_SIDE))
+        show_picture(self.picture, small_jpeg(painting.iterate.image, PICTURE_SIDE))
         self.caption.value = _caption(painting, session.state)
         if still or now >= self._next_strip:
             self._next_strip = now + 1.0
-            _show(self.strip, _jpeg(_strip(painting)))
+            strip = sheets.progress_strip(
+                painting.recorder, count=STRIP_PICTURES, height=STRIP_HEIGHT
+            )
+            show_picture(self.strip, encode(Image.fromarray(strip), "JPEG", quality=85))
             self.moves.value = _log(painting)
         if still or now >= self._next_curves:
             began = time.monotonic()
-            _show(self.curves, _curves(painting))
+            show_picture(self.curves, _curves(painting))
             self._next_curves = began + (time.monotonic() - began) / CURVES_SHARE
-        self._line.sent()
+        self._backpressure.sent()
 
     def _enable_buttons(self) -> None:
         state = self.session.state
-        begun = state not in ("ready", "running")
-        self.start.disabled = state == "running"
-        self.pause.disabled = state != "running"
-        self.stop.disabled = state not in ("running", "paused", "failed")
-        self.back.disabled = self.replay.disabled = state == "ready"
-        self.start.description = "Go on" if state in ("paused", "failed") else "Start"
-        self.save_gif.disabled = self.save_run.disabled = not (begun or state == "running")
+        enabled = {
+            "start": state != "running",
+            "pause": state == "running",
+            "stop": state in ("running", "paused", "failed"),
+            "save_settings": True,
+        }
+        for name, button in self.buttons.items():
+            button.disabled = not enabled.get(name, state != "ready")
+        go_on = state in ("paused", "failed")
+        self.buttons["start"].description = "Go on" if go_on else "Start"
 
     def _show_choice(self) -> None:
         """The photograph, before there is anything else to see."""
-        _show(self.picture, _small(self.content.image, PICTURE_SIDE))
+        show_picture(self.picture, small_jpeg(self.content.image, PICTURE_SIDE))
         self.caption.value = "Press Start."
-        _show(self.curves, b"")
-        _show(self.strip, b"")
+        show_picture(self.curves, b"")
+        show_picture(self.strip, b"")
         self.moves.value = ""
 
     def _show_settings(self) -> None:
         """Set all widgets to the settings of the session."""
         settings = self.session.settings
-        with self._shown_by_session():
+        self._thread.sets_widgets = True
+        try:
             for name, slider in self.sliders.items():
                 _set_slider(slider, getattr(settings, name))
             for name, widget in self.others.items():
@@ -319,14 +304,8 @@ class Tuner:
                 # A factor of 0 is the same as not to look at the layer.
                 self.style_layers[layer].value = weights.get(layer, 0) > 0
                 _set_slider(weight, weights.get(layer) or 1.0)
-
-    @contextmanager
-    def _shown_by_session(self) -> Iterator[None]:
-        self._setting.widgets = True
-        try:
-            yield
         finally:
-            self._setting.widgets = False
+            self._thread.sets_widgets = False
 
     def _say(self, sentence: str, *, bad: bool = False) -> None:
         colour = "var(--jp-error-color1, #c62828)" if bad else "inherit"
@@ -375,145 +354,7 @@ class Tuner:
         return f"Saved {folder.parent}: picture.png, progress.gif and what made them"
 
 
-class PictureChooser:
-    """Pick a picture among samples and folders, type its path, or upload it.
-
-    Attributes
-    ----------
-    name
-        Of the picture: its path, or a sample.
-    image
-        `(1, 3, H, W)`, sRGB in [0, 1]; None, as long as there is no such picture.
-    box, thumbnail
-        Widgets: to choose with, and to show what is chosen.
-    problem
-        What was wrong with the last one chosen; empty: nothing.
-    on_choice, on_problem
-        Called after another picture was chosen, or could not be.
-    """
-
-    def __init__(self, name: str, sample_names: Sequence[str], output_dir: Path) -> None:
-        self.samples = tuple(samples.PREFIX + sample for sample in sample_names)
-        self.name, self.problem = name, ""
-        self.image: Tensor | None = None
-        self.on_choice: Callable[[], None] = lambda: None
-        self.on_problem: Callable[[str], None] = lambda problem: None
-        self._uploads = output_dir / UPLOADS
-        self._folder = Path.cwd()
-        self._listing = False
-        self.thumbnail = widgets.Image(format="jpeg")
-        self.path = widgets.Text(
-            continuous_update=False,
-            placeholder="path of a picture",
-            layout=widgets.Layout(width="auto"),
-        )
-        self.entries = widgets.Select(rows=7, layout=widgets.Layout(width="auto"))
-        self.upload = widgets.FileUpload(
-            accept="image/*",
-            description="Upload (up to 10 MB)",
-            layout=widgets.Layout(width="auto"),
-        )
-        # What is too large for Jupyter never arrives; its name and size do, ahead of it.
-        self._ahead = _FileList()
-        self._link = widgets.jsdlink((self.upload, "value"), (self._ahead, "value"))
-        try:
-            self.name, self.image = _load(name)
-        except InputError as error:
-            self.problem = str(error)
-        self._show()
-        self.path.observe(lambda change: self.choose(change["new"]), "value")
-        self.entries.observe(lambda change: self._enter(change["new"]), "value")
-        self._ahead.observe(lambda change: self._refuse_too_large(change["new"]), "value")
-        self.upload.observe(lambda change: self._take_upload(change["new"]), "value")
-        self.box = widgets.VBox([self.path, self.entries, self.upload])
-
-    @property
-    def images(self) -> list[Tensor]:
-        """The picture, if there is one."""
-        return [] if self.image is None else [self.image]
-
-    def choose(self, name: str) -> None:
-        """Take the picture of that name, or say why not and keep the one there is."""
-        if name == self.name and self.image is not None:
-            return
-        try:
-            self.name, self.image = _load(name)
-        except InputError as error:
-            self.problem = str(error)
-            self.on_problem(self.problem)
-        else:
-            self.problem = ""
-            self.on_choice()
-        self._show()
-
-    def _show(self) -> None:
-        self.path.value = self.name
-        _show(self.thumbnail, _small(self.image, THUMBNAIL_SIDE))
-        self._listing = True  # new options choose their first by themselves
-        self.entries.options = self._list_folder()
-        self.entries.value = None
-        self._listing = False
-
-    def _list_folder(self) -> list[tuple[str, str]]:
-        """What is shown -> what it is: samples, the folder above, folders, pictures."""
-        folders, pictures = [], []
-        try:
-            pictures = [(path.name, str(path)) for path in pictures_in(self._folder)]
-            for path in sorted(self._folder.iterdir(), key=lambda path: path.name.casefold()):
-                if path.is_dir() and not path.name.startswith("."):
-                    folders.append((f"\N{FILE FOLDER} {path.name}", str(path)))
-        except InputError as error:
-            self.on_problem(str(error))
-        above = (f"\N{UPWARDS ARROW} {self._folder.parent}", str(self._folder.parent))
-        return [*((sample, sample) for sample in self.samples), above, *folders, *pictures]
-
-    def _enter(self, entry: str | None) -> None:
-        if entry is None or self._listing:
-            return
-        if entry not in self.samples and Path(entry).is_dir():
-            self._folder = Path(entry)
-            self._show()
-        else:
-            self.choose(entry)
-
-    def _refuse_too_large(self, files: Sequence[dict[str, Any]]) -> None:
-        for file in files:
-            if file["size"] >= UPLOAD_BYTES:
-                self.on_problem(
-                    f"{file['name']} has {file['size'] / 1e6:.1f} MB, and more than"
-                    f" {UPLOAD_BYTES / 1e6:.0f} MB do not get through Jupyter's connection: drag"
-                    " the file into JupyterLab's file browser and type its path here, or choose"
-                    " it from the folder."
-                )
-                self.upload.send_state("value")  # lets go of it in the browser as well
-
-    def _take_upload(self, files: Sequence[dict[str, Any]]) -> None:
-        """Keep an uploaded picture, so that saved settings can name it."""
-        for file in files:
-            content = bytes(file["content"])
-            # Told apart by content, so that no upload ever replaces one that is in use.
-            name = Path(file["name"].replace("\\", "/"))
-            digest = hashlib.sha256(content).hexdigest()[:8]
-            path = self._uploads / f"{digest}-{name.stem[:60]}{name.suffix[:10]}"
-            try:
-                write_bytes(path, content)
-                load_image(path)
-            except WorkbenchError as error:
-                with suppress(OSError):
-                    path.unlink()
-                self.on_problem(str(error).replace(str(path), file["name"]))
-            else:
-                self.choose(str(path))
-        self.upload.value = ()  # the same file may come again
-
-
-class _FileList(widgets.TagsInput):  # type: ignore[misc]
-    """Names and sizes of files, without what is in them: the browser sends this as JSON."""
-
-    value = traitlets.List(traitlets.Dict()).tag(sync=True)
-
-
-class _Line:
+class _Backpressure:
     """Keeps pictures from piling up on a slow line, or before a closed browser tab.
 
     The browser copies a number that goes out behind every picture into one that comes back.
@@ -545,33 +386,6 @@ class _Line:
 # --- small pieces of the panel -----------------------------------------------------------
 
 
-def _jpeg(frame: Frame) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(frame).save(buffer, "JPEG", quality=JPEG_QUALITY)
-    return buffer.getvalue()
-
-
-def _small(image: Tensor | None, side: int) -> bytes:
-    return b"" if image is None else _jpeg(to_array(resize_down(image, side)))
-
-
-def _show(widget: widgets.Image, data: bytes) -> None:
-    """Set a picture; without one, hide the widget, which a browser would call broken."""
-    widget.value = data
-    widget.layout.display = None if data else "none"
-
-
-def _load(name: str) -> tuple[str, Tensor]:
-    """A picture by its path or the name of a sample, and the name with `~` written out."""
-    if not name.strip():
-        raise InputError("the path is empty; type one, or choose a picture from the folder.")
-    if name.startswith(("https://", "http://")):
-        raise InputError(f"{name} is an address; save the picture there and give its path.")
-    if name.startswith("~"):
-        name = os.path.expanduser(name)  # noqa: PTH111 - leaves the `~` of nobody as it is
-    return name, samples.load_picture(name)
-
-
 def _caption(painting: Painting, state: str) -> str:
     iterate, settings = painting.iterate, painting.settings
     assert iterate is not None
@@ -584,14 +398,6 @@ def _caption(painting: Painting, state: str) -> str:
         f"<br>{' · '.join(weights)}"
         f"<br>loss {losses.total:,.0f} = content {losses.content_total:,.0f}"
         f" + style {losses.style_total:,.0f} + tv {losses.tv:,.0f}</div>"
-    )
-
-
-def _strip(painting: Painting) -> Frame:
-    snapshots = painting.recorder.snapshots(STRIP_PICTURES)
-    captions = ["start" if shot.step == 0 else f"step {shot.step}" for shot in snapshots]
-    return sheets.contact_sheet(
-        [snapshot.frame for snapshot in snapshots], captions, height=STRIP_HEIGHT
     )
 
 
@@ -624,14 +430,29 @@ def _stops(low: int, high: int) -> list[float]:
     return [*stops, 10.0**high]
 
 
-def _slider(title: str, stops: Sequence[float], *, late: bool = False) -> widgets.SelectionSlider:
-    """A slider with exact stops; `late` ones count when they are let go."""
+def _slider(
+    knob: str, stops: Sequence[float], *, continuous_update: bool = True
+) -> widgets.SelectionSlider:
+    """A slider with exact stops."""
     return widgets.SelectionSlider(
         options=[(_label(stop), stop) for stop in stops],
-        description=title,
-        continuous_update=not late,
-        style={"description_width": "108px" if title else "0px"},
-        layout=widgets.Layout(width="auto", min_width="0"),
+        description=knob.replace("_", " "),
+        tooltip=_KNOBS[knob]["text"] if knob else "factor of the layer's style loss",
+        continuous_update=continuous_update,
+        style={"description_width": "108px" if knob else "0px"},
+        layout={"width": "auto", "min_width": "0"},
+    )
+
+
+def _dropdown(knob: str, choices: Iterable[str]) -> widgets.Dropdown:
+    return widgets.Dropdown(options=[*choices], description=knob, tooltip=_KNOBS[knob]["text"])
+
+
+def _whole_number(knob: str) -> widgets.BoundedIntText:
+    limits = _KNOBS[knob]
+    most = min(limits["most"], 2**53 - 1)  # larger ones would be rounded in the browser
+    return widgets.BoundedIntText(
+        min=limits["least"], max=most, description=knob, tooltip=limits["text"]
     )
 
 
@@ -648,7 +469,7 @@ def _label(stop: float) -> str:
 
 
 def _checkbox(tip: str) -> widgets.Checkbox:
-    return widgets.Checkbox(indent=False, tooltip=tip, layout=widgets.Layout(width="30px"))
+    return widgets.Checkbox(indent=False, tooltip=tip, layout={"width": "30px"})
 
 
 def _value(name: str, widget: widgets.Widget) -> dict[str, Any]:
@@ -657,3 +478,6 @@ def _value(name: str, widget: widgets.Widget) -> dict[str, Any]:
 
 def _pressed(toggles: dict[str, widgets.Checkbox]) -> tuple[str, ...]:
     return tuple(layer for layer, toggle in toggles.items() if toggle.value)
+
+
+tuner = Tuner  # as notebooks call it

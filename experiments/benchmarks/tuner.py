@@ -24,7 +24,7 @@ from PIL import Image
 from workbench.descent import optimize
 from workbench.samples import load_picture
 from workbench.settings import Settings
-from workbench.tuner import Tuner, tuner
+from workbench.tuner import Tuner
 from workbench.weights import load_weights
 
 SETTINGS = replace(Settings.from_preset("draft"), steps=(2000,))
@@ -37,11 +37,11 @@ class Watched:
     """A panel whose pictures are noted as they go out."""
 
     def __init__(self, folder: str) -> None:
-        self.panel: Tuner = tuner(settings=SETTINGS, output_dir=folder)
+        self.panel = Tuner(settings=SETTINGS, output_dir=folder)
         # Time, step and style weight of every picture.
         self.shown: list[tuple[float, int, float]] = []
         self.bytes: list[int] = []
-        line = self.panel._line
+        line = self.panel._backpressure
         self.panel.picture.observe(self._note, "value")
         line._out.observe(lambda change: setattr(line._back, "value", change["new"]), "value")
 
@@ -97,7 +97,7 @@ def main() -> None:
         panel, session = watched.panel, watched.panel.session
         say("the panel opens, with the photograph", time.perf_counter() - began)
         began = time.perf_counter()
-        panel.start.click()
+        panel.buttons["start"].click()
         watched.wait_for(lambda: bool(watched.shown))
         say("Start to the first picture", time.perf_counter() - began)
         watched.wait_for(lambda: watched.shown[-1][1] > 25)
@@ -135,13 +135,13 @@ def main() -> None:
 
         slider.index = middle
         waits, extra = [], []
-        for press in (panel.pause, panel.start, panel.stop):
+        for press in (panel.buttons["pause"], panel.buttons["start"], panel.buttons["stop"]):
             time.sleep(0.5)
             assert session.painting is not None
             assert session.painting.iterate is not None
             began, at = time.perf_counter(), session.painting.iterate.step
             press.click()
-            if press is panel.start:
+            if press is panel.buttons["start"]:
                 continue
             session.wait()
             waits.append(time.perf_counter() - began)

@@ -41,7 +41,12 @@ from workbench.batch.record import (
     write_record,
 )
 from workbench.errors import InputError, OutputError, WorkbenchError
-from workbench.notebook import failed_notebook, run_notebook, running_notebook
+from workbench.notebook import (
+    failed_notebook,
+    prepare_process,
+    run_notebook,
+    running_notebook,
+)
 from workbench.pages import save_thumbnail
 from workbench.runs import RESULT, check_result, shown
 
@@ -201,6 +206,7 @@ def main() -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     run, plan = pickle.load(sys.stdin.buffer)
     threading.Thread(target=_end_with_worker, daemon=True).start()
+    prepare_process()
     print(json.dumps(_make(run, plan).stored), flush=True)
 
 
