@@ -9,7 +9,7 @@ import re
 import shlex
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -350,6 +350,14 @@ def test_every_other_widget_counts(panel: Tuner, tiny: Settings) -> None:
     assert painting is not None
     assert painting.first_settings == wanted
     assert painting.iterate.step == 5  # type: ignore[union-attr]
+
+
+def test_every_knob_says_what_it_does(panel: Tuner) -> None:
+    texts = {field.name: field.metadata["text"] for field in fields(Settings)}
+    knobs = panel.sliders | panel.others | {"steps": panel.steps}
+    assert {name: widget.tooltip for name, widget in knobs.items()} == {
+        name: texts[name] for name in knobs
+    }
 
 
 def test_the_steps_of_coarse_scales_stay(make: Callable[..., Tuner]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 import time
@@ -10,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Concatenate, Literal, ParamSpec
 
 import yaml
 from torch import Tensor
@@ -37,21 +38,11 @@ State = Literal["ready", "running", "paused", "finished", "stopped", "failed"]
 
 @dataclass(frozen=True)
 class Move:
-    """What was changed, and when.
+    """What was changed, and when."""
 
-    Attributes
-    ----------
-    step
-        Steps that the picture had taken.
-    changes
-        Setting -> its new value.
-    back_to
-        The step whose picture and settings were gone back to; None: not that kind of move.
-    """
-
-    step: int
-    changes: Mapping[str, Any] = field(default_factory=dict)
-    back_to: int | None = None
+    step: int  # steps that the picture had taken
+    changes: Mapping[str, Any] = field(default_factory=dict)  # setting -> its new value
+    back_to: int | None = None  # step whose picture and settings were gone back to, if any
 
     def as_dict(self) -> dict[str, Any]:
         """Flat, as in YAML: `{"step": 20, "style_weight": 300.0}`."""
@@ -69,16 +60,14 @@ class Move:
             If there is no step, or a number is not one.
         """
         changes = {str(k): v for k, v in flat.items()} if isinstance(flat, Mapping) else {}
-        numbers = changes.pop("step", None), changes.pop("back_to", None)
-        for name, number in zip(("step", "back_to"), numbers, strict=True):
-            whole = isinstance(number, int) and not isinstance(number, bool) and number >= 0
-            if not (whole or (name == "back_to" and number is None)):
-                raise InputError(
-                    f"move {flat!r}: {name} is {number!r}; give a whole number from 0 on, as in"
-                    ' {"step": 20, "style_weight": 300.0}.'
-                )
-        step, back_to = numbers
-        if back_to is not None and (changes or back_to >= step):
+        step, back_to = changes.pop("step", None), changes.pop("back_to", None)
+        if type(step) is not int or step < 0:
+            raise InputError(
+                f"move {flat!r}: step is {step!r}; give a whole number from 0 on, as in"
+                ' {"step": 20, "style_weight": 300.0}.'
+            )
+        earlier = type(back_to) is int and 0 <= back_to < step
+        if back_to is not None and (changes or not earlier):
             raise InputError(f"move {flat!r}: back_to goes to an earlier step and changes nothing.")
         return cls(step, changes, back_to)
 
@@ -102,23 +91,6 @@ class Painting:
         The `log` of an earlier painting, whose moves are made again at their steps: the same
         picture comes about. A call of `change` or `step_back` drops those yet to come.
 
-    Attributes
-    ----------
-    settings
-        Of the next step.
-    first_settings
-        Of the first.
-    iterate
-        The newest; None before the first.
-    log
-        Every move so far.
-    to_come
-        What is left of `moves`.
-    recorder
-        Losses and pictures of the way here, without what was gone back from.
-    seconds
-        That all steps took.
-
     Raises
     ------
     InputError
@@ -134,21 +106,19 @@ class Painting:
         moves: Sequence[Move] = (),
     ) -> None:
         self.content, self.styles = content, tuple(styles)
-        self.settings = self.first_settings = settings
-        self.iterate: Iterate | None = None
-        self.log: list[Move] = []
-        self.recorder = progress.Recorder()
-        self.seconds = 0.0
-        self.to_come = effective(moves)
-        self._snapshots: list[_Snapshot] = []
+        self.settings = settings  # of the next step
+        self.first_settings = settings
+        self.iterate: Iterate | None = None  # the newest
+        self.log: list[Move] = []  # every move so far
+        self.to_come = effective(moves)  # what is left of them
+        self.recorder = progress.Recorder()  # of the way here, without what was gone back from
+        self.seconds = 0.0  # that all steps took
+        self._snapshots: list[tuple[Iterate, Settings]] = []
         self._iterates: Iterator[Iterate] | None = None
         end = sum(settings.steps)
         for move in self.to_come:
             if move.step > end:
-                raise InputError(
-                    f"a move is to be made at step {move.step}, but the painting ends"
-                    f" at step {end}."
-                )
+                raise _too_late(move, end)
             settings = settings.changed(**move.changes)
             end = move.step + sum(_steps_left(settings.steps, move.step))
 
@@ -181,10 +151,7 @@ class Painting:
         if iterate is not None:
             self._keep(iterate)
         elif self.to_come:
-            raise InputError(
-                f"a move is to be made at step {self.to_come[0].step}, but the painting ends"
-                f" at step {self.iterate.step if self.iterate else 0}."
-            )
+            raise _too_late(self.to_come[0], self.iterate.step if self.iterate else 0)
         return iterate
 
     def make_due_moves(self) -> None:
@@ -219,14 +186,13 @@ class Painting:
         if self.iterate is None:
             return False
         now = self.iterate.step
-        earlier = [shot for shot in self._snapshots if shot.iterate.step < now]
+        earlier = [shot for shot in self._snapshots if shot[0].step < now]
         if not earlier:
             return False
         self.to_come, self._snapshots = [], earlier
-        back = earlier[-1]
-        self.iterate, self.settings = back.iterate, back.settings
-        self.recorder.rewind(back.iterate)
-        self.log.append(Move(now, back_to=back.iterate.step))
+        self.iterate, self.settings = earlier[-1]
+        self.recorder.rewind(self.iterate)
+        self.log.append(Move(now, back_to=self.iterate.step))
         self._iterates = None
         return True
 
@@ -264,7 +230,7 @@ class Painting:
         self.iterate = iterate
         self.recorder.add(iterate)
         if iterate.step % SNAPSHOT_EVERY == 0:
-            self._snapshots.append(_Snapshot(iterate, self.settings))
+            self._snapshots.append((iterate, self.settings))
             del self._snapshots[:-SNAPSHOTS_KEPT]
 
     def _make(self, changes: Mapping[str, Any]) -> None:
@@ -278,10 +244,9 @@ class Painting:
         self._iterates = None
 
 
-@dataclass(frozen=True)
-class _Snapshot:
-    iterate: Iterate
-    settings: Settings
+def _too_late(move: Move, end: int) -> InputError:
+    sentence = f"a move is to be made at step {move.step}, but the painting ends at step {end}."
+    return InputError(sentence)
 
 
 def _steps_left(plan: Sequence[int], done: int) -> tuple[int, ...]:
@@ -308,6 +273,21 @@ def effective(log: Sequence[Move]) -> list[Move]:
     return kept
 
 
+P = ParamSpec("P")
+
+
+def _between_steps(
+    method: Callable[Concatenate[Session, P], None],
+) -> Callable[Concatenate[Session, P], None]:
+    """Make a method return at once, and be done in the session's thread between two steps."""
+
+    @functools.wraps(method)
+    def asked(self: Session, /, *args: P.args, **options: P.kwargs) -> None:
+        self.between_steps(lambda: method(self, *args, **options))
+
+    return asked
+
+
 class Session:
     """A painting in a thread of its own: who turns the knobs never waits for it.
 
@@ -331,18 +311,11 @@ class Session:
         Called likewise when `settings` were set by other means than `change`: by going back,
         or by a replay.
 
-    Attributes
-    ----------
-    settings
-        What is wanted now; the next step uses them.
-    state
-        "ready" (nothing painted yet), "running", "paused", "finished" (all steps taken; a
-        change of settings goes on), "stopped" (the next start begins anew) or "failed"
-        (`message` says why; start and changes go on from the last good picture).
-    message
-        One sentence for whoever watches; empty if there is nothing to say.
-    painting
-        The present one, or the last; None before the first.
+    `settings` is what is wanted now, `painting` the present one or the last (None before the
+    first), `message` a sentence for whoever watches, or empty. `state` is "ready" (nothing
+    painted yet), "running", "paused", "finished" (all steps taken; a change of settings goes on),
+    "stopped" (the next start begins anew) or "failed" (`message` says why; start and changes go
+    on from the last good picture).
     """
 
     _now_running: ClassVar[weakref.ref[Session] | None] = None
@@ -368,36 +341,27 @@ class Session:
         self._lock = threading.Lock()
         self._worker: threading.Thread | None = None
 
+    @_between_steps
     def start(self) -> None:
         """Begin, or go on after a pause or a failure."""
+        if self.content is None or not self.styles:
+            self._set(self.state, CHOOSE)
+            return
+        if self.state in ("ready", "finished", "stopped") or self.painting is None:
+            self._begin(self.settings)
+        self._set("running")
 
-        def start() -> None:
-            if self.content is None or not self.styles:
-                self._set(self.state, CHOOSE)
-                return
-            if self.state in ("ready", "finished", "stopped") or self.painting is None:
-                self._begin(self.settings)
-            self._set("running")
-
-        self.between_steps(start)
-
+    @_between_steps
     def pause(self, message: str = "") -> None:
         """Hold on after the step that is being taken."""
+        if self.state == "running":
+            self._set("paused", message)
 
-        def pause() -> None:
-            if self.state == "running":
-                self._set("paused", message)
-
-        self.between_steps(pause)
-
+    @_between_steps
     def stop(self) -> None:
         """End after the step that is being taken; the picture so far stays."""
-
-        def stop() -> None:
-            if self.painting is not None:
-                self._set("stopped")
-
-        self.between_steps(stop)
+        if self.painting is not None:
+            self._set("stopped")
 
     def change(self, **changes: Any) -> None:
         """Set one or more settings; a painting that is under way uses them from the next step on.
@@ -413,61 +377,52 @@ class Session:
         with self._lock:
             self.settings = self.settings.changed(**changes)
             taken = self._taken
+        self._change(changes, taken)
+
+    @_between_steps
+    def _change(self, changes: Mapping[str, Any], taken: int) -> None:
+        with self._lock:
+            if taken != self._taken:  # a step back came in between; this was asked for later
+                self.settings = self.settings.changed(**changes)
+        if self.painting is None or self.state in ("ready", "stopped"):
+            return
         now = {name: value for name, value in changes.items() if name not in START_ONLY}
+        if self.painting.change(**now):
+            self._pause_at = None
+            if self.state in ("finished", "failed"):
+                self._set("running")
 
-        def change() -> None:
-            with self._lock:
-                if taken != self._taken:  # a step back came in between; this was asked for later
-                    self.settings = self.settings.changed(**changes)
-            if self.painting is None or self.state in ("ready", "stopped"):
-                return
-            if self.painting.change(**now):
-                self._pause_at = None
-                if self.state in ("finished", "failed"):
-                    self._set("running")
-
-        self.between_steps(change)
-
+    @_between_steps
     def step_back(self) -> None:
         """Return to the picture and the settings of some steps ago, and pause there."""
+        if self.painting is None or not self.painting.step_back():
+            self._set(self.state, "There is no earlier picture to go back to.")
+            return
+        start_only = {name: getattr(self.settings, name) for name in START_ONLY}
+        self._take(self.painting.settings.changed(**start_only))
+        self._pause_at = None
+        self._set("paused")
 
-        def step_back() -> None:
-            if self.painting is None or not self.painting.step_back():
-                self._set(self.state, "There is no earlier picture to go back to.")
-                return
-            start_only = {name: getattr(self.settings, name) for name in START_ONLY}
-            self._take(self.painting.settings.changed(**start_only))
-            self._pause_at = None
-            self._set("paused")
-
-        self.between_steps(step_back)
-
+    @_between_steps
     def replay(self) -> None:
         """Paint the same picture again from the log, up to where it is now."""
+        last = self.painting
+        if last is None or last.iterate is None:
+            self._set(self.state, "There is nothing to replay yet.")
+            return
+        # Pressed in mid-replay, it is the whole of it again.
+        end = last.iterate.step if self._pause_at is None else self._pause_at
+        self._begin(last.first_settings, [*last.log, *last.to_come])
+        self._pause_at = end
+        self._set("running")
 
-        def replay() -> None:
-            last = self.painting
-            if last is None or last.iterate is None:
-                self._set(self.state, "There is nothing to replay yet.")
-                return
-            # Pressed in mid-replay, it is the whole of it again.
-            end = last.iterate.step if self._pause_at is None else self._pause_at
-            self._begin(last.first_settings, [*last.log, *last.to_come])
-            self._pause_at = end
-            self._set("running")
-
-        self.between_steps(replay)
-
+    @_between_steps
     def choose(self, content: Tensor | None = None, styles: Sequence[Tensor] = ()) -> None:
         """Take other pictures; the next start begins with them."""
-
-        def choose() -> None:
-            self.content = self.content if content is None else content
-            self.styles = tuple(styles) or self.styles
-            self.painting = None
-            self._set("ready", "Start begins with the new picture.")
-
-        self.between_steps(choose)
+        self.content = self.content if content is None else content
+        self.styles = tuple(styles) or self.styles
+        self.painting = None
+        self._set("ready", "Start begins with the new picture.")
 
     def between_steps(self, request: Callable[[], None]) -> None:
         """Have something done in the session's thread, between two steps."""
@@ -492,10 +447,7 @@ class Session:
                     self._worker = None
                     return
             try:
-                if request is not None:
-                    request()
-                else:
-                    self._step()
+                (request or self._step)()
             except WorkbenchError as error:
                 self._set("failed", str(error))
             except Exception as error:
@@ -566,28 +518,25 @@ def save_settings(
     """
     names = {"content": _absolute(content), "style": _absolute(style)}
     moves = [move.as_dict() for move in effective(painting.log)]
-    settings = _yaml({**names, **_as_parameters(painting.settings_so_far())})
-    head = "# For: papermill notebooks/stylize_image.ipynb out.ipynb -f settings.yaml\n"
-    if moves:
-        head += "# Settings were changed on the way, so the picture will be another; session.yaml\n"
-        head += "# is the whole session.\n"
-    folder = Path(output_dir)
-    paths = [folder / "settings.yaml"]
-    write_bytes(paths[0], (head + settings).encode())
-    if moves:
-        assert painting.iterate is not None
-        session = {
-            **names,
-            **_as_parameters(painting.first_settings),
-            "moves": moves,
-            "last_step": painting.iterate.step,
-        }
-        head = "# For: papermill notebooks/tune_weights.ipynb out.ipynb -f session.yaml\n"
-        paths.append(folder / "session.yaml")
-        write_bytes(paths[1], (head + _yaml(session)).encode())
-    else:
-        (folder / "session.yaml").unlink(missing_ok=True)
-    return paths
+    path = Path(output_dir) / "settings.yaml"
+    note = "Settings were changed on the way; session.yaml is the whole session." if moves else ""
+    _save_yaml(path, "stylize_image", {**names, **_as_parameters(painting.settings_so_far())}, note)
+    session = path.with_name("session.yaml")
+    if not moves:
+        session.unlink(missing_ok=True)
+        return [path]
+    assert painting.iterate is not None
+    first = _as_parameters(painting.first_settings)
+    told = {"moves": moves, "last_step": painting.iterate.step}
+    _save_yaml(session, "tune_weights", {**names, **first, **told})
+    return [path, session]
+
+
+def _save_yaml(path: Path, notebook: str, values: dict[str, Any], note: str = "") -> None:
+    head = f"# For: papermill notebooks/{notebook}.ipynb out.ipynb -f {path.name}\n"
+    head += f"# {note}\n" if note else ""
+    text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, default_flow_style=None)
+    write_bytes(path, (head + text).encode())
 
 
 def save_run(
@@ -661,10 +610,3 @@ def _as_parameters(settings: Settings) -> dict[str, Any]:
 
 def _absolute(name: str) -> str:
     return name if name.startswith(samples.PREFIX) else str(Path(name).resolve())
-
-
-def _yaml(values: dict[str, Any]) -> str:
-    text: str = yaml.safe_dump(
-        values, sort_keys=False, allow_unicode=True, width=10_000, default_flow_style=None
-    )
-    return text
