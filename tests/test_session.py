@@ -7,30 +7,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import hypothesis.strategies as st
 import pytest
 import torch
 import yaml
-from hypothesis import HealthCheck, given
-from hypothesis import settings as hypothesis_settings
 from PIL import Image
+from test_painting import paint, picture
 from torch import Tensor
 
-from workbench import session as session_module
-from workbench.descent import measure, optimize, stylize
-from workbench.errors import InputError, OptimizationError
+from workbench import painting as painting_module
+from workbench.descent import measure, stylize
+from workbench.errors import InputError
 from workbench.images import load_image, resize
+from workbench.painting import SNAPSHOT_EVERY, Move, Painting, effective
 from workbench.runs import read_result
-from workbench.session import (
-    SNAPSHOT_EVERY,
-    SNAPSHOTS_KEPT,
-    Move,
-    Painting,
-    Session,
-    effective,
-    save_run,
-    save_settings,
-)
+from workbench.session import Session, save_run, save_settings
 from workbench.settings import Settings
 
 PATIENCE = 30  # seconds, within which anything here must be done
@@ -110,414 +100,6 @@ def watched(photo: Tensor, painting: Tensor) -> Iterator[Callable[..., Watched]]
         session.wait(PATIENCE)
 
 
-@pytest.fixture
-def square(photo: Tensor) -> Tensor:
-    """A picture with a coarse scale of 64 pixels below a size of 128."""
-    return resize(photo, (64, 64))
-
-
-def paint(painting: Painting, step: int) -> Painting:
-    """Go on until so many steps are taken."""
-    while painting.iterate is None or painting.iterate.step < step:
-        assert painting.step() is not None
-    return painting
-
-
-def picture(painting: Painting | None) -> Tensor:
-    assert painting is not None
-    assert painting.iterate is not None
-    return painting.iterate.image
-
-
-# --- Move --------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("move", "flat"),
-    [
-        (Move(20, {"style_weight": 300.0}), {"step": 20, "style_weight": 300.0}),
-        (Move(0, {"style_layers": ("relu1_1",)}), {"step": 0, "style_layers": ["relu1_1"]}),
-        (Move(7), {"step": 7}),
-        (Move(9, back_to=0), {"step": 9, "back_to": 0}),
-    ],
-)
-def test_a_move_and_its_plain_form(move: Move, flat: dict[str, object]) -> None:
-    assert move.as_dict() == flat
-    again = Move.from_dict(yaml.safe_load(yaml.safe_dump(flat)))
-    assert again.as_dict() == flat
-    assert (again.step, again.back_to) == (move.step, move.back_to)
-
-
-@pytest.mark.parametrize(
-    "flat",
-    [
-        {"style_weight": 300.0},
-        {"step": -1},
-        {"step": 2.0},
-        {"step": True},
-        {"step": "3"},
-        {"step": None},
-        {"step": 5, "back_to": -1},
-        {"step": 5, "back_to": False},
-        {"step": 5, "back_to": 5},
-        {"step": 5, "back_to": 6},
-        {"step": 5, "back_to": 2, "style_weight": 3.0},
-        3,
-        None,
-        [("step", 3)],
-        "step",
-    ],
-    ids=str,
-)
-def test_what_is_no_move_is_refused(flat: Any) -> None:
-    with pytest.raises(InputError, match="move "):
-        Move.from_dict(flat)
-
-
-@pytest.mark.parametrize(
-    ("move", "sentence"),
-    [
-        ({"step": 2, "stlye_weight": 3.0}, "no setting 'stlye_weight'"),
-        ({"step": 2, "style_weight": -3.0}, "style_weight = -3.0"),
-        ({"step": 2, 7: 3.0}, "7"),
-    ],
-    ids=str,
-)
-def test_a_painting_refuses_moves_that_make_no_sense(
-    tiny: Settings, photo: Tensor, painting: Tensor, move: dict[Any, Any], sentence: str
-) -> None:
-    with pytest.raises(InputError, match=sentence):
-        Painting(photo, [painting], tiny, moves=[Move.from_dict(move)])
-
-
-def test_what_was_gone_back_from_has_no_effect() -> None:
-    weight = {"style_weight": 3.0}
-    log = [Move(2, weight), Move(12, weight), Move(15, back_to=10), Move(10, weight)]
-    assert effective(log) == [Move(2, weight), Move(10), Move(10, weight)]
-    assert effective([*log, Move(17, back_to=0)]) == [Move(0)]
-    assert effective([]) == []
-
-
-# --- Painting ----------------------------------------------------------------------------
-
-
-def test_without_moves_a_painting_is_what_optimize_gives(
-    tiny: Settings, square: Tensor, painting: Tensor
-) -> None:
-    settings = replace(tiny, size=128, steps=(3, 4))
-    ours = list(Painting(square, [painting], settings))
-    theirs = list(optimize(square, [painting], settings))
-    assert [iterate.step for iterate in ours] == list(range(8))
-    assert [iterate.steps for iterate in ours] == [7] * 8
-    for a, b in zip(ours, theirs, strict=True):
-        assert torch.equal(a.image, b.image)
-        assert a.losses == b.losses
-
-
-def test_a_change_counts_from_the_next_step_on_the_present_picture(
-    tiny: Settings, photo: Tensor, painting: Tensor
-) -> None:
-    work = paint(Painting(photo, [painting], tiny), 5)
-    before = picture(work)
-    assert work.change(style_weight=1000.0, content_weight=0.5)
-    after = work.step()
-    assert after is not None
-    assert after.step == 6
-    assert work.log == [Move(5, {"style_weight": 1000.0, "content_weight": 0.5})]
-    heavy = replace(tiny, style_weight=1000.0, content_weight=0.5)
-    referee = measure(after.image, photo, [painting], heavy)
-    assert after.losses.total == pytest.approx(referee.total, rel=1e-4)
-    # L-BFGS's first step from a picture is a small one.
-    moved = (after.image - before).abs().mean()
-    assert 0 < moved < 0.2 * (after.image - resize(photo, 64)).abs().mean()
-
-
-def test_the_changes_between_two_steps_are_one_move(
-    tiny: Settings, photo: Tensor, painting: Tensor
-) -> None:
-    work = paint(Painting(photo, [painting], tiny), 3)
-    for weight in (200, 300, 400):
-        assert work.change(style_weight=weight)
-    work.change(tv_weight=0.5)
-    assert work.log == [Move(3, {"style_weight": 400.0, "tv_weight": 0.5})]
-    paint(work, 4)
-    work.change(style_weight=500)
-    assert [move.step for move in work.log] == [3, 4]
-
-
-def test_a_change_to_what_is_so_already_is_none(
-    tiny: Settings, photo: Tensor, painting: Tensor
-) -> None:
-    work = paint(Painting(photo, [painting], tiny), 3)
-    assert not work.change(style_weight=100, steps=[12], content_layers=["relu4_2"])
-    assert not work.change()
-    assert work.log == []
-    assert torch.equal(picture(paint(work, 12)), stylize(photo, [painting], tiny))
-
-
-def test_before_the_first_step_a_change_is_no_move(
-    tiny: Settings, photo: Tensor, painting: Tensor
-) -> None:
-    work = Painting(photo, [painting], tiny)
-    assert work.change(style_weight=300.0, seed=5)
-    assert work.log == []
-    assert work.first_settings == work.settings == replace(tiny, style_weight=300.0, seed=5)
-    assert torch.equal(
-        picture(paint(work, 12)), stylize(photo, [painting], replace(tiny, style_weight=300.0))
-    )
-
-
-@pytest.mark.parametrize(
-    ("changes", "sentence"),
-    [
-        ({"style_weight": -1.0}, "style_weight"),
-        ({"style_weight": float("nan")}, "style_weight"),
-        ({"content_layers": ()}, "content_layers is empty"),
-        ({"content_weight": 0, "style_weight": 0}, "nothing to paint"),
-        ({"tv_weight": 1.0, "size": 3}, "size = 3"),
-        ({"stlye_weight": 1.0}, "no setting 'stlye_weight'"),
-        ({"steps": True}, "steps"),
-    ],
-    ids=str,
-)
-def test_a_value_that_makes_no_sense_is_refused_and_nothing_changes(
-    tiny: Settings,
-    photo: Tensor,
-    painting: Tensor,
-    watched: Callable[..., Watched],
-    changes: dict[str, object],
-    sentence: str,
-) -> None:
-    work = paint(Painting(photo, [painting], tiny), 3)
-    with pytest.raises(InputError, match=sentence):
-        work.change(**changes)
-    assert work.settings == tiny
-    assert work.log == []
-    session = watched(tiny, {4: Session.pause})
-    session.start()
-    session.settle()
-    with pytest.raises(InputError, match=sentence):
-        session.change(**changes)
-    session.start()
-    session.settle()
-    assert session.settings == tiny
-    assert session.state == "finished"
-    assert torch.equal(session.image, stylize(photo, [painting], tiny))
-
-
-def test_a_move_gives_the_last_scale_all_of_its_steps_anew_and_keeps_the_coarse_ones(
-    tiny: Settings, square: Tensor, painting: Tensor
-) -> None:
-    settings = replace(tiny, size=128, steps=(4, 6))
-    coarse = Painting(square, [painting], settings, moves=[Move(2, {"style_weight": 300.0})])
-    sizes = [(iterate.size, iterate.steps) for iterate in coarse]
-    assert sizes == [(64, 10)] * 5 + [(128, 10)] * 6
-    fine = Painting(square, [painting], settings, moves=[Move(6, {"style_weight": 300.0})])
-    sizes = [(iterate.size, iterate.steps) for iterate in fine]
-    assert sizes == [(64, 10)] * 5 + [(128, 10)] * 2 + [(128, 12)] * 6
-
-
-def test_a_larger_size_and_other_steps_on_the_way(
-    tiny: Settings, square: Tensor, painting: Tensor
-) -> None:
-    work = paint(Painting(square, [painting], tiny), 5)
-    work.change(size=128, steps=(3,))
-    assert [(iterate.step, iterate.size) for iterate in work] == [(6, 128), (7, 128), (8, 128)]
-    assert work.recorder.steps == list(range(9))
-    assert work.recorder.scale_changes == [5]
-
-
-def test_a_change_after_the_end_goes_on(tiny: Settings, photo: Tensor, painting: Tensor) -> None:
-    work = paint(Painting(photo, [painting], tiny), 12)
-    assert work.step() is None
-    assert work.step() is None
-    assert work.change(style_weight=400.0)
-    assert [iterate.step for iterate in work] == list(range(13, 25))
-
-
-def test_an_explosion_is_raised_and_a_change_goes_on(
-    tiny: Settings, photo: Tensor, painting: Tensor
-) -> None:
-    work = paint(Painting(photo, [painting], tiny), 5)
-    before = picture(work)
-    work.change(style_weight=EXPLODES)
-    for _ in range(2):
-        with pytest.raises(OptimizationError):
-            work.step()
-    assert picture(work) is before
-    work.change(style_weight=200.0)
-    assert work.step().step == 6  # type: ignore[union-attr]
-    again = Painting(photo, [painting], tiny, moves=work.log)
-    assert torch.equal(picture(paint(again, 6)), picture(work))
-
-
-def test_stepping_back_returns_picture_settings_and_curve(
-    tiny: Settings, photo: Tensor, painting: Tensor
-) -> None:
-    settings = replace(tiny, steps=(40,))
-    work = paint(Painting(photo, [painting], settings), 10)
-    ten = picture(work)
-    work.change(style_weight=300.0)
-    paint(work, 20)
-    twenty, losses = picture(work), work.recorder.losses[-1]
-    paint(work, 23)
-    work.change(tv_weight=0.5)
-    assert work.step_back()
-    assert picture(work) is twenty
-    assert work.settings == replace(settings, style_weight=300.0)
-    assert work.recorder.steps == list(range(21))
-    assert work.recorder.losses[-1] == losses
-    assert work.recorder.snapshots()[-1].step == 20
-    assert work.step_back()
-    assert picture(work) is ten
-    assert work.settings == settings
-    assert work.step_back()
-    assert work.iterate.step == 0  # type: ignore[union-attr]
-    assert not work.step_back()
-    assert [move.back_to for move in work.log] == [None, None, 20, 10, 0]
-    assert work.step().step == 1  # type: ignore[union-attr]
-    assert work.recorder.steps == [0, 1]
-
-
-def test_after_a_step_back_the_way_is_another_one(
-    tiny: Settings, photo: Tensor, painting: Tensor
-) -> None:
-    work = paint(Painting(photo, [painting], replace(tiny, steps=(40,))), 13)
-    old = picture(work)
-    work.step_back()
-    work.change(style_weight=900.0)
-    paint(work, 13)
-    assert not torch.equal(picture(work), old)
-    assert work.recorder.steps == list(range(14))
-    assert work.step_back()
-    assert work.iterate.step == 10  # type: ignore[union-attr]
-    assert work.settings.style_weight == 100.0
-
-
-def test_only_so_many_pictures_are_kept_to_go_back_to(
-    tiny: Settings, photo: Tensor, painting: Tensor, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(session_module, "SNAPSHOT_EVERY", 1)
-    work = paint(Painting(photo, [painting], replace(tiny, steps=(60,))), 60)
-    times = 0
-    while work.step_back():
-        times += 1
-    assert times == SNAPSHOTS_KEPT - 1  # the newest is the picture itself
-
-
-def test_a_move_after_the_end_is_refused(tiny: Settings, photo: Tensor, painting: Tensor) -> None:
-    with pytest.raises(InputError, match=r"made at step 30, but the painting ends at step 12\.$"):
-        Painting(photo, [painting], tiny, moves=[Move(30, {"style_weight": 300.0})])
-
-
-def test_by_hand_the_rest_of_a_replay_is_dropped(
-    tiny: Settings, photo: Tensor, painting: Tensor
-) -> None:
-    moves = [Move(2, {"style_weight": 300.0}), Move(6, {"style_weight": 500.0})]
-    work = paint(Painting(photo, [painting], tiny, moves=moves), 4)
-    work.change(tv_weight=0.5)
-    list(work)
-    assert work.log == [moves[0], Move(4, {"tv_weight": 0.5})]
-
-
-CHANGES = (
-    {"style_weight": 300.0},
-    {"style_weight": 50.0, "tv_weight": 0.01},
-    {"content_weight": 0.0},
-    {"size": 64},
-    {"size": 96},
-    {"steps": (7,)},
-    {"steps": (3, 5)},
-    {"optimizer": "adam"},
-    {"optimizer": "lbfgs"},
-    {"style_layers": ("relu2_1",), "style_layer_weights": (2.0,)},
-    {"style_layers": ("relu1_1", "relu4_1"), "style_layer_weights": ()},
-    {"style_scale": 0.5},
-    {"seed": 3},
-)
-DEEDS = st.one_of(
-    st.integers(1, 6), st.integers(1, 6), st.sampled_from(CHANGES), st.just("step back")
-)
-
-
-@given(deeds=st.lists(DEEDS, min_size=1, max_size=10), steps=st.sampled_from([(6,), (4, 6)]))
-@hypothesis_settings(
-    max_examples=25,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
-def test_whatever_is_done_the_log_gives_the_same_picture(
-    tiny: Settings, square: Tensor, painting: Tensor, deeds: list[Any], steps: tuple[int, ...]
-) -> None:
-    settings = replace(tiny, size=128, steps=steps)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(session_module, "SNAPSHOT_EVERY", 3)
-        work = Painting(square, [painting], settings)
-        for deed in deeds:
-            if isinstance(deed, int):
-                for _ in range(deed):
-                    work.step()
-            elif isinstance(deed, dict):
-                work.change(**deed)
-            else:
-                work.step_back()
-        work.step()  # what was changed last shows
-    for log in (work.log, [Move.from_dict(move.as_dict()) for move in effective(work.log)]):
-        again = Painting(square, [painting], work.first_settings, moves=log)
-        paint(again, work.iterate.step)  # type: ignore[union-attr]
-        assert torch.equal(picture(again), picture(work))
-        assert again.settings == work.settings
-        assert again.iterate.losses == work.iterate.losses  # type: ignore[union-attr]
-        assert again.recorder.losses == work.recorder.losses
-
-
-def test_settings_so_far_give_the_picture_so_far(
-    tiny: Settings, photo: Tensor, painting: Tensor
-) -> None:
-    settings = replace(tiny, steps=(40,))
-    work = Painting(photo, [painting], settings)
-    assert work.settings_so_far() == settings
-    paint(work, 27)
-    assert work.settings_so_far() == replace(settings, steps=(27,))
-    assert torch.equal(stylize(photo, [painting], work.settings_so_far()), picture(work))
-    paint(work, 40)
-    assert work.settings_so_far() == settings
-
-
-def test_settings_so_far_of_several_scales(
-    tiny: Settings, square: Tensor, painting: Tensor
-) -> None:
-    settings = replace(tiny, size=128, steps=(4, 6))
-    work = paint(Painting(square, [painting], settings), 7)
-    assert work.settings_so_far() == replace(settings, steps=(4, 3))
-    assert torch.equal(stylize(square, [painting], work.settings_so_far()), picture(work))
-
-
-def test_settings_so_far_where_a_coarse_scale_is_left_out(
-    tiny: Settings, photo: Tensor, painting: Tensor
-) -> None:
-    settings = replace(tiny, steps=(4, 6))
-    work = paint(Painting(photo, [painting], settings), 5)
-    assert torch.equal(stylize(photo, [painting], work.settings_so_far()), picture(work))
-
-
-def test_settings_so_far_in_a_coarse_scale(
-    tiny: Settings, square: Tensor, painting: Tensor
-) -> None:
-    settings = replace(tiny, size=128, steps=(4, 6))
-    work = paint(Painting(square, [painting], settings), 3)
-    assert work.settings_so_far() == settings
-
-
-def test_settings_so_far_after_moves_are_the_last_ones(
-    tiny: Settings, photo: Tensor, painting: Tensor
-) -> None:
-    moves = [Move(3, {"style_weight": 300.0})]
-    work = paint(Painting(photo, [painting], tiny, moves=moves), 5)
-    assert work.settings_so_far() == replace(tiny, style_weight=300.0)
-
-
 # --- Session -----------------------------------------------------------------------------
 
 
@@ -541,9 +123,9 @@ def test_a_session_without_pictures_waits_for_them(
     tiny: Settings, photo: Tensor, painting: Tensor
 ) -> None:
     session = Session(None, [], tiny)
-    for picture in ({}, {"content": photo}, {"styles": [painting]}):
-        if picture:
-            session.choose(**picture)  # type: ignore[arg-type]
+    for chosen in ({}, {"content": photo}, {"styles": [painting]}):
+        if chosen:
+            session.choose(**chosen)  # type: ignore[arg-type]
         session.start()
         session.replay()
         assert session.wait(PATIENCE)
@@ -764,6 +346,44 @@ def test_a_slider_moved_while_a_replayed_move_is_set_keeps_both(
     assert session.settings == replace(tiny, style_weight=300.0, tv_weight=0.5)
 
 
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"style_weight": -1.0}, "style_weight"),
+        ({"style_weight": float("nan")}, "style_weight"),
+        ({"content_layers": ()}, "content_layers is empty"),
+        ({"content_weight": 0, "style_weight": 0}, "nothing to paint"),
+        ({"tv_weight": 1.0, "size": 3}, "size = 3"),
+        ({"stlye_weight": 1.0}, "no setting 'stlye_weight'"),
+        ({"steps": True}, "steps"),
+    ],
+    ids=str,
+)
+def test_a_value_that_makes_no_sense_is_refused_and_nothing_changes(
+    tiny: Settings,
+    photo: Tensor,
+    painting: Tensor,
+    watched: Callable[..., Watched],
+    changes: dict[str, object],
+    sentence: str,
+) -> None:
+    work = paint(Painting(photo, [painting], tiny), 3)
+    with pytest.raises(InputError, match=sentence):
+        work.change(**changes)
+    assert work.settings == tiny
+    assert work.log == []
+    session = watched(tiny, {4: Session.pause})
+    session.start()
+    session.settle()
+    with pytest.raises(InputError, match=sentence):
+        session.change(**changes)
+    session.start()
+    session.settle()
+    assert session.settings == tiny
+    assert session.state == "finished"
+    assert torch.equal(session.image, stylize(photo, [painting], tiny))
+
+
 def test_init_and_seed_wait_for_the_next_start(
     tiny: Settings, photo: Tensor, painting: Tensor, watched: Callable[..., Watched]
 ) -> None:
@@ -855,7 +475,7 @@ def test_an_error_of_any_kind_is_a_failure_with_one_line(
         raise RuntimeError("out of memory\nat line 3")
 
     with monkeypatch.context() as patch:
-        patch.setattr(session_module, "optimize", out_of_memory)
+        patch.setattr(painting_module, "optimize", out_of_memory)
         session.change(size=128)
         session.start()
         session.settle()

@@ -24,8 +24,8 @@ from workbench import session
 from workbench.descent import stylize
 from workbench.images import from_array, load_image, resize, save_image
 from workbench.notebook import papermill_command
+from workbench.painting import Move, Painting
 from workbench.runs import read_result
-from workbench.session import Move, Painting
 from workbench.settings import Settings
 from workbench.tuner import PICTURE_SIDE, Tuner, tuner
 

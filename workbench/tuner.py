@@ -21,15 +21,8 @@ from workbench import runs, samples, sheets
 from workbench.chooser import PictureChooser, show_picture, small_jpeg
 from workbench.errors import InputError, WorkbenchError
 from workbench.notebook import encode, papermill_command
-from workbench.session import (
-    CHOOSE,
-    NO_PICTURE,
-    Painting,
-    Session,
-    effective,
-    save_run,
-    save_settings,
-)
+from workbench.painting import Painting, effective
+from workbench.session import CHOOSE, NO_PICTURE, Session, save_run, save_settings
 from workbench.settings import Settings
 from workbench.weights import BACKBONES
 

@@ -11,9 +11,10 @@ from tools import default_parameters, run_cells, shown
 
 from workbench.errors import InputError
 from workbench.notebook import find_notebook, run_notebook, settings_from
+from workbench.painting import Painting
 from workbench.runs import read_result
 from workbench.samples import load_picture
-from workbench.session import Painting, Session, save_run
+from workbench.session import Session, save_run
 from workbench.settings import Settings
 
 PATIENCE = 60  # seconds
