@@ -19,15 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import (
-    Callable,
-    Generator,
-    Iterable,
-    Iterator,
-    Mapping,
-    MutableMapping,
-    Sequence,
-)
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -46,12 +38,11 @@ from workbench.cells import (
 )
 from workbench.errors import InputError, WorkbenchError
 from workbench.files import check_writable, refuse_overwriting, replace
-from workbench.runs import HEADLESS
+from workbench.runs import HEADLESS, UNFINISHED, Result
 from workbench.settings import ClipSettings, Knobs, Settings, TrainingSettings
 
 if TYPE_CHECKING:
     from workbench.descent import Iterate
-    from workbench.runs import Result
 
 UPLOADS = "uploads"  # folder in `output_dir` of what the panel was handed
 _INJECTED = "# Parameters"  # papermill's first line in the cell that it adds
@@ -85,7 +76,7 @@ def at_root() -> Path:
     return here
 
 
-def parameters(cells: Sequence[str], values: MutableMapping[str, Any]) -> dict[str, Any]:
+def parameters(cells: Sequence[str], values: dict[str, Any]) -> dict[str, Any]:
     """Go to the project's root, and take the values of all parameters out of a notebook.
 
     To be called in the cell right behind the parameters cell, as `parameters(In, globals())`,
@@ -274,7 +265,6 @@ def show(path: str | os.PathLike[str], alt: str, *, on: Any = None) -> None:
     from IPython.display import HTML, display
 
     from workbench.images import load_image, to_array
-    from workbench.runs import UNFINISHED
 
     path = Path(path)
     kind = mimetypes.guess_type(path)[0] or ""
