@@ -35,6 +35,7 @@ LONG = {
     "steps": [50_000],
     "content_layers": ["relu2_1"],
     "style_layers": ["relu1_1", "relu2_1"],
+    "precision": "float32",  # "auto" would measure first which one is faster
 }
 # Width and address of a picture that can be decoded; a newer one may take its place meanwhile.
 DECODED = """async img => {
@@ -428,7 +429,6 @@ def test_a_notebook_run_by_hand_finds_a_picture_in_the_root(
         "steps": [2],
         "content_layers": ["relu1_1"],
         "style_layers": ["relu1_1"],
-        "precision": "float32",  # "auto" would measure first which one is faster
         "gif_frames": 2,
         "output_dir": "runs/by_hand",
     }
@@ -436,10 +436,10 @@ def test_a_notebook_run_by_hand_finds_a_picture_in_the_root(
     with tab(context) as page:
         notebook = Notebook(page, project.url("by_hand", "above"))
         notebook.menu("Run", "Run All Cells")
-        seen = ""
+        seen: list[str] = []
         while read_result(project.root / "runs" / "by_hand") is None:
             assert page.locator("[data-mime-type*='error']").count() == 0
-            now = page.locator(".jp-Notebook").inner_text()
+            now = page.locator(".jp-Notebook").all_inner_texts()
             if now != seen:  # a cell has ended, or a bar has grown
                 seen, end = now, time.monotonic() + PATIENCE
             assert time.monotonic() < end, now
