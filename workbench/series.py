@@ -273,10 +273,8 @@ def _paint_all(
                 picture = from_array(to_array(iterate.image))  # the colours that a file can hold
                 measured = measure(picture, content, styles, ruler)
                 figures = {
+                    **measured.figures(),
                     "loss": iterate.losses.total,
-                    "content_loss": measured.content_total,
-                    "style_loss": measured.style_total,
-                    "tv_loss": measured.tv,
                     "steps": iterate.step,
                     "seconds": round(seconds, 3),
                 }
