@@ -33,6 +33,8 @@ _FILES = {  # of a saved run
     "style 1": "style.jpg",
 }
 
+_MOVED = "Settings were changed on the way, so the picture will be another; use session.yaml."
+
 State = Literal["ready", "running", "paused", "finished", "stopped", "failed"]
 
 
@@ -282,7 +284,7 @@ def save_settings(
     names = {"content": _absolute(content), "style": _absolute(style)}
     moves = [move.as_dict() for move in effective(painting.log)]
     path = Path(output_dir) / "settings.yaml"
-    note = "Settings were changed on the way; session.yaml is the whole session." if moves else ""
+    note = _MOVED if moves else ""
     _save_yaml(path, "stylize_image", {**names, **_as_parameters(painting.settings_so_far())}, note)
     session = path.with_name("session.yaml")
     if not moves:
