@@ -18,10 +18,10 @@ from typing import Any
 from PIL import Image
 
 from workbench import runs
+from workbench.cells import texts
 from workbench.errors import InputError
 from workbench.files import atomic, write_bytes
 from workbench.images import PICTURE_SUFFIXES, Box, load_image, to_array
-from workbench.notebook import texts
 from workbench.pages import duration, number, plain, read_page, shown, template, webp
 from workbench.progress import bar
 from workbench.runs import RESULT, Result, check_result
