@@ -1,14 +1,14 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 import typer
 from typer.testing import CliRunner
 
 from workbench.errors import InputError
-from workbench.options import numbers, with_knobs
+from workbench.options import documented, numbers, with_knobs
 from workbench.settings import ClipSettings, Knobs, Settings, TrainingSettings
 
 
@@ -87,3 +87,42 @@ def test_what_are_no_numbers_is_refused_by_name() -> None:
     assert numbers("steps", "60, 120", int) == [60, 120]
     with pytest.raises(InputError, match=r"^--style-layer-weights 1;2: give numbers with commas"):
         numbers("style_layer_weights", "1;2", float)
+
+
+def test_help_is_the_docstrings() -> None:
+    app = typer.Typer(rich_markup_mode=None)
+
+    @app.command()
+    @with_knobs(settings=Settings)
+    @documented
+    def paint(
+        settings: Settings,
+        name: str,
+        colours: Annotated[int, typer.Option("-c", min=1)] = 3,
+        again: bool = False,
+    ) -> None:
+        """Paint something.
+
+        Parameters
+        ----------
+        name
+            What it is called, in
+            two lines.
+        colours
+            How many.
+        again
+            Whether it is painted twice.
+        """
+
+    shown = CliRunner().invoke(app, ["--help"], env={"COLUMNS": "200"}).output
+    assert "Parameters" not in shown
+    for line in (
+        "Paint something.",
+        "name <str>  What it is called, in two lines.  [required]",
+        "-c <int range>",
+        "How many.  [default: 3; x>=1]",
+    ):
+        assert line in shown
+    assert "--no-again" not in shown
+    assert CliRunner().invoke(app, ["x", "-c", "0"]).exit_code == 2
+    assert CliRunner().invoke(app, ["x", "--again"]).exit_code == 0

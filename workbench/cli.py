@@ -27,6 +27,7 @@ from workbench.options import (
     Stride,
     box,
     documented,
+    step_label,
     with_knobs,
 )
 from workbench.settings import ClipSettings, Settings, TrainingSettings
@@ -413,7 +414,7 @@ def train(
     from workbench.files import refuse_overwriting
     from workbench.samples import find_pictures
 
-    labels = [_label(text) for text in label or ()]
+    labels = [step_label(text) for text in label or ()]
     if not style and not labels:
         raise InputError("give at least one style picture to learn, or a --label.")
     if style:
@@ -450,13 +451,6 @@ def train(
         print(f"  {shlex.quote(checkpoint)}  (step {step})")
     for name, path in result.outputs.items():
         print(f"  {output / path}  ({name})")
-
-
-def _label(text: str) -> tuple[int, str]:
-    step, _, name = text.partition("=")
-    if not step.strip().isdigit() or not name.strip():
-        raise InputError(f"--label {text}: give a step and a name, as in 300='less good'.")
-    return int(step), name.strip()
 
 
 @app.command()
@@ -657,8 +651,8 @@ def _say_how_it_stands(plan: Plan, states: Mapping[str, Record]) -> None:
     shown = sorted(states.items(), key=lambda item: order.index(item[1].kind))[:_TABLE_ROWS]
     width = max(len(name) for name, _ in shown)
     for name, state in shown:
-        time = f"{state.seconds:8.1f} s" if state.seconds is not None else " " * 10
-        print(f"{state.kind:8}{time}  {name:{width}}  {state.sentence or state.stage}".rstrip())
+        took = f"{state.seconds:8.1f} s" if state.seconds is not None else " " * 10
+        print(f"{state.kind:8}{took}  {name:{width}}  {state.sentence or state.stage}".rstrip())
     if len(states) > len(shown):
         print(f"and {len(states) - len(shown):,} more")
     told = ", ".join(f"{count:,} {kind}" for kind, count in counts.items() if count)

@@ -181,3 +181,11 @@ def box(text: str) -> tuple[float, float, float, float]:
         raise InputError(f"--crop {text}: give four numbers, left,top,right,bottom.")
     left, top, right, bottom = edges
     return left, top, right, bottom
+
+
+def step_label(text: str) -> tuple[int, str]:
+    """Read "300=less good" as the value of --label."""
+    step, _, name = text.partition("=")
+    if not step.strip().isdigit() or not name.strip():
+        raise InputError(f"--label {text}: give a step and a name, as in 300='less good'.")
+    return int(step), name.strip()

@@ -94,10 +94,6 @@ def _pixels(word: str) -> int:
     return pixels
 
 
-def _steps(word: str) -> tuple[int, ...]:
-    return (_whole(word),)
-
-
 def _snapshots(word: str) -> int | None:
     steps = _whole(word)
     return steps if steps > 0 else None
@@ -173,7 +169,7 @@ _TORCH_OPTIONS = {
     "-content_weight": Option("content_weight", _number, 5.0),
     "-style_weight": Option("style_weight", _number, 100.0),
     "-tv_weight": Option("tv_weight", _number, 1e-3),
-    "-num_iterations": Option("steps", _steps, (1000,)),
+    "-num_iterations": Option("steps", _whole, 1000),
     "-init": Option("init", _one_of(random="random", image="content"), "random"),
     "-init_image": Option("init_image", _path),
     "-optimizer": Option("optimizer", _one_of(lbfgs="lbfgs", adam="adam"), "lbfgs"),
@@ -214,7 +210,7 @@ _ATHALYE_OPTIONS = {
     "--content": Option("content", _path),
     "--styles": Option("styles", _path, words="+"),
     "--output": Option("output", _path),
-    "--iterations": Option("steps", _steps, (1000,)),
+    "--iterations": Option("steps", _whole, 1000),
     "--print-iterations": Option(read=_whole, left_out=_MACHINE),
     "--checkpoint-output": Option("checkpoint_output", left_out=_SNAPSHOTS),
     "--checkpoint-iterations": Option("save_every", _snapshots),
@@ -296,7 +292,7 @@ def _from_torch(values: Values, given: Values, notes: Notes) -> None:
     if values["init"] == "random":
         if picture:
             notes.append("Left out: -init_image (without -init image it is not looked at there).")
-        _note_noise(notes, "0.001 grey levels")
+        notes.append(_NOISE.format("0.001"))
     elif picture:
         values["init"] = picture
     if values["seed"] < 0:
@@ -329,7 +325,7 @@ def _from_athalye(values: Values, given: Values, notes: Notes) -> None:
         noise = 1.0 if initial is None else 0.0
     values["init"] = "random" if noise >= 1 else initial or "content"
     if noise >= 1:
-        _note_noise(notes, "0.256 grey levels")
+        notes.append(_NOISE.format("0.256"))
     elif noise > 0:
         notes.append(
             f"--initial-noiseblend {plain(noise)} fades the picture that it starts from towards"
@@ -467,11 +463,10 @@ _ROUNDING = (
 )
 
 
-def _note_noise(notes: Notes, deviation: str) -> None:
-    notes.append(
-        f"It starts from noise of {deviation} around the mean colour, which is as good as flat;"
-        " init random here starts from grey with noise of 10%."
-    )
+_NOISE = (
+    "It starts from noise of {} grey levels around the mean colour, which is as good as flat;"
+    " init random here starts from grey with noise of 10%."
+)
 
 
 def _note_orientation(path: str, notes: Notes) -> None:

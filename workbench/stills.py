@@ -72,11 +72,6 @@ def load(
         Part of the photograph, and of the masks: left, top, right, bottom from 0 to 1.
     original_colors
         One of `colour.ORIGINAL_COLORS`.
-
-    Raises
-    ------
-    InputError
-        If a picture cannot be read.
     """
     check_original_colors(original_colors)
     size = settings.largest
@@ -115,7 +110,7 @@ def check_paths(
     beside: Iterable[Path] = (),
     gif_megabytes: float | None = None,
 ) -> None:
-    """Find out before long work whether `save` could write to these paths.
+    """Refuse before long work paths that `save` could not write to.
 
     Parameters
     ----------
@@ -123,13 +118,6 @@ def check_paths(
         Names of all that is read, which must not be written over.
     beside
         What else is written: snapshots, the unfinished picture, the folder of checkpoints.
-
-    Raises
-    ------
-    InputError
-        If a name has the wrong suffix, or is that of an input.
-    OutputError
-        If a file could not be written.
     """
     for name, path in paths.items():
         if name == "gif":
@@ -180,8 +168,6 @@ def paint(
 
     Raises
     ------
-    InputError
-        If pictures, masks and settings do not go together, or memory will not do.
     OptimizationError
         If the loss explodes or memory runs out; the sentence names the picture so far.
     """
@@ -232,11 +218,6 @@ def save(
         Largest size of the GIF; None: any.
     moves
         Steps at which settings were changed, for the curves.
-
-    Raises
-    ------
-    OutputError
-        If a file cannot be written.
     """
     inputs = still.inputs()
     for name, path in paths.items():
