@@ -71,7 +71,7 @@ class Record:
     sentence: str = ""  # why it failed, or what is to be said of a finished run
     stage: str = ""  # where a running one is, such as "cell 5 of 9, painting 12/48"
     attempts: int = 0  # how often it was started, over all batches
-    seconds: float | None = None  # a finished run took, as its `result.json` says; a failed attempt
+    seconds: float | None = None  # that a finished run took, or the last attempt of a failed one
     host: str = ""  # the machine that it ran on
     hopeless: bool = False  # another attempt would fail in the same way
     key: str = ""  # of the run, as `Run.key`
@@ -109,7 +109,7 @@ def read_record(folder: Path) -> Record | None:
         if not isinstance(value, kinds) or (isinstance(value, bool) and kinds is not bool):
             return None
     written = record.kind in get_args(Kind) and record.kind != "waiting"  # which is never written
-    return replace(record, folder=folder) if written else None
+    return replace(record, figures={}, folder=folder) if written else None
 
 
 def write_record(folder: Path, record: Record) -> None:
