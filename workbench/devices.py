@@ -16,6 +16,7 @@ import psutil
 import torch
 import torch.nn.functional as F
 
+import workbench
 from workbench.errors import InputError, OutputError
 from workbench.files import write_bytes
 from workbench.settings import PRECISIONS, Settings
@@ -74,6 +75,16 @@ def choose_precision(precision: str, device: torch.device) -> torch.dtype:
     if precision != "auto":
         return {"float32": torch.float32, "bfloat16": torch.bfloat16}[precision]
     return _faster_precision(device, cache_folder() / "workbench-precision.json")
+
+
+def machine(device: torch.device, dtype: torch.dtype) -> dict[str, str]:
+    """What a picture depends on beside what it is made from: where that agrees, so do the bits."""
+    return {
+        "device": device.type,
+        "precision": str(dtype).removeprefix("torch."),
+        "workbench": workbench.__version__,
+        "torch": torch.__version__,
+    }
 
 
 @functools.lru_cache

@@ -14,8 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-import workbench
-from workbench.devices import choose_device, choose_precision, free_megabytes, still_megabytes
+from workbench.devices import (
+    choose_device,
+    choose_precision,
+    free_megabytes,
+    machine,
+    still_megabytes,
+)
 from workbench.errors import InputError
 from workbench.features import Network, build_network
 from workbench.images import check_image, fit, load_image, resize, share_masks
@@ -304,10 +309,7 @@ class Problem:
             **values,
             "the set of weights": load_weights(self.settings.backbone).sha256,
             "temporal_weights": [target.weight for target in self.temporal],
-            "device": self.device.type,
-            "precision": str(self.network.dtype).removeprefix("torch."),
-            "workbench": workbench.__version__,
-            "torch": torch.__version__,
+            **machine(self.device, self.network.dtype),
         }
         return Identity(values)
 

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import workbench
 from workbench import samples
 from workbench.colour import check_original_colors, transfer_luma
+from workbench.devices import machine
 from workbench.errors import InputError
 from workbench.fast.models import StyleModel
 from workbench.fast.network import TransformationNetwork
@@ -199,9 +199,7 @@ def paint_film(
             "models": sorted(digests.values()),
             "original_colors": original_colors,
             "quality": quality,
-            "precision": str(first.dtype).removeprefix("torch."),
-            "device": first.device.type,
-            "workbench": workbench.__version__,
+            **machine(first.device, first.dtype),
         }
         same_run(folder, Identity(identity))
         parts = _finished_parts(folder, painters)

@@ -22,9 +22,9 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-import workbench
 from workbench import sheets
 from workbench.checkpoints import DAMAGED, load_tree, save_tree
+from workbench.devices import machine
 from workbench.errors import InputError, TrainingError
 from workbench.fast import models
 from workbench.fast.models import Checkpoint, ModelFolder, read_folder
@@ -310,10 +310,7 @@ def _identity_of(task: Task, about: ModelFolder) -> Identity:
             **{name: value for name, value in about.settings.items() if name not in _MAY_CHANGE},
             "on": list(about.on),
             "number of pictures": len(task.pictures),
-            "device": task.problem.device.type,
-            "precision": str(task.problem.network.dtype).removeprefix("torch."),
-            "workbench": workbench.__version__,
-            "torch": torch.__version__,
+            **machine(task.problem.device, task.problem.network.dtype),
         }
     )
 
