@@ -14,13 +14,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import torch
 from torch import Tensor
 
-import workbench
 from workbench.colour import transfer_luma
 from workbench.descent import Iterate
-from workbench.devices import choose_device, choose_precision, peak_megabytes
+from workbench.devices import choose_device, choose_precision, machine, peak_megabytes
 from workbench.files import write_bytes
 from workbench.images import Frame, from_array, load_image, save_image, to_array
 from workbench.runs import Identity, digest, read_identity
@@ -177,18 +175,9 @@ def film_identity(
     if init not in ("content", "random"):
         values["init"] = _picture_digest(load_image(init))
     values |= {name: value for name, value in knobs.items() if name not in unused}
+    values["weights"] = load_weights(settings.backbone).sha256
     device = choose_device(settings.device)
-    precision = choose_precision(settings.precision, device)
-    return Identity(
-        values
-        | {
-            "weights": load_weights(settings.backbone).sha256,
-            "device": device.type,
-            "precision": str(precision).removeprefix("torch."),
-            "workbench": workbench.__version__,
-            "torch": torch.__version__,
-        }
-    )
+    return Identity(values | machine(device, choose_precision(settings.precision, device)))
 
 
 def same_stills(folder: Path, identity: Identity) -> bool:
