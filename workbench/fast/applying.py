@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from workbench import samples
+from workbench import images, samples
 from workbench.colour import check_original_colors, transfer_luma
 from workbench.devices import machine
 from workbench.errors import InputError
@@ -22,14 +22,7 @@ from workbench.fast.models import StyleModel
 from workbench.fast.network import TransformationNetwork
 from workbench.fast.schedule import Choice
 from workbench.files import PICTURE_SUFFIXES, claimed, refuse_overwriting
-from workbench.images import (
-    Frame,
-    check_picture_suffix,
-    from_array,
-    resize_down,
-    save_image,
-    to_array,
-)
+from workbench.images import Frame, from_array, resize_down, save_image, to_array
 from workbench.progress import bar
 from workbench.runs import Identity, same_run
 from workbench.video import clips
@@ -129,7 +122,7 @@ def _what_to_paint(content: Sequence[str], output: str) -> tuple[str, Sequence[s
     are_many = len(pictures) > 1 or any(map(os.path.isdir, content))
     if is_folder or (are_many and suffix not in PICTURE_SUFFIXES):  # one with a dot in its name
         return "folder", pictures
-    check_picture_suffix(target)
+    images.check_picture_suffix(target)
     if len(pictures) > 1:
         raise InputError(f"{target} is one picture; for {len(pictures)}, name a folder.")
     return "picture", pictures
