@@ -56,7 +56,8 @@ def optimize(
     the picture that was optimised.
 
     What a picture is drawn to is computed once for each size and kept as long as the picture
-    itself, so hand in the same tensor again in a series of calls.
+    itself, so hand in the same tensor again in a series of calls. When torch writes into it, it
+    is looked at anew; that NumPy does, through an array that shares its memory, is not noticed.
 
     Parameters
     ----------

@@ -23,6 +23,7 @@ from workbench.settings import PRECISIONS, Settings
 from workbench.weights import BACKBONES, block_of, cache_folder
 
 HISTORY = 20  # pairs that L-BFGS remembers; more gains nothing
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 # float32 is kept unless bfloat16 is clearly faster, so that the answer does not hang on noise.
 _CLEARLY_FASTER = 0.9
 
@@ -73,7 +74,7 @@ def choose_precision(precision: str, device: torch.device) -> torch.dtype:
     if precision not in PRECISIONS:
         raise InputError(f"precision = {precision!r}: use one of {', '.join(PRECISIONS)}.")
     if precision != "auto":
-        return {"float32": torch.float32, "bfloat16": torch.bfloat16}[precision]
+        return _DTYPES[precision]
     return _faster_precision(device, cache_folder() / "workbench-precision.json")
 
 
@@ -97,14 +98,14 @@ def _faster_precision(device: torch.device, memory: Path) -> torch.dtype:
         remembered = None
     if not isinstance(remembered, dict):
         remembered = {}
-    if remembered.get(key) not in ("float32", "bfloat16"):
+    if remembered.get(key) not in _DTYPES:
         faster = time_convolutions(torch.bfloat16, device) < _CLEARLY_FASTER * time_convolutions(
             torch.float32, device
         )
         remembered[key] = "bfloat16" if faster else "float32"
         with contextlib.suppress(OutputError):  # then it is timed again next time
             write_bytes(memory, json.dumps(remembered, indent=1).encode())
-    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[remembered[key]]
+    return _DTYPES[remembered[key]]
 
 
 def time_convolutions(dtype: torch.dtype, device: torch.device) -> float:
