@@ -68,13 +68,7 @@ class Parameter:
 
 
 def code_cells(notebook: Path) -> list[Cell]:
-    """The cells of code in a notebook's file.
-
-    Raises
-    ------
-    InputError
-        If the file cannot be read, or is no notebook.
-    """
+    """The cells of code in a notebook's file."""
     try:
         with reading(notebook):
             document = json.loads(notebook.read_text("utf-8"))
@@ -88,13 +82,7 @@ def code_cells(notebook: Path) -> list[Cell]:
 
 
 def read_parameters(source: str) -> dict[str, Parameter]:
-    """Read a parameters cell without running it.
-
-    Raises
-    ------
-    InputError
-        If it is not Python.
-    """
+    """Read a parameters cell without running it."""
     try:
         statements = ast.parse(source).body
     except (SyntaxError, ValueError, RecursionError):
@@ -178,17 +166,8 @@ def _allows_inside(name: str, kinds: Sequence[ast.expr], value: Any) -> bool:
 def as_meant(name: str, parameter: Parameter, value: Any, folder: Path = Path()) -> Any:
     """A value as it is meant: for a list, a single one is a list of it.
 
-    So `-p masks me.png` and `-p crop 0.2,0,0.8,1` do what they seem to do.
-
-    Parameters
-    ----------
-    folder
-        That paths are relative to.
-
-    Raises
-    ------
-    InputError
-        If a text for a list has commas in it, and is neither numbers nor the name of a file.
+    So `-p masks me.png` and `-p crop 0.2,0,0.8,1` do what they seem to do. A text for a list that
+    has commas in it, and is neither numbers nor the name of a file in `folder`, is refused.
     """
     is_list = re.match(r"list\b(\[.*\]$|$)?", parameter.annotation)
     if not is_list or not isinstance(value, str | int | float) or isinstance(value, bool):

@@ -67,18 +67,13 @@ class Restorable(Protocol):
 class Checkpoints:
     """Where `optimize` keeps what it needs to go on, and how often.
 
-    Handed the same folder again, a run goes on from there. On the same machine with the same
-    number of threads, what comes out equals, bit for bit on a CPU, what an unbroken run makes.
-    A run that differs begins anew and says how it differs; what is there of the other stays,
-    and can go on, until `remove` is called.
+    Handed the same folder again, a run goes on from there. On the same machine with the same number
+    of threads, what comes out equals, bit for bit on a CPU, what an unbroken run makes. A run that
+    differs begins anew and says how it differs; what is there of the other stays, and can go on,
+    until `remove` is called.
 
-    With L-BFGS a checkpoint is as large as 44 pictures in float32 (100 MB at 512x384 pixels,
-    1.7 GB at 2048x1536), with Adam as 4, and the recorder's pictures come on top.
-
-    Raises
-    ------
-    InputError
-        If `every` is no number of steps.
+    With L-BFGS a checkpoint is as large as 44 pictures in float32 (100 MB at 512x384 pixels, 1.7 GB
+    at 2048x1536), with Adam as 4, and the recorder's pictures come on top.
     """
 
     folder: Path  # for checkpoints of one picture alone; made when the first is written
@@ -99,13 +94,7 @@ class Checkpoints:
             raise InputError(f"every = {self.every}: give a number of steps from 1 on.")
 
     def find(self, run: Identity) -> Moment | None:
-        """Where to go on, with `recorder` as it was then; None: at the start.
-
-        Raises
-        ------
-        OutputError
-            If checkpoints could not be written.
-        """
+        """Where to go on, with `recorder` as it was then; None: at the start."""
         check_writable(self.folder / "step" if self.folder.exists() else self.folder)
         self._run = Identity({**run.values, **self.told})
         self._saved_at = time.monotonic()
@@ -207,13 +196,7 @@ class Checkpoints:
 
 
 def save_tensors(tensors: Tensors, path: Path, metadata: dict[str, str]) -> None:
-    """Write a safetensors file with texts in its header; it appears when it is finished.
-
-    Raises
-    ------
-    OutputError
-        If it cannot be written.
-    """
+    """Write a safetensors file with texts in its header; it appears when it is finished."""
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     try:
         with atomic(path) as beside:
@@ -223,13 +206,7 @@ def save_tensors(tensors: Tensors, path: Path, metadata: dict[str, str]) -> None
 
 
 def save_tree(path: str | os.PathLike[str], tree: Mapping[str, Any]) -> None:
-    """Write nested mappings and lists of tensors, and of what JSON has, as one safetensors file.
-
-    Raises
-    ------
-    OutputError
-        If it cannot be written.
-    """
+    """Write nested mappings and lists of tensors, and of what JSON has, as one safetensors file."""
     tensors: dict[str, Tensor] = {}
 
     def skeleton(node: Any) -> Any:
@@ -248,10 +225,7 @@ def save_tree(path: str | os.PathLike[str], tree: Mapping[str, Any]) -> None:
 def load_tree(path: str | os.PathLike[str]) -> Any:
     """Read what `save_tree` wrote; names that are whole numbers are numbers again.
 
-    Raises
-    ------
-    DAMAGED
-        One of these, if the file is not there, cut short, changed or another program's.
+    A file that is not there, cut short, changed or another program's raises one of `DAMAGED`.
     """
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata() or {}

@@ -14,18 +14,14 @@ def recolour(
 ) -> Tensor:
     """Give a picture the colours that `target` has where `source` has its own.
 
-    A linear map of RGB that carries mean and covariance of the pixels of `source` to those
-    of `target` (Gatys et al. 2017, arXiv 1611.07865, section 5.2).
+    A linear map of RGB that carries mean and covariance of the pixels of `source` to those of
+    `target` (Gatys et al. 2017, arXiv 1611.07865, section 5.2). All are `(1, 3, H, W)`, of any
+    size, sRGB in [0, 1].
 
-    Parameters
-    ----------
-    image, source, target
-        `(1, 3, H, W)` each, of any size, sRGB in [0, 1].
-    method
-        Which of these maps. "monge-kantorovich" changes colours least (Pitié and Kokaram
-        2007, "The linear Monge-Kantorovitch linear colour mapping"); "pca" takes the
-        spread out along the axes of the one cloud of colours and puts it in along those of
-        the other; "cholesky" goes channel by channel, red first.
+    Of these maps, "monge-kantorovich" changes colours least (Pitié and Kokaram 2007, "The linear
+    Monge-Kantorovitch linear colour mapping"); "pca" takes the spread out along the axes of the one
+    cloud of colours and puts it in along those of the other; "cholesky" goes channel by channel,
+    red first.
     """
     (mean, covariance), (new_mean, new_covariance) = map(_colour_statistics, (source, target))
     change = _COLOUR_MAPS[method](covariance, new_covariance)
@@ -64,9 +60,8 @@ def check_original_colors(original_colors: str) -> None:
 def match_colors(style: Tensor, content: Tensor, original_colors: str) -> Tensor:
     """Recolour a style picture before the painting, so that the photograph's colours stay.
 
-    Gatys et al. 2017 (arXiv 1611.07865), section 5.2. "off" and "luma" leave it as it is.
-
-    Both pictures are `(1, 3, H, W)`, sRGB in [0, 1].
+    Gatys et al. 2017 (arXiv 1611.07865), section 5.2. "off" and "luma" leave it as it is. Both
+    pictures are `(1, 3, H, W)`, sRGB in [0, 1].
     """
     check_original_colors(original_colors)
     if original_colors not in _COLOUR_MAPS:
@@ -77,12 +72,10 @@ def match_colors(style: Tensor, content: Tensor, original_colors: str) -> Tensor
 def transfer_luma(painted: Tensor, content: Tensor) -> Tensor:
     """The brightness of a painting in the colours of its photograph.
 
-    Y of the one and U and V of the other, as -original_colors of neural_style.lua; Gatys et
-    al. 2017 (arXiv 1611.07865), section 5.1. As YUV is linear, that is to add the difference
-    of Y to all three channels of the photograph.
-
-    Both are `(1, 3, H, W)`, sRGB in [0, 1]; `content` is brought to the size of `painted`, and
-    what is returned is clipped.
+    Y of the one and U and V of the other, as -original_colors of neural_style.lua; Gatys et al.
+    2017 (arXiv 1611.07865), section 5.1. As YUV is linear, that is to add the difference of Y to
+    all three channels of the photograph. Both are `(1, 3, H, W)`, sRGB in [0, 1]; `content` is
+    brought to the size of `painted`, and what is returned is clipped.
     """
     content = resize(content.to(painted), shape_of(painted))
     return (content + luminance(painted) - luminance(content)).clamp(0, 1)

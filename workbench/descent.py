@@ -50,14 +50,14 @@ def optimize(
 ) -> Iterator[Iterate]:
     """Paint a content picture in the style of others, step by step.
 
-    Gatys, Ecker and Bethge 2015 (arXiv 1508.06576), minimised coarse to fine. Differs from
-    the paper in that the gamut is part of the problem: the network sees the pixels clipped
-    to 0..255 while the gradient passes straight through, so the picture that is saved is
-    the picture that was optimised.
+    Gatys, Ecker and Bethge 2015 (arXiv 1508.06576), minimised coarse to fine. Differs from the
+    paper in that the gamut is part of the problem: the network sees the pixels clipped to 0..255
+    while the gradient passes straight through, so the picture that is saved is the picture that was
+    optimised.
 
     What a picture is drawn to is computed once for each size and kept as long as the picture
-    itself, so hand in the same tensor again in a series of calls. When torch writes into it, it
-    is looked at anew; that NumPy does, through an array that shares its memory, is not noticed.
+    itself, so hand in the same tensor again in a series of calls. When torch writes into it, it is
+    looked at anew; that NumPy does, through an array that shares its memory, is not noticed.
 
     Parameters
     ----------
@@ -66,14 +66,14 @@ def optimize(
     styles
         One or more style pictures, likewise, of any shape.
     start
-        Picture to start from, likewise; None: as `settings.init` says. It is taken to be
-        near the goal already (an earlier result, the frame before), so that L-BFGS begins
-        without the steps of Adam that would shake it up.
+        Picture to start from, likewise; None: as `settings.init` says. It is taken to be near the
+        goal already (an earlier result, the frame before), so that L-BFGS begins without the steps
+        of Adam that would shake it up.
     masks
-        One for each style, `(1, 1, H, W)` in [0, 1]: where in the picture that style is
-        painted. Stretched to the picture's shape. Where masks overlap, their styles share
-        the place; where there is none, no style is painted and the photograph stays. None
-        given: every style is everywhere.
+        One for each style, `(1, 1, H, W)` in [0, 1]: where in the picture that style is painted.
+        Stretched to the picture's shape. Where masks overlap, their styles share the place; where
+        there is none, no style is painted and the photograph stays. None given: every style is
+        everywhere.
     temporal
         Earlier frames of a film that the picture is to agree with.
     checkpoints
@@ -82,15 +82,15 @@ def optimize(
     Yields
     ------
     Iterate
-        The start picture as step 0, then one after every step. Leave the loop to stop;
-        closing the generator frees its memory. A run that goes on begins with the picture
-        that it was stopped at.
+        The start picture as step 0, then one after every step. Leave the loop to stop; closing the
+        generator frees its memory. A run that goes on begins with the picture that it was stopped
+        at.
 
     Raises
     ------
     InputError
-        If a picture is too small or not a picture, or a setting names an unknown thing, or
-        there is not enough memory; the message says what would fit.
+        If a picture is too small or not a picture, or a setting names an unknown thing, or there is
+        not enough memory; the message says what would fit.
     OptimizationError
         If the loss keeps exploding; the last good iterate comes with it.
     MemoryExceeded
@@ -135,14 +135,9 @@ def measure(
 ) -> Losses:
     """Losses of any picture under the settings, in float32, with no step taken.
 
-    The referee for every comparison: what `optimize` minimises, whoever made the picture.
-
-    Parameters
-    ----------
-    image
-        `(1, 3, H, W)`, sRGB in [0, 1]; resized to `settings.size` if it has another size.
-    content, styles, settings, masks
-        As for `optimize`.
+    The referee for every comparison: what `optimize` minimises, whoever made the picture. The
+    `image` is `(1, 3, H, W)`, sRGB in [0, 1], and resized to `settings.size` if it has another
+    size; all else is as for `optimize`.
     """
     check_image(image, "image")
     problem = Problem.of(content, styles, replace(settings, precision="float32"), masks)

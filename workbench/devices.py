@@ -29,17 +29,10 @@ _CLEARLY_FASTER = 0.9
 
 
 def choose_device(device: str = "auto") -> torch.device:
-    """Turn a setting into a torch device.
+    """Turn a setting into a torch device; `InputError` if there is none such on this machine.
 
-    Parameters
-    ----------
-    device
-        "auto": the first CUDA GPU, else Apple's GPU, else the CPU. Otherwise a torch device.
-
-    Raises
-    ------
-    InputError
-        If there is no such device on this machine.
+    "auto" is the first CUDA GPU, else Apple's GPU, else the CPU; anything else names a torch
+    device.
     """
     if device == "auto":
         if torch.cuda.is_available():
@@ -56,20 +49,10 @@ def choose_device(device: str = "auto") -> torch.device:
 
 
 def choose_precision(precision: str, device: torch.device) -> torch.dtype:
-    """Turn a setting into the dtype of the network's activations.
+    """Turn a setting into the dtype of the network's activations on a device.
 
-    Parameters
-    ----------
-    precision
-        "float32", "bfloat16", or "auto": both are timed once on a few convolutions and the
-        faster is remembered for this machine, beside the weights.
-    device
-        Where the network will run.
-
-    Raises
-    ------
-    InputError
-        If it is none of these.
+    For "auto", float32 and bfloat16 are timed once on a few convolutions, and the faster is
+    remembered for this machine, beside the weights.
     """
     if precision not in PRECISIONS:
         raise InputError(f"precision = {precision!r}: use one of {', '.join(PRECISIONS)}.")
@@ -248,16 +231,9 @@ def still_megabytes(
 ) -> float:
     """Forecast what painting a still takes, on top of the program and its weights.
 
-    Within 20% of what was measured on a CPU from 256 to 1024 pixels.
-
-    Parameters
-    ----------
-    shape, styles
-        `(H, W)` of the result, and of each style picture as it is seen, in pixels.
-    precision
-        Of the activations.
-    masks
-        How many regions have a style of their own.
+    Within 20% of what was measured on a CPU from 256 to 1024 pixels. `shape` and `styles` are
+    `(H, W)` of the result, and of each style picture as it is seen; `precision` is that of the
+    activations, and `masks` says how many regions have a style of their own.
     """
     each = precision.itemsize
     known = BACKBONES[settings.backbone].layers

@@ -52,19 +52,10 @@ class Command:
 def read_command(text: str) -> Command:
     """Read a command line of another program, as it is copied from a page.
 
-    What stands before the program (`th`, `python3 -u`, `CUDA_VISIBLE_DEVICES=0`, `$`) and
-    behind the command (`| tee log`) does not matter; neither do line continuations and
-    typographic quotes and dashes.
-
-    Parameters
-    ----------
-    text
-        Such as "th neural_style.lua -style_image starry.jpg -content_image me.jpg".
-
-    Raises
-    ------
-    InputError
-        If the program is unknown or cannot be mapped, or would not take an option.
+    Such as "th neural_style.lua -style_image starry.jpg -content_image me.jpg". What stands before
+    the program (`th`, `python3 -u`, `CUDA_VISIBLE_DEVICES=0`, `$`) and behind the command
+    (`| tee log`) does not matter; neither do line continuations and typographic quotes and dashes.
+    A program that is unknown or cannot be mapped, or would not take an option, is refused.
     """
     program, words = _find_program(_split(text))
     notes: Notes = []
@@ -123,8 +114,7 @@ def on_this_machine(settings: Settings) -> Settings:
 def as_options(command: Command) -> str:
     """Our own command line that does the same, with no more than what is not the default.
 
-    Such as "workbench stylize me.jpg starry.jpg -o out.png --style-weight 300", quoted for a
-    shell.
+    Such as "workbench stylize me.jpg starry.jpg -o out.png --style-weight 300", quoted for a shell.
     """
     words = ["workbench", "stylize", command.content, *command.styles]
     words += ["-o", command.output or OUTPUT]

@@ -23,7 +23,7 @@ class WorkbenchError(Exception):
 
 
 class InputError(WorkbenchError):
-    """A file, setting or parameter that was handed in cannot be used."""
+    """A file, setting or parameter that was handed in cannot be used, and is refused."""
 
     exit_code = 2
 
@@ -39,10 +39,7 @@ class WeightsError(WorkbenchError):
 class OptimizationError(WorkbenchError):
     """The optimisation exploded and could not be brought back.
 
-    Attributes
-    ----------
-    last_good
-        The last iterate with a finite, sensible loss; its `.image` is worth keeping.
+    `last_good` is the last iterate with a finite, sensible loss; its `.image` is worth keeping.
     """
 
     def __init__(self, message: str, last_good: Iterate | None) -> None:

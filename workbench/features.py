@@ -44,19 +44,10 @@ class Network:
         return int(2 ** (block_of(self.convolutions[-1][0]) - 1))
 
     def __call__(self, picture: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
-        """Activations of the named layers.
+        """Activations of the named layers, none deeper than the network was cut.
 
-        Parameters
-        ----------
-        picture
-            `(1, 3, H, W)`, float32, sRGB in 0..255.
-        layers
-            Names such as "relu4_2", none deeper than the network was cut.
-
-        Returns
-        -------
-        dict of str to Tensor
-            `(1, C, H / 2**(block - 1), W / 2**(block - 1))`, in the network's dtype.
+        The picture is `(1, 3, H, W)`, float32, sRGB in 0..255; the activations are
+        `(1, C, H / 2**(block - 1), W / 2**(block - 1))`, in the network's dtype.
         """
         activations = {}
         x = (picture - self.mean).to(self.dtype).contiguous(memory_format=torch.channels_last)
@@ -87,23 +78,10 @@ def build_network(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> Network:
-    """Set up the part of a backbone that the named layers need.
+    """Set up the part of a backbone that the named layers need; nothing behind the deepest is kept.
 
-    Parameters
-    ----------
-    weights
-        From `weights.load_weights`.
-    layers
-        Names of the activations that will be asked for; nothing behind the deepest is kept.
-    pooling
-        "max", "average", "average-unscaled" or "l2"; see `Network`.
-    device, dtype
-        Where and in which precision the convolutions run.
-
-    Raises
-    ------
-    InputError
-        If a layer or the pooling is unknown.
+    `pooling` is "max", "average", "average-unscaled" or "l2"; see `Network`. The convolutions run
+    on `device`, in the precision `dtype`.
     """
     known = BACKBONES[weights.name].layers
     for layer in layers:

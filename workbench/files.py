@@ -26,16 +26,11 @@ _NAMED = 5  # of the files that a sentence is about
 
 @contextmanager
 def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Write beside `path`, then move into place.
+    """Write beside `path`, then move into place; what cannot be written is an `OutputError`.
 
-    Yields a path in the same folder with the same suffix, to be written to. When the
-    block ends well, that file replaces `path` in one step, and is on the disk itself by
-    then; when it does not, it is removed and whatever stood at `path` before is untouched.
-
-    Raises
-    ------
-    OutputError
-        If the folder cannot be made or written to, or the disk is full.
+    Yields a path in the same folder with the same suffix, to be written to. When the block ends
+    well, that file replaces `path` in one step, and is on the disk itself by then; when it does
+    not, it is removed and whatever stood at `path` before is untouched.
     """
     path = expanded(path)
     with output_errors(path):
@@ -77,14 +72,9 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
 
 
 def check_writable(path: str | os.PathLike[str]) -> None:
-    """Find out before long work whether a file could be written at `path`.
+    """Raise `OutputError` before long work if no file could be written at `path`.
 
     Makes the folder if there is none and leaves no file behind.
-
-    Raises
-    ------
-    OutputError
-        If the folder cannot be made or written to, or `path` is a folder.
     """
     path = expanded(path)
     with output_errors(path):
@@ -98,21 +88,10 @@ def refuse_overwriting(
 ) -> None:
     """Refuse, before any work, to write over what is read.
 
-    Files are told apart by their numbers on the disk, so that links, `./` and other upper and
-    lower case make no difference.
-
-    Parameters
-    ----------
-    outputs
-        Files that are to be written, and folders in which any file may be written over.
-    inputs
-        Files that are read, and folders whose files are. A name that no file has, such as that
-        of a sample or an empty one, is passed over.
-
-    Raises
-    ------
-    InputError
-        If an output is an input or one of the files in it, or an input lies below an output.
+    Outputs are files that are to be written, and folders in which any file may be written over;
+    inputs are files that are read, and folders whose files are. A name that no file has, such as
+    that of a sample or an empty one, is passed over. Files are told apart by their numbers on the
+    disk, so that links, `./` and other upper and lower case make no difference.
     """
     written = {number: Path(path) for path in outputs if (number := file_number(path))}
     for path in (Path(name) for name in inputs if name and file_number(name)):
@@ -160,19 +139,8 @@ def pictures_in(
 ) -> list[Path]:
     """List the pictures in a folder, hidden ones left out, "sketch 9" before "sketch 10".
 
-    Parameters
-    ----------
-    suffixes
-        Of pictures, in lower case.
-    below
-        Whether folders in the folder are looked into, too.
-    say
-        Is handed a sentence that counts and names the files that are no pictures.
-
-    Raises
-    ------
-    InputError
-        If there is no such folder, or it may not be read.
+    `suffixes` are in lower case; `below` says whether folders in the folder are looked into, too.
+    `say` is handed a sentence that counts and names the files that are no pictures.
     """
     try:
         found = [
@@ -261,17 +229,8 @@ def output_errors(path: Path) -> Iterator[None]:
 def locked(path: Path, seconds: float = 0) -> Iterator[None]:
     """Hold a file's lock, which a process that is killed lets go of.
 
-    Parameters
-    ----------
-    seconds
-        How long to wait for another process to let go of it; below 0: for ever.
-
-    Raises
-    ------
-    filelock.Timeout
-        If another process holds it still.
-    OutputError
-        If the file cannot be written, or the disk has no locks.
+    If another process holds it still after so many seconds (below 0: for ever), that is a
+    `filelock.Timeout`; if the file cannot be written, or the disk has no locks, an `OutputError`.
     """
     lock = FileLock(path, timeout=seconds)
     with output_errors(path), warnings.catch_warnings():
@@ -324,10 +283,7 @@ def claimed(folder: Path) -> Iterator[None]:
 def read_yaml(file: Path) -> Any:
     """What a YAML file says: mappings, lists, texts, numbers, nothing that is executed.
 
-    Raises
-    ------
-    InputError
-        As `parse_yaml`, and if the file cannot be read. The sentence does not name the file.
+    The sentence of an `InputError` does not name the file.
     """
     try:
         text = file.read_text("utf-8-sig")
@@ -343,13 +299,7 @@ def read_yaml(file: Path) -> Any:
 
 
 def parse_yaml(text: str) -> Any:
-    """What a YAML text says.
-
-    Raises
-    ------
-    InputError
-        If it is not YAML, or gives a name twice, of which the last would win without a word.
-    """
+    """What a YAML text says; a name given twice is refused, as the last would win silently."""
     try:
         return yaml.load(text, _Loader)
     except yaml.MarkedYAMLError as error:

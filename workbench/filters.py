@@ -51,10 +51,9 @@ _RATE = 0.05  # of Adam, on Fourier coefficients
 class ReceptiveField:
     """The pixels that one activation depends on: a square.
 
-    Convention: that of the activation in row 0 and column 0 begins at pixel
-    (`offset`, `offset`), counted from the picture's upper left corner, and each further row
-    or column moves it by `stride`. The offset is negative, since the convolutions look beyond
-    the edge of the picture.
+    Convention: that of the activation in row 0 and column 0 begins at pixel (`offset`, `offset`),
+    counted from the picture's upper left corner, and each further row or column moves it by
+    `stride`. The offset is negative, since the convolutions look beyond the edge of the picture.
     """
 
     side: int  # of the square, in pixels
@@ -87,32 +86,18 @@ def excite(
     size: int = 128,
     steps: int = 80,
 ) -> Iterator[Tensor]:
-    """Paint what filters answer to most, each in a picture of its own.
+    """Paint what filters answer to most, each in a picture of its own; yields them after each step.
 
-    Activation maximisation after Erhan et al. 2009, for the mean over all places, so that
-    the picture fills with what the filter looks for. As in Olah, Mordvintsev and Schubert
-    2017 (doi:10.23915/distill.00007), Adam works on Fourier coefficients over frequency and
-    on decorrelated colours, in which steps have the proportions of natural pictures, and
-    the picture is shifted at random before every look. Here it is shifted around its edges,
-    which costs nothing and makes the pictures tiles: they can be laid side by side.
+    Activation maximisation after Erhan et al. 2009, for the mean over all places, so that the
+    picture fills with what the filter looks for. As in Olah, Mordvintsev and Schubert 2017
+    (doi:10.23915/distill.00007), Adam works on Fourier coefficients over frequency and on
+    decorrelated colours, in which steps have the proportions of natural pictures, and the picture
+    is shifted at random before every look. Here it is shifted around its edges, which costs nothing
+    and makes the pictures tiles: they can be laid side by side.
 
-    Parameters
-    ----------
-    layer
-        Such as "relu3_3".
-    filters
-        Their numbers, from 0 on.
-    settings
-        Of these, `seed`, `backbone`, `device` and `precision` count.
-    size
-        Side of the pictures in pixels, at least 32.
-    steps
-        More make them bolder, and in the end garish.
-
-    Yields
-    ------
-    Tensor
-        The pictures after each step, `(N, 3, size, size)`, sRGB in [0, 1].
+    Filters of a layer, such as "relu3_3", have numbers from 0 on. The pictures are
+    `(N, 3, size, size)`, sRGB in [0, 1], with `size` at least 32. More steps make them bolder, and
+    in the end garish. Of the settings, `seed`, `backbone`, `device` and `precision` count.
     """
     if size < 32 or steps < 1:
         raise InputError(f"size = {size}, steps = {steps}: give at least 32 pixels and 1 step.")
@@ -137,14 +122,11 @@ def excite(
 
 @dataclass(frozen=True, eq=False)
 class Patch:
-    """A part of a picture that a filter answers to.
-
-    Its upper left pixel may lie outside of the picture.
-    """
+    """A part of a picture that a filter answers to."""
 
     picture: int  # which of the pictures, from 0 on
-    top: int
-    left: int
+    top: int  # of its upper left pixel, which may lie outside of the picture
+    left: int  # likewise
     answer: float  # the filter's activation
     image: Tensor  # (1, 3, side, side), grey where the picture does not reach
 
@@ -156,28 +138,15 @@ def strongest_patches(
     count: int = 6,
     settings: Settings = SETTINGS,
 ) -> dict[int, list[Patch]]:
-    """Find the parts of pictures that filters answer to most.
+    """Find the parts of pictures that filters answer to most: filter -> its patches.
 
-    In the manner of Zeiler and Fergus 2014 (arXiv 1311.2901), figure 2. Places less than a
-    quarter of a receptive field from the edge of a picture are left out if it has others:
-    there, filters answer to the edge.
+    In the manner of Zeiler and Fergus 2014 (arXiv 1311.2901), figure 2. Places less than a quarter
+    of a receptive field from the edge of a picture are left out if it has others: there, filters
+    answer to the edge.
 
-    Parameters
-    ----------
-    pictures
-        `(1, 3, H, W)` each, sRGB in [0, 1], looked at in their own size.
-    layer, filters
-        As for `excite`.
-    count
-        Patches for each filter. There are fewer where the pictures have no room for more
-        that do not overlap, or the filter stays silent.
-    settings
-        Of these, `backbone` and `device` count.
-
-    Returns
-    -------
-    dict of int to list of Patch
-        Filter -> its patches, the strongest first; none overlap.
+    Pictures are `(1, 3, H, W)` each, sRGB in [0, 1], looked at in their own size. A filter gets
+    `count` patches that do not overlap, the strongest first; fewer where the pictures have no room
+    for more, or it stays silent. Of the settings, `backbone` and `device` count.
     """
     if count < 1:
         raise InputError(f"count = {count}: give a whole number above 0.")
@@ -210,19 +179,12 @@ def choose_filters(
     filters: Mapping[str, int | Sequence[int]],
     settings: Settings = SETTINGS,
 ) -> dict[str, list[int]]:
-    """Choose filters that have something to say about pictures.
+    """Choose filters that have something to say about pictures: layer -> their numbers.
 
-    Of the half of a layer's filters with the strongest answers, those whose strongest
-    answer stands out most from all of their own (in standard deviations): detectors of one
-    thing, rather than of every edge.
-
-    Parameters
-    ----------
-    pictures, settings
-        As for `strongest_patches`.
-    filters
-        Layer -> how many to choose, or the numbers of filters that are chosen already.
-        What is returned has numbers for each.
+    Of the half of a layer's filters with the strongest answers, those whose strongest answer stands
+    out most from all of their own (in standard deviations): detectors of one thing, rather than of
+    every edge. `filters` says for each layer how many to choose, or has the numbers of those that
+    are chosen already. Pictures and settings are as for `strongest_patches`.
     """
     chosen = {}
     for layer, wanted in filters.items():
@@ -250,17 +212,9 @@ def filter_sheet(
 ) -> Frame:
     """Lay out, a row for each filter, its picture and the patches that excite it most.
 
-    Of a picture much larger than the patches, only a part is shown, so that what it has in
-    common with them can be seen.
-
-    Parameters
-    ----------
-    excited
-        `(N, 3, H, W)`, the last that `excite` gave for the same filters.
-    patches
-        What `strongest_patches` found.
-    height
-        Height in pixels that each picture is brought to.
+    Of a picture much larger than the patches, only a part is shown, so that what it has in common
+    with them can be seen. `excited` is `(N, 3, H, W)`, the last that `excite` gave for the same
+    filters; all pictures are brought to `height` pixels.
     """
     columns = 1 + max([1, *map(len, patches.values())])
     frames = [np.full((height, height, 3), 255, np.uint8)] * (columns * len(patches))
@@ -307,16 +261,10 @@ def gram_matrices(
 def plot_grams(grams: Mapping[str, Mapping[str, Tensor]], *, channels: int = 48) -> Figure:
     """Draw Gram matrices as heat maps: a row for each picture, a column for each layer.
 
-    A bright spot off the diagonal says that two filters answer at the same places. All maps
-    of a layer have the same channels in the same order, the strongest in any of the
-    pictures first, and the same colours: the root of the entry, up to the largest of them.
-
-    Parameters
-    ----------
-    grams
-        Name of the picture -> layer -> `(C, C)`, as `gram_matrices` gives them.
-    channels
-        How many are drawn, at most.
+    A bright spot off the diagonal says that two filters answer at the same places. All maps of a
+    layer have the same channels in the same order, the strongest in any of the pictures first, at
+    most `channels`, and the same colours: the root of the entry, up to the largest of them. `grams`
+    has, for each picture's name, what `gram_matrices` gives.
     """
     names, layers = list(grams), list(next(iter(grams.values())))
     figure = Figure(
@@ -343,8 +291,8 @@ def plot_grams(grams: Mapping[str, Mapping[str, Tensor]], *, channels: int = 48)
 def _filters_only(network: Network, filters: Sequence[int]) -> Network:
     """The same network with only these filters in its last layer, each followed by its negative.
 
-    What a ReLU leaves of a filter and of its negative is all there was before it, so that
-    a filter which is silent everywhere can still be told where to go.
+    What a ReLU leaves of a filter and of its negative is all there was before it, so that a filter
+    which is silent everywhere can still be told where to go.
     """
     *trunk, (layer, weight, bias) = network.convolutions
     if not filters:

@@ -77,30 +77,25 @@ def load_image(
     for_size: float | None = None,
     crop: Box | None = None,
 ) -> Tensor:
-    """Read a picture file as sRGB.
+    """Read a picture file as `(1, 3, H, W)`, float32, sRGB in [0, 1].
 
     JPEG, PNG, WebP, TIFF (its largest page), BMP, GIF (its first frame), HEIC and AVIF are read.
     The picture is turned upright by its EXIF orientation, converted from its embedded ICC profile
-    to sRGB and laid over white where it is transparent; greyscale, CMYK and 16-bit pictures
-    become RGB.
+    to sRGB and laid over white where it is transparent; greyscale, CMYK and 16-bit pictures become
+    RGB.
 
     Parameters
     ----------
     size
-        Length of the longest side in pixels that the picture is resized to, up or down;
-        None keeps it as it is.
+        Length of the longest side in pixels that the picture is resized to, up or down; None keeps
+        it as it is.
     for_size
-        Longest side in pixels that it will be needed at, to save time and memory: a picture of
-        more than 16 megapixels may come at a half, a quarter and so on of its size, though at
-        least twice as large as this. By default `size`.
+        Longest side in pixels that it will be needed at, to save time and memory: a picture of more
+        than 16 megapixels may come at a half, a quarter and so on of its size, though at least
+        twice as large as this. By default `size`.
     crop
-        `(left, top, right, bottom)` as fractions of width and height, cut out before
-        resizing. A tight crop spends the pixels on the subject.
-
-    Returns
-    -------
-    Tensor
-        `(1, 3, H, W)`, float32, sRGB in [0, 1].
+        `(left, top, right, bottom)` as fractions of width and height, cut out before resizing. A
+        tight crop spends the pixels on the subject.
 
     Raises
     ------
@@ -371,22 +366,11 @@ def load_mask(
 ) -> Tensor:
     """Read a picture file as a mask: white is inside, black outside, grey in between.
 
-    If some of the picture is more transparent than the rest, as where an editor has cut
-    something out, what is opaque is inside, whatever its colours.
-
-    Parameters
-    ----------
-    path
-        The picture file; of a coloured one, its luminance.
-    for_size, crop
-        As for the photograph that it belongs to; see `load_image`.
-    may_be_empty
-        Whether nothing may be inside, as in one among those of a film.
-
-    Returns
-    -------
-    Tensor
-        `(1, 1, H, W)`, float32 in [0, 1].
+    It is `(1, 1, H, W)`, float32 in [0, 1]; of a coloured picture, the luminance. If some of the
+    picture is more transparent than the rest, as where an editor has cut something out, what is
+    opaque is inside, whatever its colours. A mask with nothing inside is refused, unless it
+    `may_be_empty`, as one among those of a film. `for_size` and `crop` are those of the photograph
+    that it belongs to; see `load_image`.
     """
     picture = _read(path, for_size, crop)
     if picture.varies and picture.alpha is not None:

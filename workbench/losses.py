@@ -27,24 +27,14 @@ def content_loss(activation: Tensor, target: Tensor) -> Tensor:
 def gram_matrix(activation: Tensor, mask: Tensor | None = None) -> Tensor:
     """Correlations between channels: which features occur together, wherever that is.
 
-    Gatys, Ecker and Bethge 2015 (arXiv 1508.06576), equation 3, divided by the number of
-    elements as neural_style.lua does, so that it does not depend on the picture's size.
+    Gatys, Ecker and Bethge 2015 (arXiv 1508.06576), equation 3, divided by the number of elements
+    as neural_style.lua does, so that it does not depend on the picture's size: F F^T / (C H W),
+    `(C, C)`, float32, where F is the activation `(1, C, H, W)` as `(C, H W)`.
 
-    Parameters
-    ----------
-    activation
-        `(1, C, H, W)`.
-    mask
-        `(1, 1, H, W)`, float32 in [0, 1]: how much each place counts. None: all alike.
-
-    Returns
-    -------
-    Tensor
-        `(C, C)`, float32: F F^T / (C H W), where F is the activation as `(C, H W)`; with a
-        mask, F diag(mask) F^T / (C sum(mask)), so that the size of the region does not
-        matter either. That is the guided Gram matrix of Gatys et al. 2017 (arXiv 1611.07865,
-        equation 3) with the root of the mask as guidance, which is the same for 0 and 1 and
-        lets soft masks add up.
+    A mask, `(1, 1, H, W)`, float32 in [0, 1], says how much each place counts. With it, the matrix
+    is F diag(mask) F^T / (C sum(mask)), so that the size of the region does not matter either. That
+    is the guided Gram matrix of Gatys et al. 2017 (arXiv 1611.07865, equation 3) with the root of
+    the mask as guidance, which is the same for 0 and 1 and lets soft masks add up.
     """
     # channels_last memory is the (H W, C) matrix as it stands: no copy is made.
     _, channels, height, width = activation.shape
@@ -88,19 +78,16 @@ def style_loss(gram: Tensor, target: Tensor) -> Tensor:
 
 
 def tv_loss(picture: Tensor, kind: str = "squared") -> Tensor:
-    """Total variation: how much neighbouring pixels differ.
+    """Total variation of a picture `(1, 3, H, W)`, float32: how much neighbouring pixels differ.
 
-    Parameters
-    ----------
-    picture
-        `(1, 3, H, W)`, float32, sRGB in 0..white (255, or 256 in neural_style.lua).
-    kind
-        "squared": half the sum of squared differences to the pixel below and to the right,
-        where the last row and the last column start none. Of this, exactly, neural_style.lua
-        adds the gradient (it leaves the value out of the loss that it prints).
-        "absolute": the sum of all absolute differences, as in neural-style-pt.
-        "mean-squared": the mean of squared differences downwards and that to the right, each
-        over its own number, as in anishathalye's neural_style.py.
+    Pixels are sRGB in 0..white (255, or 256 in neural_style.lua). The kinds are:
+
+    "squared": half the sum of squared differences to the pixel below and to the right, where the
+    last row and the last column start none. Of this, exactly, neural_style.lua adds the gradient
+    (it leaves the value out of the loss that it prints).
+    "absolute": the sum of all absolute differences, as in neural-style-pt.
+    "mean-squared": the mean of squared differences downwards and that to the right, each over its
+    own number, as in anishathalye's neural_style.py.
     """
     down = picture[..., 1:, :] - picture[..., :-1, :]
     right = picture[..., 1:] - picture[..., :-1]
@@ -127,15 +114,9 @@ def temporal_loss(picture: Tensor, target: Tensor, visible: Tensor) -> Tensor:
     """Mean squared difference to an earlier frame, where that can be seen.
 
     Ruder, Dosovitskiy and Brox 2016 (arXiv 1604.08610), section 4.2: the sum of
-    `visible * (picture - target)^2` over the number of elements, hidden ones among them.
-    (Their program's gradient counts the root of `visible`, which is the same for 0 and 1.)
-
-    Parameters
-    ----------
-    picture, target
-        `(1, 3, H, W)`, float32, sRGB in 0..white.
-    visible
-        `(1, 1, H, W)`, float32 in [0, 1].
+    `visible * (picture - target)^2` over the number of elements, hidden ones among them. (Their
+    program's gradient counts the root of `visible`, which is the same for 0 and 1.) Pictures are
+    `(1, 3, H, W)`, sRGB in 0..white, and `visible` is `(1, 1, H, W)` in [0, 1], all float32.
     """
     return (visible * (picture - target).square()).mean()
 
@@ -261,22 +242,11 @@ class _NormalizeGradient(torch.autograd.Function):
 def weighted_losses(
     picture: Tensor, activations: Mapping[str, Tensor], targets: Targets, settings: Settings
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """All losses of a picture.
+    """All losses of a picture: their weighted sum, and its terms.
 
-    Parameters
-    ----------
-    picture
-        `(1, 3, H, W)`, float32, sRGB in 0..`settings.white`.
-    activations
-        Of that picture, at every layer that `targets` names.
-
-    Returns
-    -------
-    total : Tensor
-        Scalar, float32; differentiable.
-    terms : dict of str to Tensor
-        The weighted terms it is the sum of: "content relu4_2", "style relu1_1", ..., "tv",
-        and "temporal" if there are earlier frames.
+    The picture is `(1, 3, H, W)`, float32, sRGB in 0..`settings.white`; `activations` are its own,
+    at every layer that `targets` names. The sum is a scalar, float32, and differentiable. Terms are
+    "content relu4_2", "style relu1_1", ..., "tv", and "temporal" if there are earlier frames.
     """
 
     def activation(layer: str, weight: float) -> Tensor:

@@ -79,16 +79,13 @@ def at_root() -> Path:
 def parameters(cells: Sequence[str], values: dict[str, Any]) -> dict[str, Any]:
     """Go to the project's root, and take the values of all parameters out of a notebook.
 
-    To be called in the cell right behind the parameters cell, as `parameters(In, globals())`,
-    where IPython's `In` lists the sources of the cells run so far. The parameters cell is the
-    last one that assigns `output_dir` with a type (or, if none has types, without). In the
-    notebook, too, each then has the value that is meant; see `as_meant`.
+    To be called in the cell right behind the parameters cell, as `parameters(In, globals())`, where
+    IPython's `In` lists the sources of the cells run so far. The parameters cell is the last one
+    that assigns `output_dir` with a type (or, if none has types, without). In the notebook, too,
+    each then has the value that is meant; see `as_meant`.
 
-    Raises
-    ------
-    InputError
-        If papermill handed in a name that the parameters cell does not assign, or a name there
-        is a setting's with a slip in it, or one names a file in `output_dir`.
+    Refused are a name that papermill handed in and the parameters cell does not assign, a name
+    there that is a setting's with a slip in it, and the name of a file in `output_dir`.
     """
     at_root()
     read = [_read(cell) for cell in cells]
@@ -123,13 +120,7 @@ def _read(cell: str) -> dict[str, Parameter]:
 
 
 def check_inputs(parameters: Mapping[str, Any]) -> None:
-    """Refuse parameters that name a file in `output_dir`, unless it was uploaded to there.
-
-    Raises
-    ------
-    InputError
-        If there is any.
-    """
+    """Refuse parameters that name a file in `output_dir`, unless it was uploaded to there."""
     named = [text for text in _inputs(parameters) if Path(text).parent.name != UPLOADS]
     refuse_overwriting([parameters.get("output_dir") or ""], named)
 
@@ -184,25 +175,17 @@ def until_interrupted(
     """Hand every item of a stream to `each`, until somebody interrupts the kernel.
 
     That is a way to stop early: the cell ends well, and those below go on with what there is.
-    Headless, it ends the run, as it always does.
+    Headless, it ends the run, as it always does; before `each` has had an item, it is a
+    `WorkbenchError`. Returns the last item that `each` has had, and whether the stream came to its
+    end.
 
     Parameters
     ----------
     stream
-        Such as iterates; it is closed when it is interrupted, and with it what it draws from,
-        if nothing else refers to that.
+        Such as iterates; it is closed when it is interrupted, and with it what it draws from, if
+        nothing else refers to that.
     stopped
         Says, of the last item that `each` has had, how far it came: "step 3 of 40".
-
-    Returns
-    -------
-    T, bool
-        The last item that `each` has had, and whether the stream came to its end.
-
-    Raises
-    ------
-    WorkbenchError
-        If it is interrupted before `each` has had an item.
     """
     last: list[T] = []
     try:
@@ -248,19 +231,11 @@ def watch(iterates: Iterable[Iterate], seconds: float = 2.0) -> Iterator[Iterate
 
 
 def show(path: str | os.PathLike[str], alt: str, *, on: Any = None) -> None:
-    """Show a picture, a GIF or a film in the notebook, wherever it will be read.
+    """Show a picture, a GIF or a film in the notebook, which then needs the file no longer.
 
-    Stills are shown as a small copy, GIFs as they are, and films with controls, unless they are
-    so large that only their place is named.
-
-    Parameters
-    ----------
-    path
-        Of the file. The notebook keeps what it shows, and needs the file no longer.
-    alt
-        What is to be seen, for those who cannot see it.
-    on
-        Handle of an output that it is to take the place of; None: a new one.
+    Stills are shown as a small copy, GIFs as they are, and films with controls, unless they are so
+    large that only their place is named. `alt` says what is to be seen, for those who cannot see
+    it; `on` is the handle of an output that it is to take the place of.
     """
     from IPython.display import HTML, display
 
@@ -344,12 +319,8 @@ def find_notebook(name: str) -> Path:
 def papermill_command(name: str, *words: str) -> str:
     """Line for a terminal in the working folder that runs a notebook of the workbench.
 
-    Parameters
-    ----------
-    name
-        Such as "stylize_image"; the one in `notebooks/` here, if there is one.
-    words
-        What else papermill is told, such as "-f", "settings.yaml"; quoted for a shell here.
+    The notebook is the one in `notebooks/` here, if there is one. `words` are what else papermill
+    is told, such as "-f", "settings.yaml"; they are quoted for a shell here.
     """
     here = Path("notebooks", f"{name}.ipynb")
     path = here if here.is_file() else find_notebook(name)
@@ -386,26 +357,17 @@ def run_notebook(
 ) -> None:
     """Run a notebook headless with papermill and keep the executed notebook.
 
+    If a cell fails or the kernel dies, that is a `WorkbenchError` with the notebook's own sentence.
+
     Parameters
     ----------
-    notebook
-        The notebook to run.
     output
         Where the executed notebook goes once it has run to its end. If it fails, it goes to
         `failed_notebook(output)` instead.
-    parameters
-        Values for its parameters cell.
     prints
         Gets what the notebook prints, its progress bars among it; by default, the terminal.
     on_cell
         Is told, before each cell of code, its number from 1 on, and how many there are.
-
-    Raises
-    ------
-    InputError
-        If a parameter is unknown.
-    WorkbenchError
-        If a cell fails or the kernel dies; the sentence is the notebook's own.
     """
     import papermill
     from nbclient.exceptions import DeadKernelError

@@ -67,16 +67,10 @@ def with_knobs(
 ) -> Callable[[Function], Function]:
     """Give a command an option for every knob, and hand it the settings made of them.
 
-    `with_knobs(settings=Settings)` turns `--size 256 --preset draft` and so on into the
-    parameter `settings`. Presets are those of the last kind that has any. An option `like` of
-    the command is another program's command line, which the settings then start from.
-
-    Parameters
-    ----------
-    leave_out
-        Knobs that the command has no use for.
-    kinds
-        Parameter of the command -> its class of settings.
+    `with_knobs(settings=Settings)` turns `--size 256 --preset draft` and so on into the parameter
+    `settings`; knobs to `leave_out` are those that the command has no use for. Presets are those of
+    the last kind that has any. An option `like` of the command is another program's command line,
+    which the settings then start from.
     """
 
     def decorate(command: Function) -> Function:
@@ -159,13 +153,7 @@ def _read(knob: dataclasses.Field[Any], value: Any) -> Any:
 
 
 def numbers(name: str, text: str, kind: type) -> list[Any]:
-    """Read "60,100" as a list of numbers, or of texts if that is their kind.
-
-    Raises
-    ------
-    InputError
-        If one of them is none; the sentence names the option.
-    """
+    """Read "60,100" as a list of numbers, or of texts if that is their kind."""
     try:
         return [kind(part.strip()) for part in text.split(",")]
     except ValueError:

@@ -35,13 +35,7 @@ class Move:
 
     @classmethod
     def from_dict(cls, flat: Mapping[str, Any]) -> Move:
-        """Undo `as_dict`.
-
-        Raises
-        ------
-        InputError
-            If there is no step, or a number is not one.
-        """
+        """Undo `as_dict`; what is no move is refused."""
         changes = {str(k): v for k, v in flat.items()} if isinstance(flat, Mapping) else {}
         step, back_to = changes.pop("step", None), changes.pop("back_to", None)
         if type(step) is not int or step < 0:
@@ -58,26 +52,13 @@ class Move:
 class Painting:
     """A picture being painted, one step at a time, whose settings may change in between.
 
-    A change goes on from the picture as it is, with the optimiser's history forgotten. It
-    gives the picture the coarse scales that it has not been through, and then all steps at
-    full size. Iterate over it to paint to the end.
+    A change goes on from the picture as it is, with the optimiser's history forgotten. It gives the
+    picture the coarse scales that it has not been through, and then all steps at full size. Iterate
+    over it to paint to the end. Photograph and styles are `(1, 3, H, W)`, sRGB in [0, 1].
 
-    Parameters
-    ----------
-    content
-        Photograph, `(1, 3, H, W)`, sRGB in [0, 1].
-    styles
-        One or more style pictures, likewise.
-    settings
-        To begin with.
-    moves
-        The `log` of an earlier painting, whose moves are made again at their steps: the same
-        picture comes about. A call of `change` or `step_back` drops those yet to come.
-
-    Raises
-    ------
-    InputError
-        If a move names an unknown setting or a value that makes no sense, or comes too late.
+    Given `moves`, the `log` of an earlier painting, it makes them again at their steps: the same
+    picture comes about. One that makes no sense, or comes too late, is refused. A call of `change`
+    or `step_back` drops those yet to come.
     """
 
     def __init__(
@@ -112,12 +93,8 @@ class Painting:
     def step(self) -> Iterate | None:
         """Take one step (the first shows the start picture); None when all are taken.
 
-        Raises
-        ------
-        InputError
-            If the pictures and the settings do not go together.
-        OptimizationError
-            If the loss explodes; after a change of settings, it can go on.
+        An `OptimizationError` says that the loss explodes; after a change of settings, it can go
+        on.
         """
         self.make_due_moves()
         began = time.monotonic()
@@ -145,10 +122,7 @@ class Painting:
     def change(self, **changes: Any) -> bool:
         """Set one or more settings from the next step on; False if they are so already.
 
-        Raises
-        ------
-        InputError
-            If there is no such setting or a value makes no sense; nothing has changed then.
+        Where one is refused, nothing has changed.
         """
         changed = self.settings.changed(**changes)
         if changed == self.settings:

@@ -40,12 +40,9 @@ kept_targets: MutableMapping[Tensor, dict[Hashable, dict[str, Tensor]]] = WeakTe
 
 
 def scales(shape: tuple[int, int], settings: Settings) -> list[tuple[tuple[int, int], int]]:
-    """What `optimize` works through for a content picture of shape `(H, W)`, coarse to fine.
+    """What `optimize` works through, coarse to fine: `((H, W), steps)` of each scale.
 
-    Returns
-    -------
-    list
-        `((H, W), steps)` of each scale.
+    `shape` is `(H, W)` of the content picture.
     """
     plan = []
     for halvings, steps in enumerate(reversed(settings.steps)):

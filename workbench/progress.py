@@ -73,13 +73,8 @@ def bar(
     """Pass items on and draw a progress bar, of text wherever it is.
 
     A notebook that was run headless and saved keeps text, where a widget would show up empty.
-
-    Parameters
-    ----------
-    total, done
-        How many items there are, with the `done` that come before these.
-    where
-        Item -> how far that is, of how much, and what else to say; None: items are counted.
+    `total` is how many items there are, with the `done` that come before these. `where` says how
+    far an item is, of how much, and what else to say; None: items are counted.
     """
     items = iter(items)
     for first in items:  # what it prints stands above the bar

@@ -97,13 +97,7 @@ _WENT_IN = re.compile(r"(content|photograph|inputs|style([ _-]?\d+)?)(\.\w+)?")
 
 
 def digest(content: bytes | Tensor | str | os.PathLike[str]) -> str:
-    """SHA-256 of bytes, of a tensor's values and shape, or of the file at a path.
-
-    Raises
-    ------
-    InputError
-        If the file cannot be read.
-    """
+    """SHA-256 of bytes, of a tensor's values and shape, or of the file at a path."""
     if isinstance(content, bytes):
         return hashlib.sha256(content).hexdigest()
     if not isinstance(content, str | os.PathLike):
@@ -116,16 +110,8 @@ def digest(content: bytes | Tensor | str | os.PathLike[str]) -> str:
 def same_run(folder: Path, identity: Identity, ignoring: Collection[str] = ()) -> None:
     """Write down what a folder holds the work of, or refuse one that holds another's.
 
-    Parameters
-    ----------
-    ignoring
-        Names in the identity that may differ.
-
-    Raises
-    ------
-    InputError
-        If `run.json` says something else (the message names the first difference), or there
-        are files without it.
+    The `InputError` names the first difference to `run.json`, `ignoring` some names; files in a
+    folder without one are refused, too.
     """
     path = folder / IDENTITY
     if not any(not each.name.startswith(".") and each != path for each in folder.iterdir()):
@@ -155,23 +141,10 @@ def read_identity(folder: Path) -> dict[str, Any] | None:
 def start_run(output_dir: str | os.PathLike[str]) -> Path:
     """Open a folder for what a new run writes; an earlier one stays whole beside it.
 
-    Parameters
-    ----------
-    output_dir
-        Folder of the run. `{n}` in it stands for a number: the run gets the first folder that
-        there is not yet, from 001 on, or goes on in one that was left unfinished. What this
-        function returned is taken as it is.
-
-    Returns
-    -------
-    Path
-        `output_dir/unfinished`; `finish_run` moves what lies in it to `output_dir`. What a
-        later run is to go on with, such as frames or a checkpoint, belongs into its parent.
-
-    Raises
-    ------
-    OutputError
-        If the folder cannot be made or written to.
+    `{n}` in `output_dir` stands for a number: the run gets the first folder that there is not yet,
+    from 001 on, or goes on in one that was left unfinished. What this function returned is taken as
+    it is: that is `output_dir/unfinished`, and `finish_run` moves what lies in it to `output_dir`.
+    What a later run is to go on with, such as frames or a checkpoint, belongs into its parent.
     """
     if Path(output_dir).name == UNFINISHED:
         return Path(output_dir)
@@ -214,8 +187,8 @@ def finish_run(
 ) -> Result:
     """Write `result.json`, and put everything in the place of what an earlier run made.
 
-    Outputs of the earlier run that this one lacks are removed, but for those in subfolders,
-    such as the pictures of a grid, which a later run may want again.
+    Outputs of the earlier run that this one lacks are removed, but for those in subfolders, such as
+    the pictures of a grid, which a later run may want again.
 
     Parameters
     ----------
@@ -224,16 +197,9 @@ def finish_run(
     outputs
         Name -> path of a finished file inside `folder`, or kept beside it by an earlier run.
     figures, settings, weights
-        See `Result`.
+        See `Result`; figures that are not finite are refused.
     seconds
         How long the run took; None: since `start_run`.
-
-    Raises
-    ------
-    InputError
-        If an output is missing or lies outside of `folder`, or a figure is not finite.
-    OutputError
-        If something cannot be written or moved.
     """
     folder = Path(folder)
     home = folder.parent if folder.name == UNFINISHED else folder
@@ -298,11 +264,8 @@ def read_result(folder: str | os.PathLike[str]) -> Result | None:
 def check_result(folder: str | os.PathLike[str]) -> Result:
     """Read a run's `result.json`, or say what is wrong with it.
 
-    Raises
-    ------
-    InputError
-        If there is none, it is damaged or another program's, or an output is gone or lies
-        outside of `folder`.
+    An `InputError` says that there is none, it is damaged or another program's, or an output is
+    gone or lies outside of `folder`.
     """
     folder = Path(folder)
     path = folder / RESULT

@@ -45,13 +45,7 @@ def photograph(name: str = PHOTOGRAPH) -> torch.Tensor:
 
 
 def style(name: str) -> torch.Tensor:
-    """Give one of `STYLES`, `(1, 3, 608, 768)`, float32, sRGB in [0, 1].
-
-    Raises
-    ------
-    InputError
-        If there is no style of that name.
-    """
+    """Give one of `STYLES`, `(1, 3, 608, 768)`, float32, sRGB in [0, 1]."""
     if name not in STYLES:
         raise InputError(f"no sample style {name!r}; there are: {', '.join(STYLES)}")
     return load_image(_DATA / f"{name}.webp")
@@ -64,18 +58,9 @@ def find_pictures(
 ) -> list[str]:
     """Names of pictures, with those in a folder, in natural order, in the folder's place.
 
-    Parameters
-    ----------
-    names
-        A name or several: of files, of folders, of samples; "sample:photographs" stands for all
-        sample photographs.
-    say
-        Is handed a sentence about what a folder holds beside pictures.
-
-    Raises
-    ------
-    InputError
-        If a folder has no pictures, or cannot be read.
+    `names` are of files, of folders, of samples; "sample:photographs" stands for all sample
+    photographs. `say` is handed a sentence about what a folder holds beside pictures; one that
+    holds none is refused.
     """
     found: list[str] = []
     for name in [names] if isinstance(names, (str, os.PathLike)) else names:
@@ -99,21 +84,8 @@ def load_picture(
 ) -> torch.Tensor:
     """Load a picture `(1, 3, H, W)`, float32, sRGB in [0, 1], from a file or the samples.
 
-    Parameters
-    ----------
-    name
-        A file, or a sample such as "sample:swirls" or "sample:astronaut".
-    size
-        Longest side in pixels; None: the picture keeps its own.
-    for_size
-        Longest side in pixels that it will be needed at; see `images.load_image`.
-    crop
-        Box to cut out before resizing; see `images.crop_image`.
-
-    Raises
-    ------
-    InputError
-        If there is no sample of that name, or the file cannot be read.
+    Samples have names such as "sample:swirls" or "sample:astronaut". For `size`, `for_size` and
+    `crop` see `images.load_image`.
     """
     if not (isinstance(name, str) and name.startswith(PREFIX)):
         return load_image(name, size, for_size=for_size, crop=crop)
@@ -137,13 +109,7 @@ def load_with_alpha(
 
 
 def find_clip(name: str | os.PathLike[str]) -> Path:
-    """Path of a clip: of the file itself, or of "sample:clip"; nothing is read.
-
-    Raises
-    ------
-    InputError
-        If there is no sample clip of that name.
-    """
+    """Path of a clip: of the file itself, or of "sample:clip"; nothing is read."""
     if not (isinstance(name, str) and name.startswith(PREFIX)):
         return expanded(name)
     if name != PREFIX + CLIP:

@@ -1,8 +1,7 @@
 """Variations of one picture: a grid over two settings, a sweep over many styles.
 
-Every finished variation is a picture file and, written after it, a small JSON file that says
-what it was made of. What a series finds in its folder it keeps, if it is whole and of the
-same making.
+Every finished variation is a picture file and, written after it, a small JSON file that says what
+it was made of. What a series finds in its folder it keeps, if it is whole and of the same making.
 """
 
 from __future__ import annotations
@@ -98,15 +97,10 @@ def grid(
 ) -> list[Variation]:
     """All combinations of the values of two settings, row by row.
 
-    Parameters
-    ----------
-    content, styles
-        Pictures, as `samples.load_picture` takes them.
-    rows, columns
-        Name and values of a setting, such as `("style_weight", [10, 100])`, or of "crop",
-        whose values are as below or empty for the whole photograph.
-    crop
-        Part of the photograph, as `images.crop_image` takes it; None: all of it.
+    Rows and columns are the name and the values of a setting, such as
+    `("style_weight", [10, 100])`, or of "crop", whose values are boxes or empty for the whole
+    photograph. `crop` is the box of all else: a part of the photograph, as `images.crop_image`
+    takes it; None: all of it.
     """
     known = [*(field.name for field in dataclasses.fields(Settings)), CROP]
     for name, values in (rows, columns):
@@ -138,13 +132,8 @@ def sweep(
 ) -> list[Variation]:
     """One photograph in many styles, one at a time.
 
-    Parameters
-    ----------
-    styles
-        A folder, of which all pictures are taken in the natural order of their names
-        ("sketch 9" before "sketch 10"); a picture; or a list of either.
-    crop
-        Part of the photograph, as `images.crop_image` takes it; None: all of it.
+    Styles are a folder, of which all pictures are taken in the natural order of their names
+    ("sketch 9" before "sketch 10"); a picture; or a list of either. `crop` is as for `grid`.
     """
     if isinstance(styles, (str, os.PathLike)) and not str(styles).startswith(PREFIX):
         folder = Path(styles)
@@ -194,31 +183,22 @@ def paint_variations(
 ) -> Iterator[Painted]:
     """Paint a series of variations into a folder, one after the other, with a progress bar.
 
-    A variation that cannot be painted (its style picture is damaged, its loss explodes) gets
-    a sentence, and the others are painted all the same; the next run tries it again.
+    A variation that cannot be painted (its style picture is damaged, its loss explodes) gets a
+    sentence, and the others are painted all the same; the next run tries it again. Refused are a
+    photograph that cannot be used, a folder that another run paints into, and a series of which not
+    one could be painted.
 
     Parameters
     ----------
-    variations
-        From `grid` or `sweep`.
     folder
-        Gets `NAME.png` and `NAME.json` for each. Those that are there already are kept if
-        they are whole and pictures, settings, ruler, weights and version are the same.
+        Gets `NAME.png` and `NAME.json` for each. Those that are there already are kept if they are
+        whole and pictures, settings, ruler, weights and version are the same.
     ruler
-        What numbers are compared by. However a picture was painted, its content, style and
-        tv loss are measured in float32 with weight 1 and no layer factors, at the layers,
-        the size, the style scale, the backbone and the pooling of these settings.
+        What numbers are compared by. However a picture was painted, its content, style and tv loss
+        are measured in float32 with weight 1 and no layer factors, at the layers, the size, the
+        style scale, the backbone and the pooling of these settings.
     kept
-        Another folder whose pictures are taken as well, and never touched: those of an earlier
-        run.
-
-    Raises
-    ------
-    InputError
-        If a photograph cannot be used, another run paints into the folder, or not one
-        variation could be painted.
-    OutputError
-        If a picture cannot be written. Finished ones stay.
+        Folder of an earlier run whose pictures are taken as well, and never touched.
     """
     looked_at = {name: getattr(ruler, name) for name in _MEASURED}
     ruler = Settings(**looked_at, precision="float32").changed(**_UNIT_WEIGHTS)
@@ -336,9 +316,7 @@ def grid_sheet(
 ) -> Frame:
     """A contact sheet of a `grid`, with its values at the edges and losses below the pictures.
 
-    A single row needs no name at its edge.
-
-    `painted` is all of the grid, whose `rows` and `columns` these are.
+    `painted` is all of the grid, whose `rows` and `columns` these are; a single row has no name.
     """
     blank = np.full((height, height, 3), 225, np.uint8)
     return contact_sheet(

@@ -56,31 +56,27 @@ def _between_steps(
 class Session:
     """A painting in a thread of its own: who turns the knobs never waits for it.
 
-    Every method returns at once; what it asks for is done between two steps, in the order of
-    the calls. The thread lives only while there is something to do. Of all sessions in a
-    process one paints at a time: to start one is to pause the other, because two would slow
-    each other down many times over.
+    Every method returns at once; what it asks for is done between two steps, in the order of the
+    calls. The thread lives only while there is something to do. Of all sessions in a process one
+    paints at a time: to start one is to pause the other, because two would slow each other down
+    many times over.
+
+    Pictures are `(1, 3, H, W)`, sRGB in [0, 1]; those that are missing, `choose` is to bring.
+
+    `settings` is what is wanted now, `painting` the present one or the last (None before the
+    first), `message` a sentence for whoever watches, or empty. `state` is "ready" (nothing painted
+    yet), "running", "paused", "finished" (all steps taken; a change of settings goes on), "stopped"
+    (the next start begins anew) or "failed" (`message` says why; start and changes go on from the
+    last good picture).
 
     Parameters
     ----------
-    content
-        Photograph, `(1, 3, H, W)`, sRGB in [0, 1]; None: `choose` is to bring one.
-    styles
-        One or more style pictures, likewise; none: `choose` is to bring them.
-    settings
-        To begin with.
     on_update
-        Called in the session's thread after every step and every change of `state`, with
-        nothing else going on: it may read `painting`. What it takes, the painting waits.
+        Called in the session's thread after every step and every change of `state`, with nothing
+        else going on: it may read `painting`. What it takes, the painting waits.
     on_settings
-        Called likewise when `settings` were set by other means than `change`: by going back,
-        or by a replay.
-
-    `settings` is what is wanted now, `painting` the present one or the last (None before the
-    first), `message` a sentence for whoever watches, or empty. `state` is "ready" (nothing
-    painted yet), "running", "paused", "finished" (all steps taken; a change of settings goes on),
-    "stopped" (the next start begins anew) or "failed" (`message` says why; start and changes go
-    on from the last good picture).
+        Called likewise when `settings` were set by other means than `change`: by going back, or by
+        a replay.
     """
 
     _now_running: ClassVar[weakref.ref[Session] | None] = None
@@ -131,13 +127,8 @@ class Session:
     def change(self, **changes: Any) -> None:
         """Set one or more settings; a painting that is under way uses them from the next step on.
 
-        `init` and `seed` wait for the next start.
-
-        Raises
-        ------
-        InputError
-            At once, if there is no such setting or a value makes no sense; nothing has changed
-            then.
+        `init` and `seed` wait for the next start. A setting that makes no sense is refused at once,
+        and nothing has changed then.
         """
         with self._lock:
             self.settings = self.settings.changed(**changes)
@@ -265,21 +256,11 @@ class Session:
 def save_settings(
     painting: Painting, content: str, style: str, output_dir: str | os.PathLike[str]
 ) -> list[Path]:
-    """Write settings as YAML that papermill's `-f` takes.
+    """Write settings as YAML that papermill's `-f` takes, and return the files.
 
-    `settings.yaml` is for the notebook stylize_image; for a painting without moves, it gives
-    the same picture. `session.yaml`, for tune_weights, has the moves too; it is written if
-    there are any.
-
-    Parameters
-    ----------
-    content, style
-        Names of the pictures; paths become absolute.
-
-    Returns
-    -------
-    list of Path
-        What was written.
+    `settings.yaml` is for the notebook stylize_image; for a painting without moves, it gives the
+    same picture. `session.yaml`, for tune_weights, has the moves too; it is written if there are
+    any. Paths of the pictures become absolute.
     """
     names = {"content": _absolute(content), "style": _absolute(style)}
     moves = [move.as_dict() for move in effective(painting.log)]

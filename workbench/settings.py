@@ -32,13 +32,7 @@ CLOCK = re.compile(  # of a time: hours, minutes and seconds
 
 
 def seconds(time: float | str) -> float:
-    """Read a time: seconds, `m:ss` or `h:mm:ss`.
-
-    Raises
-    ------
-    InputError
-        If it is none.
-    """
+    """Read a time: seconds, `m:ss` or `h:mm:ss`; anything else is an `InputError`."""
     try:
         if not isinstance(time, str) or ":" not in time:
             return float(time)
@@ -63,19 +57,9 @@ def knob(
 ) -> Any:
     """A field of settings, with all that is said of it.
 
-    Parameters
-    ----------
-    default
-        What it is if nothing is said.
-    text
-        What it does to the picture, in a sentence without capital and full stop.
-    least, above, most
-        The smallest value, what values must lie above, and the largest; of a tuple, for
-        each item.
-    among
-        The texts that it may be; none: any.
-    unit
-        What a whole number counts, such as "pixels".
+    `text` says what it does to the picture, in a sentence without capital and full stop. The limits
+    `least`, `above` (values lie above it) and `most` hold for each item of a tuple; `among` are the
+    texts that it may be (none: any), and `unit` is what a whole number counts, such as "pixels".
     """
     limits = {"least": least, "above": above, "most": most, "among": among, "unit": unit}
     return field(default=default, metadata={"text": text, **limits})
@@ -114,13 +98,7 @@ class Knobs:
         return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
     def changed(self, **changes: Any) -> Self:
-        """These settings with some of them changed.
-
-        Raises
-        ------
-        InputError
-            If a setting is unknown, or a value makes no sense.
-        """
+        """These settings with some of them changed; `InputError` if one makes no sense."""
         known = [each.name for each in dataclasses.fields(self)]
         for name in changes:
             if name not in known:
@@ -129,22 +107,11 @@ class Knobs:
 
     @classmethod
     def from_preset(cls, preset: str, **changes: Any) -> Self:
-        """A preset with single settings changed.
+        """A preset with single settings changed, which win over the preset's.
 
-        Parameters
-        ----------
-        preset
-            One of `PRESETS`. Of stills "draft" (256 px, seconds), "normal" (512 px) or "fine"
-            (768 px, more steps); of training "quick" (a clip or a few pictures, a quarter of
-            an hour on two cores) or "full" (the network and the batch of the paper, for a
-            large folder and a GPU).
-        changes
-            Settings by name, which win over the preset's.
-
-        Raises
-        ------
-        InputError
-            If the preset or a setting is unknown, or a value makes no sense.
+        Presets of stills are "draft" (256 px, seconds), "normal" (512 px) and "fine" (768 px, more
+        steps); those of training "quick" (a clip or a few pictures, a quarter of an hour on two
+        cores) and "full" (the network and the batch of the paper, for a large folder and a GPU).
         """
         if preset not in cls.PRESETS:
             raise InputError(f"preset = {preset!r}: use one of {', '.join(cls.PRESETS)}.")
@@ -269,13 +236,7 @@ class Settings(Knobs):
 
     @classmethod
     def from_command(cls, text: str, **changes: Any) -> Settings:
-        """What a command line of another style-transfer program asks for; see `commands`.
-
-        Raises
-        ------
-        InputError
-            If the command is not understood, a setting is unknown, or a value makes no sense.
-        """
+        """What a command line of another style-transfer program asks for; see `dialects`."""
         from workbench.dialects import read_command
 
         return read_command(text).settings.changed(**changes)

@@ -41,32 +41,23 @@ def save_gif(
     max_megabytes: float | None = None,
     one_palette: bool = True,
 ) -> None:
-    """Write frames as a GIF that loops for ever.
+    """Write frames `(H, W, 3)`, brought to the size of the last, as a GIF that loops for ever.
 
     Parameters
     ----------
-    frames
-        `(H, W, 3)` each; all are brought to the size of the last.
-    path
-        Ends in .gif.
     fps
-        Frames a second, above 0. A GIF counts in hundredths of a second: the rounding is spread,
-        so that the whole is as long as it should be, and above 50, which browsers would slow
-        down, frames are left out.
+        Frames a second, above 0. A GIF counts in hundredths of a second: the rounding is spread, so
+        that the whole is as long as it should be, and above 50, which browsers would slow down,
+        frames are left out.
     hold
         Seconds that the last frame stays, at least.
     max_megabytes
         Of 10^6 bytes: size and colours are brought down until the file is no larger; None: full
-        size, 256 colours.
+        size, 256 colours. What cannot be brought down to it is refused.
     one_palette
-        Whether all frames share one palette (median cut over frames of the whole run, refined
-        by k-means, no dither): half the bytes in a film, and nothing shimmers. False, for
-        pictures that have few colours in common: each has its own.
-
-    Raises
-    ------
-    InputError
-        If there are no frames, a number makes no sense or nothing fits `max_megabytes`.
+        Whether all frames share one palette (median cut over frames of the whole run, refined by
+        k-means, no dither): half the bytes in a film, and nothing shimmers. False, for pictures
+        that have few colours in common: each has its own.
     """
     check_gif(path, max_megabytes=max_megabytes)
     if not frames:
@@ -180,20 +171,12 @@ def contact_sheet(
     row_labels: Sequence[str] = (),
     column_labels: Sequence[str] = (),
 ) -> Frame:
-    """Lay pictures out in rows, each with its caption below.
+    """Lay pictures `(H, W, 3)` of any shape out in rows, each with its caption below.
 
-    Texts may have several lines; what is too wide is wrapped between words.
-
-    Parameters
-    ----------
-    frames
-        `(H, W, 3)` each, of any shape.
-    columns
-        Pictures in a row; None: all in one. A column is as wide as its widest picture.
-    height
-        What all pictures are brought to, in pixels.
-    row_labels, column_labels
-        Texts at the left edge and along the top; none given: no edge.
+    All are brought to `height` pixels; a column is as wide as its widest picture. A row has
+    `columns` pictures; None: all are in one. Row labels are texts at the left edge, column labels
+    along the top; none given: no edge. Texts may have several lines; what is too wide is wrapped
+    between words.
     """
     if not frames:
         raise InputError("a contact sheet needs at least one picture.")

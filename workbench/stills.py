@@ -62,16 +62,9 @@ def load(
 ) -> Still:
     """Load pictures no larger than they are needed, and recolour the styles if that is asked for.
 
-    Parameters
-    ----------
-    content, styles
-        Files, or samples by their names.
-    masks
-        Files that are white where a style belongs, one for each style; none: everywhere.
-    crop
-        Part of the photograph, and of the masks: left, top, right, bottom from 0 to 1.
-    original_colors
-        One of `colour.ORIGINAL_COLORS`.
+    Pictures are files, or samples by their names. Masks are white where a style belongs, one for
+    each style; none: everywhere. `crop` is a part of the photograph, and of the masks: left, top,
+    right, bottom from 0 to 1. `original_colors` is one of `colour.ORIGINAL_COLORS`.
     """
     check_original_colors(original_colors)
     size = settings.largest
@@ -112,12 +105,8 @@ def check_paths(
 ) -> None:
     """Refuse before long work paths that `save` could not write to.
 
-    Parameters
-    ----------
-    inputs
-        Names of all that is read, which must not be written over.
-    beside
-        What else is written: snapshots, the unfinished picture, the folder of checkpoints.
+    `inputs` are names of all that is read, which must not be written over; `beside` is what else is
+    written: snapshots, the unfinished picture, the folder of checkpoints.
     """
     for name, path in paths.items():
         if name == "gif":
@@ -152,24 +141,18 @@ def paint(
 ) -> Generator[Iterate]:
     """Paint with a progress bar; stopped anywhere, the same call goes on.
 
-    The consumer adds every iterate to the recorder of `checkpoints`.
+    The consumer adds every iterate to the recorder of `checkpoints`, which `keep` has made. If the
+    loss explodes or memory runs out, the `OptimizationError` names the picture so far.
 
     Parameters
     ----------
     picture
         File that the painting will be saved as, which snapshots are named after.
-    checkpoints
-        From `keep`.
     newest
         Keeps the picture so far while it is being painted, and when that ends before its time;
         None: `picture`.
     save_every
         Steps between two snapshots; None: no snapshots.
-
-    Raises
-    ------
-    OptimizationError
-        If the loss explodes or memory runs out; the sentence names the picture so far.
     """
     newest = newest or picture
     iterates = progress.show_progress(
@@ -202,20 +185,16 @@ def save(
     gif_megabytes: float | None = None,
     moves: Sequence[int] = (),
 ) -> None:
-    """Write the picture, and what else is asked for.
+    """Write the picture of the last iterate, and what else is asked for.
 
     Parameters
     ----------
-    iterate
-        The last one.
     paths
         Name -> file. Names are "picture"; "gif" and "mp4", the progress as a film; "strip", six
-        stages of it; "losses", their curves; "comparison", the inputs and the picture side by
-        side; and those of `Still.inputs`, small copies.
-    fps
-        Of the GIF and the MP4.
-    gif_megabytes
-        Largest size of the GIF; None: any.
+        stages of it; "losses", their curves; "comparison", the inputs and the picture side by side;
+        and those of `Still.inputs`, small copies.
+    fps, gif_megabytes
+        Frames a second of the GIF and the MP4, and the largest size of the GIF; None: any.
     moves
         Steps at which settings were changed, for the curves.
     """
@@ -254,22 +233,10 @@ def paint_files(
     """Paint a still into files, all that `workbench stylize` does; returns the last iterate.
 
     Stopped anywhere, the same call goes on: checkpoints and `unfinished` lie beside the picture.
+    After Ctrl-C, the sentence of the `KeyboardInterrupt` says how far it came.
 
-    Parameters
-    ----------
-    style
-        Files, folders of them, or samples.
-    wanted
-        Paths as `save` takes them, "picture" among them; None: not wanted.
-    masks, crop, original_colors
-        As `load` takes them.
-    save_every, gif_megabytes, anew
-        As `paint`, `save` and `keep` take them.
-
-    Raises
-    ------
-    KeyboardInterrupt
-        After Ctrl-C, with a sentence on how far it came.
+    Styles are files, folders of them, or samples. `wanted` are paths as `save` takes them,
+    "picture" among them; None: not wanted. All else is as for `load`, `paint`, `save` and `keep`.
     """
     paths = {name: path for name, path in wanted.items() if path is not None}
     picture, styles = paths["picture"], samples.find_pictures(style)
@@ -324,18 +291,9 @@ def finish(
 ) -> runs.Result:
     """Measure the picture as it was saved, in float32, and write `result.json`.
 
-    Parameters
-    ----------
-    folder
-        From `runs.start_run`.
-    paths
-        What `save` has written, "picture" among it.
-    told
-        Everything that the run was told.
-    figures
-        What else is counted, such as "steps".
-    seconds
-        How long the run took; None: since `runs.start_run`.
+    `folder` is from `runs.start_run`; `paths` are what `save` has written, "picture" among them.
+    `told` is everything that the run was told, and `figures` what else is counted, such as "steps".
+    `seconds` is how long the run took; None: since `runs.start_run`.
     """
     picture = images.load_image(paths["picture"])
     losses = measure(picture, still.content, still.styles, still.settings, masks=still.masks)

@@ -41,29 +41,13 @@ def synthesize_texture(
 ) -> Iterator[Iterate]:
     """Paint, from noise, a picture with the Gram matrices of another and nothing else of it.
 
-    Gatys, Ecker and Bethge 2015 (arXiv 1505.07376): the style loss of `losses`, summed over
-    the layers. Differs from the paper in that it goes coarse to fine, and in its weights;
-    see `texture_settings`.
+    Gatys, Ecker and Bethge 2015 (arXiv 1505.07376): the style loss of `losses`, summed over the
+    layers. Differs from the paper in that it goes coarse to fine, and in its weights; see
+    `texture_settings`. Losses are in millionths of those of noise, times the factor of the block.
 
-    Parameters
-    ----------
-    style
-        `(1, 3, H, W)`, sRGB in [0, 1]; the texture gets its shape.
-    layers
-        Whose Gram matrices are matched. relu1_1 alone gives the colours as grain; each
-        deeper one larger pieces of the picture: edges, strokes, whole stars.
-    settings
-        Of these, `COMMON` and `style_scale` count.
-
-    Yields
-    ------
-    Iterate
-        Its losses are in millionths of those of noise, times the factor of the block.
-
-    Raises
-    ------
-    InputError
-        If there is no such layer, or the picture is too small for it.
+    The texture gets the shape of `style`, `(1, 3, H, W)`, sRGB in [0, 1]. Of the layers whose Gram
+    matrices are matched, relu1_1 alone gives the colours as grain; each deeper one larger pieces of
+    the picture: edges, strokes, whole stars. Of the settings, `COMMON` and `style_scale` count.
     """
     check_image(style, "style")
     yield from optimize(style, [style], texture_settings(style, layers, settings))
@@ -72,11 +56,11 @@ def synthesize_texture(
 def texture_settings(style: Tensor, layers: Sequence[str], settings: Settings) -> Settings:
     """What `synthesize_texture` hands to `optimize`.
 
-    Every layer's weight is inverse to the Gram distance of the noise at full size, so that
-    all of them start as equals, although their Gram matrices differ by orders of magnitude.
-    Blocks 4 and 5, which take the longest, then count 2 and 4 times as much. Without those
-    two, all steps are taken at full size: shallow layers alone cannot see, and so would
-    leave, the blobs that come from a coarse scale.
+    Every layer's weight is inverse to the Gram distance of the noise at full size, so that all of
+    them start as equals, although their Gram matrices differ by orders of magnitude. Blocks 4 and
+    5, which take the longest, then count 2 and 4 times as much. Without those two, all steps are
+    taken at full size: shallow layers alone cannot see, and so would leave, the blobs that come
+    from a coarse scale.
     """
     plain = plain_settings(
         settings,
@@ -106,32 +90,15 @@ def reconstruct(
 ) -> Iterator[Iterate]:
     """Paint, from noise, a picture with the activations of another at one layer.
 
-    Mahendran and Vedaldi 2015 (arXiv 1412.0035), equation 1, with the normalised distance
-    of section 3 and squared differences (beta = 2) for the total variation; coarse to fine,
-    and with the gamut as a limit in place of their norm of the picture.
+    Mahendran and Vedaldi 2015 (arXiv 1412.0035), equation 1, with the normalised distance of
+    section 3 and squared differences (beta = 2) for the total variation; coarse to fine, and with
+    the gamut as a limit in place of their norm of the picture. The content loss is in millionths of
+    the activations' mean square.
 
-    Parameters
-    ----------
-    content
-        `(1, 3, H, W)`, sRGB in [0, 1].
-    layer
-        Shallow ones keep every pixel, deep ones the things but not where exactly they are,
-        nor their colours.
-    settings
-        Of these, `COMMON` count.
-    smoothness
-        Weight of the total variation, at least 0. Larger takes away the grain that a deep
-        layer does not see, and in the end edges too.
-
-    Yields
-    ------
-    Iterate
-        Its content loss is in millionths of the activations' mean square.
-
-    Raises
-    ------
-    InputError
-        If there is no such layer, the picture is too small for it or `smoothness` is none.
+    The content is `(1, 3, H, W)`, sRGB in [0, 1]. Shallow layers keep every pixel, deep ones the
+    things but not where exactly they are, nor their colours. `smoothness` is the weight of the
+    total variation, at least 0: larger takes away the grain that a deep layer does not see, and in
+    the end edges too. Of the settings, `COMMON` count.
     """
     check_image(content, "content")
     if not (math.isfinite(smoothness) and smoothness >= 0):

@@ -82,13 +82,8 @@ class Weights:
 def load_weights(name: str = "vgg16") -> Weights:
     """Load weights from the cache, fetching them first if they are not there.
 
-    Several processes may ask at once: one fetches, the others wait. A cached file that is
-    damaged is fetched again.
-
-    Raises
-    ------
-    WeightsError
-        If `name` is unknown, or no source can be reached.
+    Several processes may ask at once: one fetches, the others wait. A cached file that is damaged
+    is fetched again. If `name` is unknown, or no source can be reached, that is a `WeightsError`.
     """
     backbone = find_backbone(name)
     path = cache_path(name)

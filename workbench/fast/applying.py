@@ -58,12 +58,11 @@ def paint(
 ) -> Painted:
     """Paint a clip into a film, a picture into a picture, or pictures into a folder.
 
-    Stopped anywhere, the same call goes on.
+    Stopped anywhere, the same call goes on. `part` is `start`, `end`, `stride` and `fps` of a clip,
+    as for `clips.open_clip`; what is not said here is as for `StyleModel.load` and `paint_film`.
 
     Parameters
     ----------
-    model, device, precision
-        As for `StyleModel.load`.
     content
         A clip, or pictures and folders of them; also samples by their names.
     output
@@ -72,10 +71,6 @@ def paint(
         Longest side in pixels, at most; None: as it is.
     original_colors
         "luma": the brightness of the painting in the colours of the content; else "off".
-    batch, quality
-        As for `paint_film`.
-    **part
-        `start`, `end`, `stride` and `fps` of a clip, as for `clips.open_clip`.
     """
     target = Path(output)
     refuse_overwriting(
@@ -141,39 +136,24 @@ def paint_film(
     batch: int | None = None,
     quality: int = 18,
 ) -> int:
-    """Paint a clip with style models into a film with the clip's sound.
+    """Paint a clip with style models into a film with the clip's sound; returns how many frames.
 
-    Frames are read, painted and written one after the other, so that memory does not grow with
-    the clip. Every hundred frames lie as a film of their own in a folder beside `output` until
-    all are done: stopped anywhere, the same call goes on there, with the same film. One with
-    another end or other choices takes over the parts in which these make no difference.
+    Frames are read, painted and written one after the other, so that memory does not grow with the
+    clip. Every hundred frames lie as a film of their own in a folder beside `output` until all are
+    done: stopped anywhere, the same call goes on there, with the same film. One with another end or
+    other choices takes over the parts in which these make no difference; one with another clip or
+    other models is refused. There are fewer than `clip.frames` frames if the clip breaks off.
 
     Parameters
     ----------
     models
         Models by their names, all on one device.
-    output
-        Ends in .mp4, .mov or .mkv.
     choices
         Which models paint each frame, from `schedule.choose_models`; None: the first, all.
-    original_colors
-        As for `paint`.
+    original_colors, quality
+        As for `paint` and `clips.write_film`.
     batch
         Frames that are painted at a time; what comes out is the same. None: 8 on a GPU, else 1.
-    quality
-        As for `clips.write_film`.
-
-    Returns
-    -------
-    int
-        Number of frames; fewer than `clip.frames` if the clip breaks off.
-
-    Raises
-    ------
-    InputError
-        If the clip cannot be read, or the folder belongs to another clip or other models.
-    OutputError
-        If the film cannot be written.
     """
     output = Path(output)
     clips.check_film(output, quality=quality)
@@ -272,13 +252,9 @@ def paint_pictures(
 ) -> list[str]:
     """Paint pictures into a folder, `photo.jpg` into `photo.png`.
 
-    The folder is for the pictures of one model and size. One that is there already, and is no
-    older than its source, is kept: stopped anywhere, the same call goes on.
-
-    Returns
-    -------
-    list of str
-        A sentence about each picture that cannot be painted; the others are done.
+    The folder is for the pictures of one model and size. One that is there already, and is no older
+    than its source, is kept: stopped anywhere, the same call goes on. Returns a sentence about each
+    picture that cannot be painted; the others are done.
     """
     folder = Path(folder)
     _check_colors(original_colors)

@@ -72,16 +72,9 @@ class StyleModel:
     def __call__(self, pictures: Tensor) -> Tensor:
         """Paint pictures of one size, each as it would be alone.
 
-        Parameters
-        ----------
-        pictures
-            `(N, 3, H, W)`, sRGB in [0, 1], of any size. Larger ones than 4 megapixels are painted
-            in strips, so that memory does not grow with them.
-
-        Returns
-        -------
-        Tensor
-            `(N, 3, H, W)`, float32, sRGB in [0, 1].
+        What goes in and what comes out is `(N, 3, H, W)`, float32, sRGB in [0, 1], of any size.
+        Larger pictures than 4 megapixels are painted in strips, so that memory does not grow with
+        them.
         """
         if pictures.dim() != 4 or pictures.shape[1] != 3 or not pictures.is_floating_point():
             raise InputError(

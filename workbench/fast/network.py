@@ -26,18 +26,15 @@ class TransformationNetwork(nn.Module):
     """Pictures in, painted pictures out.
 
     The image transformation network of Johnson, Alahi and Fei-Fei 2016 (arXiv 1603.08155,
-    supplementary table 1), with instance normalisation (Ulyanov, Vedaldi and Lempitsky 2016,
-    arXiv 1607.08022), which takes a picture's own contrast out and puts the style's in.
-    Differs from the paper in that every convolution pads by reflection, so that borders are
-    painted like the rest and residual blocks need no cropping, and in that the picture grows
-    again by repeating pixels before a convolution, which leaves no checkerboard (Odena,
-    Dumoulin and Olah 2016, "Deconvolution and checkerboard artifacts").
+    supplementary table 1), with instance normalisation (Ulyanov, Vedaldi and Lempitsky 2016, arXiv
+    1607.08022), which takes a picture's own contrast out and puts the style's in. Differs from the
+    paper in that every convolution pads by reflection, so that borders are painted like the rest
+    and residual blocks need no cropping, and in that the picture grows again by repeating pixels
+    before a convolution, which leaves no checkerboard (Odena, Dumoulin and Olah 2016,
+    "Deconvolution and checkerboard artifacts").
 
-    Parameters
-    ----------
-    width
-        Factor on the number of channels, above 0. The paper has 1; 0.5 paints twice as fast and
-        knows fewer strokes.
+    `width` is a factor on the number of channels, above 0. The paper has 1; 0.5 paints twice as
+    fast and knows fewer strokes.
     """
 
     program = "the workbench"  # that such a network is trained by
@@ -67,20 +64,10 @@ class TransformationNetwork(nn.Module):
     def forward(self, pictures: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """Paint pictures; each comes out the same whatever others are painted with it.
 
-        To the last bit on a CPU, and but for rounding on a GPU.
-
-        Parameters
-        ----------
-        pictures
-            `(N, 3, H, W)`, float32, sRGB in [0, 1], of any size.
-        dtype
-            Precision of the activations. Parameters and statistics are float32 always.
-
-        Returns
-        -------
-        Tensor
-            `(N, 3, H, W)`, float32, sRGB. It may leave [0, 1] by 0.09, so that black and white
-            can be reached: 0.5 + tanh(x) * 150 / 255, as in the paper's program.
+        To the last bit on a CPU, and but for rounding on a GPU. Pictures are `(N, 3, H, W)`,
+        float32, sRGB in [0, 1], of any size. Painted ones may leave [0, 1] by 0.09, so that black
+        and white can be reached: 0.5 + tanh(x) * 150 / 255, as in the paper's program. `dtype` is
+        the precision of the activations; parameters and statistics are float32 always.
         """
         if len(pictures) > 1 and pictures.device.type == "cpu":
             # Convolutions of a batch may add up in another order, and are no faster here.
@@ -92,13 +79,9 @@ class TransformationNetwork(nn.Module):
         """Paint one picture in less memory and about twice the time.
 
         The layers at full and half size, which take most of the memory, are worked through in
-        strips that overlap. Statistics are of the whole picture, put together from those of
-        the strips, so that no seam shows: what comes out is that of `forward` but for rounding.
-
-        Parameters
-        ----------
-        rows
-            Height of a strip, a multiple of 4.
+        strips that overlap, of so many rows, a multiple of 4. Statistics are of the whole picture,
+        put together from those of the strips, so that no seam shows: what comes out is that of
+        `forward` but for rounding.
         """
         x = _in_strips(self.head, _prepare(picture, dtype), rows, _HEAD_REACH)
         x = self._transform(x)

@@ -33,18 +33,11 @@ _TOLD = 5  # pictures that are left out and named, before there are just more
 class Pictures:
     """What there is to train on; pictures are read when they are drawn, and kept while it fits.
 
-    Parameters
-    ----------
-    names
-        Pictures, folders of them (with all that lies below), clips; also "sample:photographs"
-        and "sample:clip". Of a clip at most `KEPT` frames are taken, evenly over its length; they
-        are held in memory.
-    size
-        Longest side in pixels; larger pictures are shrunk to it.
-    crop
-        Shorter side, at least; smaller pictures are enlarged to it, by twice at most.
-    say
-        Is handed a sentence about a picture that is left out.
+    Names are of pictures, of folders of them (with all that lies below), of clips, also
+    "sample:photographs" and "sample:clip". Of a clip at most `KEPT` frames are taken, evenly over
+    its length; they are held in memory. Pictures whose longest side is above `size` pixels are
+    shrunk to it; those whose shorter side is below `crop` are enlarged to it, by twice at most.
+    `say` is handed a sentence about a picture that is left out.
     """
 
     def __init__(
@@ -178,14 +171,14 @@ def draw_batch(
     allowed
         Numbers of the pictures to draw `count` from.
     whole
-        Whether crops are as large as all of them can be, one alone the whole picture; else they
-        are squares of `pictures.crop`.
+        Whether crops are as large as all of them can be, one alone the whole picture; else they are
+        squares of `pictures.crop`.
     pairs
-        Whether every picture gets a companion, which is moved by a smooth random flow and gets
-        some noise: what changes from one frame of a film to the next. Such motion is known
-        exactly, and a picture is enough to learn from, where frames of a film would need a flow
-        to be estimated, with its errors (Wang et al. 2020, "Consistent video style transfer via
-        relaxation and regularization", IEEE Transactions on Image Processing 29).
+        Whether every picture gets a companion, which is moved by a smooth random flow and gets some
+        noise: what changes from one frame of a film to the next. Such motion is known exactly, and
+        a picture is enough to learn from, where frames of a film would need a flow to be estimated,
+        with its errors (Wang et al. 2020, "Consistent video style transfer via relaxation and
+        regularization", IEEE Transactions on Image Processing 29).
     """
     random = np.random.default_rng(seed)
     frames = [_draw_frame(pictures, allowed, random) for _ in range(count)]

@@ -68,21 +68,12 @@ class Schedule:
 
 
 def read_schedule(source: str | os.PathLike[str] | Mapping[Any, Any], duration: float) -> Schedule:
-    """Read which models paint which section of a clip.
+    """Read which models paint which section of a clip, whose `duration` is in seconds.
 
-    Parameters
-    ----------
-    source
-        A mapping such as `{"0-12.5": "sketch", "12.5-": ["ink", "ink@weird"]}`, the same as YAML
-        text, the path of a .yaml or .yml file, or one model's name, for the whole clip.
-        Sections are in seconds, `m:ss` or `h:mm:ss`; an open end is the clip's end.
-    duration
-        Length of the clip, in seconds.
-
-    Raises
-    ------
-    InputError
-        If it cannot be read, or says nothing or two things about a part of the clip.
+    The source is a mapping such as `{"0-12.5": "sketch", "12.5-": ["ink", "ink@weird"]}`, the same
+    as YAML text, the path of a .yaml or .yml file, or one model's name, for the whole clip.
+    Sections are in seconds, `m:ss` or `h:mm:ss`; an open end is the clip's end. One that says
+    nothing or two things about a part of the clip is refused.
     """
     if not 0 < duration < math.inf:
         raise InputError(f"duration = {duration}: give the clip's length, in seconds above 0.")
@@ -249,10 +240,12 @@ def choose_models(
 ) -> list[Choice]:
     """Say for every frame of a film which models paint it, each with its share.
 
+    Frame i is shown at the time i / fps. It has one or two models, the one that fades out before
+    the one that fades in; their shares add up to 1. A fade that another change cuts short starts
+    anew, from the model that was fading in.
+
     Parameters
     ----------
-    frames
-        Number of frames, from 1 on; frame i is shown at the time i / fps.
     seed
         Decides the draws in sections of several models, from 0 on. A draw depends on nothing else
         but the section's number and its own in the section, however long the others are.
@@ -260,13 +253,6 @@ def choose_models(
         Frames for which a drawn model stays, from 1 on, counted from the section's first.
     crossfade
         Frames over which the model before fades out when another one comes; 0: none.
-
-    Returns
-    -------
-    list
-        For every frame the names of one or two models, the one that fades out before the one
-        that fades in, and the share of each; these add up to 1. A fade that another change cuts
-        short starts anew, from the model that was fading in.
     """
     for what, value, least in (
         ("frames", frames, 1), ("seed", seed, 0), ("hold", hold, 1), ("crossfade", crossfade, 0)

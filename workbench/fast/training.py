@@ -107,9 +107,8 @@ def train(
     Yields
     ------
     TrainingIterate
-        After every step and every checkpoint. Leave the loop to stop; the next call goes on at
-        that step, after a kill at the last checkpoint, with the same result as if nothing had
-        happened.
+        After every step and every checkpoint. Leave the loop to stop; the next call goes on at that
+        step, after a kill at the last checkpoint, with the same result as if nothing had happened.
 
     Raises
     ------
