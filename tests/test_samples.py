@@ -50,27 +50,28 @@ def test_all_photographs_have_one_name() -> None:
     assert found == ["sample:swirls", *(f"sample:{name}" for name in samples.PHOTOGRAPHS)]
 
 
-def test_folders_stand_for_their_pictures_in_natural_order(tmp_path: Path) -> None:
+def test_folders_stand_for_their_pictures_in_natural_order(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for name in ("sketch 10.png", "sketch 9.JFIF", "a.HEIC", ".hidden.png", "b.nef", "c.svg"):
         (tmp_path / "sketches" / name).parent.mkdir(exist_ok=True)
         (tmp_path / "sketches" / name).touch()
     (tmp_path / "sketches" / "more.png").mkdir()
-    said: list[str] = []
     inside = [str(tmp_path / "sketches" / n) for n in ("a.HEIC", "sketch 9.JFIF", "sketch 10.png")]
     folder = tmp_path / "sketches"
-    assert samples.find_pictures(folder, say=said.append) == inside
-    assert samples.find_pictures(str(folder), say=said.append) == inside
-    mixed = samples.find_pictures(["x.png", folder, "sample:swirls"], say=said.append)
+    assert samples.find_pictures(folder) == inside
+    assert samples.find_pictures(str(folder)) == inside
+    mixed = samples.find_pictures(["x.png", folder, "sample:swirls"])
     assert mixed == ["x.png", *inside, "sample:swirls"]
     assert samples.find_pictures("x.png") == ["x.png"]
-    assert set(said) == {f"{folder}: 2 files are no pictures that can be read (b.nef, c.svg)."}
+    said = set(capsys.readouterr().out.splitlines())
+    assert said == {f"{folder}: 2 files are no pictures that can be read (b.nef, c.svg)."}
     (tmp_path / "raw").mkdir()
     for number in range(12):
         (tmp_path / "raw" / f"{number}.cr2").touch()
-    said.clear()
     with pytest.raises(InputError, match="raw is a folder without pictures"):
-        samples.find_pictures(["x.png", tmp_path / "raw"], say=said.append)
-    (sentence,) = said
+        samples.find_pictures(["x.png", tmp_path / "raw"])
+    (sentence,) = capsys.readouterr().out.splitlines()
     assert sentence.endswith(
         "12 files are no pictures that can be read (0.cr2, 1.cr2, 2.cr2, 3.cr2, 4.cr2, ...)."
     )

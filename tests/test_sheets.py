@@ -129,10 +129,8 @@ def test_strip_and_plot_are_pictures(tmp_path: Path) -> None:
     recorder = Recorder(frames=8)
     for each in fading(30):
         recorder.add(each)
-    sheets.save_progress_strip(recorder, tmp_path / "strip.png", count=4, height=50)
-    with Image.open(tmp_path / "strip.png") as strip:
-        width = 4 * round(32 * 50 / 24) + 5 * 8
-        assert strip.size == (width, 50 + 8 + 26)
+    strip = sheets.progress_strip(recorder, count=4, height=50)
+    assert strip.shape == (50 + 8 + 26, 4 * round(32 * 50 / 24) + 5 * 8, 3)
     sheets.save_plot(sheets.plot_losses(recorder), tmp_path / "losses.png")
     with Image.open(tmp_path / "losses.png") as plot:
         assert np.asarray(plot.convert("L")).std() > 5

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from workbench.errors import InputError
 from workbench.files import parse_yaml, reading, write_bytes
-from workbench.settings import ClipSettings, Knobs, Settings, TrainingSettings
+from workbench.settings import NOT_TRAINED, ClipSettings, Knobs, Settings, TrainingSettings
 
 PARAMETERS = "parameters"  # tag of the parameters cell
 
@@ -28,10 +28,7 @@ TAKES: dict[str, dict[type[Knobs], frozenset[str]]] = {
     "style_sweep": {Settings: frozenset({"style_blend_weights"})},
     "stylize_clip": {Settings: frozenset(), ClipSettings: frozenset()},
     "stylize_image": {Settings: frozenset()},
-    "train_style_model": {
-        TrainingSettings: frozenset(),
-        Settings: frozenset({"steps", "init", "optimizer", "learning_rate"}),
-    },
+    "train_style_model": {TrainingSettings: frozenset(), Settings: frozenset(NOT_TRAINED)},
     "tune_weights": {Settings: frozenset()},
 }
 

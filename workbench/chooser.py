@@ -46,9 +46,7 @@ class PictureChooser:
             layout={"width": "auto"},
         )
         self.upload = widgets.FileUpload(
-            accept="image/*",
-            description="Upload (up to 10 MB)",
-            layout={"width": "auto"},
+            accept="image/*", description="Upload (up to 10 MB)", layout={"width": "auto"}
         )
         # What is too large for Jupyter never arrives; its name and size do, ahead of it.
         self._ahead = _FileList()

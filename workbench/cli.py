@@ -30,7 +30,7 @@ from workbench.options import (
     step_label,
     with_knobs,
 )
-from workbench.settings import ClipSettings, Settings, TrainingSettings
+from workbench.settings import NOT_TRAINED, ClipSettings, Settings, TrainingSettings
 
 if TYPE_CHECKING:
     from workbench.batch.plan import Plan
@@ -156,8 +156,6 @@ def demo(
 
 
 _TABLE_ROWS = 40
-
-_PAINTING_KNOBS = ("steps", "optimizer", "learning_rate", "init")  # training has none of these
 
 
 @app.command()
@@ -375,7 +373,7 @@ def video(
 
 
 @app.command()
-@with_knobs(settings=Settings, training=TrainingSettings, leave_out=_PAINTING_KNOBS)
+@with_knobs(settings=Settings, training=TrainingSettings, leave_out=NOT_TRAINED)
 @documented
 def train(
     training: TrainingSettings,
@@ -528,9 +526,7 @@ def apply(
 @app.command()
 @documented
 def gallery(
-    folders: list[Path],
-    output: Annotated[Path, OUTPUT] = Path("site"),
-    title: str = "Gallery",
+    folders: list[Path], output: Annotated[Path, OUTPUT] = Path("site"), title: str = "Gallery"
 ) -> None:
     """Show finished runs on a page for a blog: stills that play their GIF or film on a click.
 

@@ -208,13 +208,7 @@ def _begin(problem: Problem, evaluate: Evaluate, pixels: Tensor, step: int) -> M
 
 
 def _descend(
-    problem: Problem,
-    evaluate: Evaluate,
-    begin: Moment,
-    *,
-    end: int,
-    warmup: int,
-    remember: bool,
+    problem: Problem, evaluate: Evaluate, begin: Moment, *, end: int, warmup: int, remember: bool
 ) -> Generator[Moment]:
     """Minimise at one scale up to the step `end`, up to the step `warmup` with Adam.
 

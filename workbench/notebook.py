@@ -288,8 +288,13 @@ def _cell(value: str | float | None) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, float):
-        return f"{float(f'{value:.3g}'):,.15g}"  # without an exponent unless it is needed: 12,300
+        return short(value)
     return re.sub(r"([\\`*_<>|\[\]])", r"\\\1", value or "")
+
+
+def short(number: float) -> str:
+    """Three digits, without an exponent unless it is needed: 12,300."""
+    return f"{float(f'{number:.3g}'):,.15g}"
 
 
 def encode(picture: Image.Image, kind: str, **options: Any) -> bytes:

@@ -513,10 +513,7 @@ _CROWSON = (
     " (in its first versions, each loss over its own absolute difference), so that no weights"
     " here amount to its own"
 )
-REFUSED = dict.fromkeys(
-    ("style_transfer", "style_transfer.exe", "style_transfer.cli"),
-    _CROWSON,
-)
+REFUSED = dict.fromkeys(("style_transfer", "style_transfer.exe", "style_transfer.cli"), _CROWSON)
 
 
 def plain(value: object) -> str:

@@ -104,11 +104,7 @@ def show_progress(iterates: Iterable[Iterate], title: str = "painting") -> Itera
         iterates,
         title,
         "step",
-        where=lambda now: (
-            now.step,
-            now.steps,
-            f"{now.size} px, loss {now.losses.total:.3g}",
-        ),
+        where=lambda now: (now.step, now.steps, f"{now.size} px, loss {now.losses.total:.3g}"),
     )
 
 

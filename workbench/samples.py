@@ -8,7 +8,7 @@ stones. In the clip a cup of coffee flies over the astronaut and, after a cut, o
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,14 +53,11 @@ def style(name: str) -> torch.Tensor:
 
 def find_pictures(
     names: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
-    *,
-    say: Callable[[str], None] = print,
 ) -> list[str]:
     """Names of pictures, with those in a folder, in natural order, in the folder's place.
 
     `names` are of files, of folders, of samples; "sample:photographs" stands for all sample
-    photographs. `say` is handed a sentence about what a folder holds beside pictures; one that
-    holds none is refused.
+    photographs. What a folder holds beside pictures is printed; one that holds none is refused.
     """
     found: list[str] = []
     for name in [names] if isinstance(names, (str, os.PathLike)) else names:
@@ -68,7 +65,7 @@ def find_pictures(
             found += [PREFIX + photograph for photograph in PHOTOGRAPHS]
         elif str(name).startswith(PREFIX) or not expanded(name).is_dir():
             found.append(os.fspath(name))
-        elif pictures := pictures_in(expanded(name), say=say):
+        elif pictures := pictures_in(expanded(name), say=print):
             found += map(str, pictures)
         else:
             raise InputError(f"{name} is a folder without pictures; name one that has some.")

@@ -387,7 +387,7 @@ def plot_tradeoff(painted: Sequence[Painted], rows: Axis, columns: Axis, ruler: 
     for side in (axes.xaxis, axes.yaxis):
         low, high = side.get_view_interval()
         side.set_major_locator(MaxNLocator(5) if high < 4 * low else LogLocator(subs=(1, 2, 3, 5)))
-        side.set_major_formatter(FuncFormatter(lambda number, _: _short(number)))
+        side.set_major_formatter(FuncFormatter(lambda number, _: notebook.short(number)))
         side.set_minor_formatter(NullFormatter())
     axes.grid(alpha=0.25, which="minor")
     finish_plot(axes, f"at the points:\n{columns[0]}")
@@ -453,7 +453,7 @@ def figures_of(painted: Sequence[Painted]) -> dict[str, float]:
 
 def _losses(painted: Painted) -> str:
     content, style = painted.figures["content_loss"], painted.figures["style_loss"]
-    return f"content {_short(content)}\nstyle {_short(style)}"
+    return f"content {notebook.short(content)}\nstyle {notebook.short(style)}"
 
 
 def _labels(axis: Axis) -> list[str]:
@@ -478,8 +478,3 @@ def _value(name: str, value: Any) -> str:
     if isinstance(value, float) and float(f"{value:g}") == value:
         return f"{value:g}"
     return "whole" if value is None else str(value)
-
-
-def _short(number: float) -> str:
-    """Three digits, without an exponent unless it is needed: 12,300."""
-    return f"{float(f'{number:.3g}'):,.15g}"

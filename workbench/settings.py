@@ -25,6 +25,7 @@ PRECISIONS = ("auto", "float32", "bfloat16")
 MODES = ("per-frame", "blended", "flow-warped", "temporal")
 FLOW_METHODS = ("dis", "farneback", "raft")
 MIN_SIZE, MAX_SIZE = 32, 8192
+NOT_TRAINED = ("steps", "optimizer", "learning_rate", "init")  # knobs of stills, not of training
 CLOCK = re.compile(  # of a time: hours, minutes and seconds
     r"(?:(?:([0-9]{1,9}):(?=[0-5][0-9]:))?([0-9]{1,9}):(?=[0-5][0-9](?![0-9])))?"
     r"([0-9]{1,9}(?:\.[0-9]{0,9})?)"
@@ -256,10 +257,7 @@ class ClipSettings(Knobs):
         0.01, "a later frame is done when its loss falls by less in ten steps", least=0, most=1
     )
     blend: float = knob(
-        0.9,
-        'share of the painted frame before, in "blended" and "flow-warped"',
-        least=0,
-        most=1,
+        0.9, 'share of the painted frame before, in "blended" and "flow-warped"', least=0, most=1
     )
     # Ruder, Dosovitskiy and Brox have 1000 to a content weight of 5 and a style weight of 100.
     temporal_weight: float = knob(

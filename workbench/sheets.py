@@ -270,13 +270,6 @@ def progress_strip(recorder: Recorder, *, count: int = 6, height: int = 200) -> 
     return contact_sheet([shot.frame for shot in snapshots], captions, height=height)
 
 
-def save_progress_strip(
-    recorder: Recorder, path: str | os.PathLike[str], *, count: int = 6, height: int = 200
-) -> None:
-    """Write a `progress_strip` as a picture file."""
-    save_image(from_array(progress_strip(recorder, count=count, height=height)), path)
-
-
 # --- plots -------------------------------------------------------------------------------
 
 

@@ -26,7 +26,7 @@ from workbench.colour import check_original_colors, match_colors
 from workbench.descent import Iterate, measure, optimize
 from workbench.errors import OptimizationError
 from workbench.files import check_writable, refuse_overwriting
-from workbench.images import Box, Frame, save_image, to_array
+from workbench.images import Box, Frame, from_array, save_image, to_array
 from workbench.settings import Settings
 from workbench.video import clips
 from workbench.weights import load_weights
@@ -157,11 +157,7 @@ def paint(
     newest = newest or picture
     iterates = progress.show_progress(
         optimize(
-            still.content,
-            still.styles,
-            still.settings,
-            masks=still.masks,
-            checkpoints=checkpoints,
+            still.content, still.styles, still.settings, masks=still.masks, checkpoints=checkpoints
         )
     )
     iterates = progress.keep_colors(iterates, still.content, still.original_colors)
@@ -208,7 +204,7 @@ def save(
             case "mp4":
                 clips.save_mp4(_film(recorder), path, fps=fps)
             case "strip":
-                sheets.save_progress_strip(recorder, path)
+                save_image(from_array(sheets.progress_strip(recorder)), path)
             case "losses":
                 sheets.save_plot(sheets.plot_losses(recorder, moves), path)
             case "comparison":

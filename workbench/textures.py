@@ -35,9 +35,7 @@ _DEEPER = 2.0  # times the weight of the block before, from there on
 
 
 def synthesize_texture(
-    style: Tensor,
-    layers: Sequence[str] = TEXTURE_LAYERS,
-    settings: Settings = SETTINGS,
+    style: Tensor, layers: Sequence[str] = TEXTURE_LAYERS, settings: Settings = SETTINGS
 ) -> Iterator[Iterate]:
     """Paint, from noise, a picture with the Gram matrices of another and nothing else of it.
 

@@ -26,7 +26,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def opened(*names: object, size: int = 100, crop: int = 64) -> Pictures:
-    return Pictures([str(n) for n in names], size, crop, say=lambda _: None)
+    return Pictures([str(n) for n in names], size, crop)
 
 
 def test_a_folder_is_searched_with_all_below(folder: Path) -> None:
@@ -69,22 +69,25 @@ def test_frames_of_a_clip_are_held_once_and_are_large_enough_for_crops(
     assert all(found.read(number) is frames[number] for number in range(6))
 
 
-def test_a_clip_that_is_too_small_for_crops_is_refused_in_one_sentence(tmp_path: Path) -> None:
+def test_a_clip_that_is_too_small_for_crops_is_refused_in_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     write_film(clip().frames[:6], tmp_path / "clip.mp4", 25)
-    said: list[str] = []
     with pytest.raises(InputError, match=r"clip\.mp4 is 320x240 pixels; .* 250 at least: lower"):
-        Pictures([str(tmp_path / "clip.mp4")], 640, 500, say=said.append)
-    assert not said
+        Pictures([str(tmp_path / "clip.mp4")], 640, 500)
+    assert not capsys.readouterr().out
 
 
-def test_what_many_pictures_lack_is_said_a_few_times(tmp_path: Path) -> None:
+def test_what_many_pictures_lack_is_said_a_few_times(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for number in range(20):
         save_image(torch.rand(1, 3, 20, 24), tmp_path / "set" / f"{number}.png")
-    said: list[str] = []
-    found = Pictures([str(tmp_path / "set")], 100, 64, say=said.append)
+    found = Pictures([str(tmp_path / "set")], 100, 64)
     why = r"0 of 20 training pictures can be used \(.*\.png is 24x20 pixels; crops of 64 .*\); "
     with pytest.raises(InputError, match=why):
         found.held_out()
+    said = capsys.readouterr().out.splitlines()
     assert len(said) == 6
     assert said[-1] == "Left out: more pictures; model.json lists them."
     assert len(found.skipped) == 20
@@ -96,15 +99,17 @@ def test_sample_photographs_can_be_learned_on(tmp_path: Path) -> None:
     assert all(found.read(n) is not None for n in range(5))
 
 
-def test_broken_and_small_pictures_are_named_and_left_out(folder: Path) -> None:
+def test_broken_and_small_pictures_are_named_and_left_out(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (folder / "0.png").write_bytes((folder / "0.png").read_bytes()[:200])
     save_image(torch.rand(1, 3, 20, 500), folder / "1.png")
-    said: list[str] = []
-    found = Pictures([str(folder)], 100, 64, say=said.append)
+    found = Pictures([str(folder)], 100, 64)
     held_out = found.held_out()
     assert found.read(0) is None
     assert found.read(1) is None
     assert found.read(0) is None
+    said = capsys.readouterr().out.splitlines()
     assert len(said) == 2  # each is told once
     assert any("0.png is damaged" in text for text in said)
     assert any("1.png is 500x20 pixels; crops of 64 need" in text for text in said)

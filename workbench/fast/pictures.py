@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -37,21 +37,18 @@ class Pictures:
     "sample:photographs" and "sample:clip". Of a clip at most `KEPT` frames are taken, evenly over
     its length; they are held in memory. Pictures whose longest side is above `size` pixels are
     shrunk to it; those whose shorter side is below `crop` are enlarged to it, by twice at most.
-    `say` is handed a sentence about a picture that is left out.
+    What is left out is printed.
     """
 
-    def __init__(
-        self, names: Sequence[str], size: int, crop: int, *, say: Callable[[str], None] = print
-    ) -> None:
-        self.size, self.crop, self.say = size, crop, say
+    def __init__(self, names: Sequence[str], size: int, crop: int) -> None:
+        self.size, self.crop = size, crop
         self.names: list[str] = []  # of pictures and of the frames of clips
         self.skipped: dict[str, str] = {}  # name -> why it cannot be used
         self._kept: dict[int, Frame] = {}
         for name in dict.fromkeys(names):
             if Path(name).is_dir():
-                found = [
-                    str(path) for path in pictures_in(Path(name), _SUFFIXES, below=True, say=say)
-                ]
+                paths = pictures_in(Path(name), _SUFFIXES, below=True, say=print)
+                found = [str(path) for path in paths]
                 if not found:
                     raise InputError(
                         f"{name} is a folder without pictures; name one that has some."
@@ -78,9 +75,9 @@ class Pictures:
         except InputError as error:
             self.skipped[name] = str(error)
             if len(self.skipped) <= _TOLD:
-                self.say(f"Left out: {error}")
+                print(f"Left out: {error}")
             elif len(self.skipped) == _TOLD + 1:
-                self.say("Left out: more pictures; model.json lists them.")
+                print("Left out: more pictures; model.json lists them.")
             return None
         if len(self._kept) < KEPT:
             self._kept[number] = frame

@@ -272,7 +272,8 @@ def choose_models(
             section, first = now, frame
         draw, held = divmod(frame - first, hold)
         if held == 0:
-            model = _draw(schedule.sections[section].models, (seed, section, draw))
+            models = schedule.sections[section].models
+            model = models[np.random.default_rng((seed, section, draw)).integers(len(models))]
             if model != fading_in:
                 fading_out, fading_in, changed = fading_in, model, frame
         share = (frame - changed + 1) / (crossfade + 1)
@@ -281,12 +282,6 @@ def choose_models(
         else:
             choices.append({fading_in: 1.0})
     return choices
-
-
-def _draw(models: Sequence[str], seed: tuple[int, int, int]) -> str:
-    if len(set(models)) == 1:
-        return models[0]
-    return models[int(np.random.default_rng(seed).integers(len(models)))]
 
 
 def describe_schedule(schedule: Schedule, choices: Sequence[Choice]) -> dict[str, float]:

@@ -37,7 +37,7 @@ from workbench.losses import Losses
 from workbench.progress import bar
 from workbench.runs import Identity, Result, digest, finish_run
 from workbench.samples import find_pictures, load_picture
-from workbench.settings import Settings, TrainingSettings
+from workbench.settings import NOT_TRAINED, Settings, TrainingSettings
 from workbench.weights import load_weights
 
 STATE = "training.safetensors"
@@ -45,7 +45,6 @@ MAX_RESCUES = 4  # explosions, each of which halves the rate
 EMA_DECAY = 0.99  # share of the running average that stays at a step
 PROGRESS = 0.99  # times the lowest held-out loss so far: a checkpoint below that is progress
 _MAY_CHANGE = ("training_steps", "minutes", "patience", "checkpoint_every")  # on the way
-_UNUSED = ("steps", "optimizer", "learning_rate", "init")  # of `Settings`
 # Losses fall to a tenth within some hundred steps. With the usual 0.999, Adam would divide by
 # what gradients were at first for a thousand.
 _BETAS = (0.9, 0.99)
@@ -123,7 +122,7 @@ def train(
     with claimed(folder):
         pictures = Pictures(names, settings.size, min(training.crop, settings.size))
         task = Task(styles, pictures, preview, settings, training)
-        used = {k: v for k, v in settings.as_dict().items() if k not in _UNUSED}
+        used = {k: v for k, v in settings.as_dict().items() if k not in NOT_TRAINED}
         about = ModelFolder(
             styles=tuple(style_names) or tuple(f"style {i + 1}" for i in range(len(styles))),
             on=names,
