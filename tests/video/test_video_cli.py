@@ -390,9 +390,9 @@ def test_where_memory_runs_out_the_finished_frames_stay(
 def test_frames_too_large_for_memory_are_refused_before_the_first(
     video: Video, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    optimize: Any = importlib.import_module("workbench.descent")
+    problem: Any = importlib.import_module("workbench.problem")
     with monkeypatch.context() as patch:
-        patch.setattr(optimize, "free_megabytes", lambda device: 1.0)
+        patch.setattr(problem, "free_megabytes", lambda device: 1.0)
         done = video(*RUN)
     assert done.code == 2
     assert "a painting of 64x48 pixels takes" in done.err
