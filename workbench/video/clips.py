@@ -7,7 +7,7 @@ import os
 import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import chain, pairwise
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import av
 import numpy as np
-from av import VideoFrame, VideoStream
+from av import Packet, VideoFrame, VideoStream
 from av.container import OutputContainer
 from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 from torch import Tensor
@@ -35,7 +35,7 @@ from workbench.video.decoding import (
     picture,
     video_stream,
 )
-from workbench.video.sound import add_tracks
+from workbench.video.sound import write_together
 
 FORMATS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska"}
 _SEEK_AHEAD = 1  # s; B-frames may lie before the picture that a seek goes to
@@ -67,6 +67,16 @@ class Clip:
     def duration(self) -> Fraction:
         """Length in seconds."""
         return self.frames / self.fps
+
+    @property
+    def rate(self) -> Fraction:
+        """Frames a second of the source, before `stride`."""
+        return self.fps * self.stride
+
+    @property
+    def zero(self) -> Fraction:
+        """Time stamp, in seconds of the source, of what the clip begins with."""
+        return self.origin + self.start
 
 
 # --- reading -----------------------------------------------------------------------------
@@ -162,10 +172,9 @@ def read_frames(clip: Clip, first: int = 0, *, masks: bool = False) -> Iterator[
     InputError
         If no frame can be decoded, or the file is gone.
     """
-    rate = clip.fps * clip.stride
-    start = nearest(clip.start * rate)
+    start = nearest(clip.start * clip.rate)
     end = start + clip.frames * clip.stride
-    due = start + first * clip.stride  # slot of the next frame to yield
+    due = start + first * clip.stride  # number of the source's frame to yield next
     if is_series(clip.path):
         for path in numbered_pictures(clip.path)[due : end : clip.stride]:
             if masks:
@@ -176,23 +185,27 @@ def read_frames(clip: Clip, first: int = 0, *, masks: bool = False) -> Iterator[
         return
     reformatter = VideoReformatter()
     held: VideoFrame | None = None
-    slot, until = -1, 0
-    for frame in _decode_to(clip, due):
-        slot = slot + 1 if frame.pts is None else _slot(clip, frame.pts, frame)
+    for slot, frame in _numbered(clip, _decode_to(clip, due)):
         while held is not None and due < min(slot, end):
             yield picture(held, clip.shape, reformatter, masks)
             due += clip.stride
         if due >= end:
             return
-        held = frame
+        held = frame or held
+    if held is None:
+        raise InputError(f"{clip.path}: no frame can be decoded; get the file again.")
+
+
+def _numbered(clip: Clip, frames: Iterable[VideoFrame]) -> Iterator[tuple[int, VideoFrame | None]]:
+    """Number each frame as of the source's at its constant rate; the last is followed by None."""
+    slot, until = -1, 0
+    for frame in frames:
+        slot = slot + 1 if frame.pts is None else _slot(clip, frame.pts, frame)
         until = slot + 1
         if frame.pts is not None and frame.duration:
             until = max(until, _slot(clip, frame.pts + frame.duration, frame))
-    if held is None:
-        raise InputError(f"{clip.path}: no frame can be decoded; get the file again.")
-    while due < min(until, end):
-        yield picture(held, clip.shape, reformatter, masks)
-        due += clip.stride
+        yield slot, frame
+    yield until, None
 
 
 def read_moment(
@@ -288,7 +301,7 @@ def _gaps(paths: Sequence[Path]) -> list[str]:
 
 def _decode_to(clip: Clip, slot: int) -> Iterator[VideoFrame]:
     """Frames from one that is shown at `slot` or before; from the very first if need be."""
-    since = slot / (clip.fps * clip.stride) - _SEEK_AHEAD
+    since = slot / clip.rate - _SEEK_AHEAD
     if since > 0:
         frames = decode(clip.path, clip.origin + since)
         first = next(frames, None)
@@ -300,7 +313,7 @@ def _decode_to(clip: Clip, slot: int) -> Iterator[VideoFrame]:
 def _slot(clip: Clip, stamp: int, frame: VideoFrame) -> int:
     """Number of the source's frame, at its constant rate, that is shown at a time stamp."""
     time = stamp * Fraction(frame.time_base or 0) - clip.origin
-    return nearest(time * clip.fps * clip.stride)
+    return nearest(time * clip.rate)
 
 
 def _checked_rate(fps: float | Fraction) -> Fraction:
@@ -363,28 +376,15 @@ def write_film(
         If the file cannot be written.
     """
     check_film(path, quality=quality)
-    path = Path(path)
     rate = _checked_rate(fps)
     frames = _pulled(frames)
     first = next(frames, None)
     if first is None:
         raise InputError("a film needs at least one frame.")
-    count = 0
-    with _film(path) as film, ExitStack() as stack:
+    with _film(Path(path)) as film:
         video = _add_video(film, first.shape, rate, quality)
-        write_until = stack.enter_context(add_tracks(film, sound, path))
-        reformatter = VideoReformatter()
-        for frame in chain([first], frames):
-            if frame.shape != first.shape:
-                raise InputError(
-                    f"frame {count} has the shape {frame.shape}, the first one {first.shape};"
-                    " all frames of a film have one shape."
-                )
-            film.mux(video.encode(_encodable(frame, count, rate, reformatter)))
-            count += 1
-            write_until(count / rate)
-        film.mux(video.encode())
-    return count
+        pictures = _encoded(chain([first], frames), video)
+        return write_together(film, pictures, rate, sound, Path(path))
 
 
 def _pulled(frames: Iterable[Frame]) -> Iterator[Frame]:
@@ -413,24 +413,27 @@ def join_films(
         As for `write_film`, which raises the same errors.
     """
     check_film(path)
-    path, rate = Path(path), _checked_rate(fps)
-    count = 0
-    with _film(path) as film, ExitStack() as stack:
-        first = stack.enter_context(open_file(parts[0]))
+    rate = _checked_rate(fps)
+    with _film(Path(path)) as film, open_file(parts[0]) as first:
         video = film.add_stream_from_template(video_stream(first, parts[0]))
-        write_until = stack.enter_context(add_tracks(film, sound, path))
-        for part in parts:
-            begins = count / rate
-            with open_file(part) as source:
-                for packet in packets(source, video_stream(source, part)):
-                    offset = nearest(begins / packet.time_base)
-                    assert packet.pts is not None
-                    assert packet.dts is not None
-                    packet.pts, packet.dts = packet.pts + offset, packet.dts + offset
-                    packet.stream = video
-                    film.mux(packet)
-                    count += 1
-                    write_until(count / rate)
+        write_together(film, _joined(parts, video, rate), rate, sound, Path(path))
+
+
+def _joined(
+    parts: Sequence[Path], video: VideoStream, rate: Fraction
+) -> Iterator[Packet[VideoStream]]:
+    count = 0
+    for part in parts:
+        begins = count / rate
+        with open_file(part) as source:
+            for packet in packets(video_stream(source, part)):
+                offset = nearest(begins / packet.time_base)
+                assert packet.pts is not None
+                assert packet.dts is not None
+                packet.pts, packet.dts = packet.pts + offset, packet.dts + offset
+                packet.stream = video
+                yield packet
+                count += 1
 
 
 @contextmanager
@@ -439,10 +442,14 @@ def _film(path: Path) -> Iterator[OutputContainer]:
     kind = FORMATS[path.suffix.lower()]
     # (Bit-exact: without a random identity and the version of the library.)
     options = {"fflags": "+bitexact"} | ({} if kind == "matroska" else {"movflags": "faststart"})
-    with atomic(path) as beside, _output_errors(path):
-        name = str(beside.resolve())
-        with av.open(name, "w", format=kind, container_options=options) as film:
+    try:
+        with (
+            atomic(path) as beside,
+            av.open(str(beside.resolve()), "w", format=kind, container_options=options) as film,
+        ):
             yield film
+    except av.FFmpegError as error:  # (`atomic` says what the system reports)
+        raise OutputError(f"{path} cannot be written: {error.strerror}.") from error
 
 
 def check_film(path: str | os.PathLike[str], *, quality: int = 18) -> None:
@@ -483,39 +490,35 @@ def _add_video(
     video = film.add_stream("libx264", rate=rate, options=options)
     video.height, video.width = shape[0] // 2 * 2, shape[1] // 2 * 2
     video.pix_fmt = "yuv420p"
-    video.codec_context.time_base = 1 / rate
-    video.codec_context.color_range = ColorRange.MPEG
-    video.codec_context.colorspace = _BT709
-    video.codec_context.color_primaries = _BT709
-    video.codec_context.color_trc = _BT709
-    video.codec_context.thread_type = "FRAME"
-    video.codec_context.thread_count = 4  # fixed, because the bytes depend on it
+    encoder = video.codec_context
+    encoder.time_base = 1 / rate
+    encoder.color_range = ColorRange.MPEG
+    encoder.colorspace = encoder.color_primaries = encoder.color_trc = _BT709
+    encoder.thread_type = "FRAME"
+    encoder.thread_count = 4  # fixed, because the bytes depend on it
     return video
 
 
-def _encodable(
-    frame: Frame, index: int, rate: Fraction, reformatter: VideoReformatter
-) -> VideoFrame:
-    height, width = frame.shape[0] // 2 * 2, frame.shape[1] // 2 * 2
-    rgb = VideoFrame.from_ndarray(np.ascontiguousarray(frame[:height, :width]), format="rgb24")
-    yuv = reformatter.reformat(
-        rgb,
-        format="yuv420p",
-        src_color_range=ColorRange.JPEG,
-        dst_colorspace=Colorspace.ITU709,
-        dst_color_range=ColorRange.MPEG,
-        interpolation=SCALING | Interpolation.FULL_CHR_H_INP,
-    )
-    yuv.pts, yuv.time_base = index, 1 / rate
-    return yuv
-
-
-@contextmanager
-def _output_errors(path: Path) -> Iterator[None]:
-    """Turn what ffmpeg reports into `OutputError`; `atomic` does so with errors of the disk."""
-    try:
-        yield
-    except av.FFmpegError as error:
-        if isinstance(error, OSError):
-            raise
-        raise OutputError(f"{path} cannot be written: {error.strerror}.") from error
+def _encoded(
+    frames: Iterable[Frame], video: VideoStream
+) -> Iterator[Sequence[Packet[VideoStream]]]:
+    reformatter = VideoReformatter()
+    shape: tuple[int, ...] | None = None
+    for index, frame in enumerate(frames):
+        shape = shape or frame.shape
+        if frame.shape != shape:
+            raise InputError(
+                f"frame {index} has the shape {frame.shape}, the first one {shape};"
+                " all frames of a film have one shape."
+            )
+        even = np.ascontiguousarray(frame[: video.height, : video.width])
+        yuv = reformatter.reformat(
+            VideoFrame.from_ndarray(even, format="rgb24"),
+            format="yuv420p",
+            src_color_range=ColorRange.JPEG,
+            dst_colorspace=Colorspace.ITU709,
+            dst_color_range=ColorRange.MPEG,
+            interpolation=SCALING | Interpolation.FULL_CHR_H_INP,
+        )
+        yuv.pts, yuv.time_base = index, video.codec_context.time_base
+        yield video.encode(yuv)

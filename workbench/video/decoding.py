@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
@@ -16,8 +17,7 @@ import numpy as np
 from av import AudioStream, CodecContext, Packet, VideoFrame, VideoStream
 from av.container import InputContainer
 from av.filter import Graph
-from av.stream import Disposition
-from av.subtitles.stream import SubtitleStream
+from av.stream import Disposition, Stream
 from av.video.reformatter import (
     ColorPrimaries,
     ColorRange,
@@ -28,7 +28,7 @@ from av.video.reformatter import (
 from numpy.typing import NDArray
 
 from workbench.errors import InputError
-from workbench.files import no_such_file, reading
+from workbench.files import reading
 from workbench.images import Frame
 from workbench.video import hdr
 
@@ -42,10 +42,8 @@ _MATRICES = {code: Colorspace({6: 5, 10: 9}.get(code, code)) for code in (1, 4, 
 def open_file(path: Path) -> InputContainer:
     """Open a file that ffmpeg reads, or say in a sentence why it cannot be."""
     with reading(path):
-        if path.is_file() and path.stat().st_size == 0:
+        if path.stat().st_size == 0 and path.is_file():
             raise InputError(f"{path} is empty (0 bytes); copy or download it again.")
-        if not path.exists():
-            raise no_such_file(path)
         try:
             # An absolute name is never taken for an address; a playlist may name files only.
             return av.open(str(path.resolve()), container_options={"protocol_whitelist": "file"})
@@ -67,16 +65,12 @@ def video_stream(source: InputContainer, path: Path) -> VideoStream:
     return next((stream for stream in found if stream is best), found[0])
 
 
-def packets(
-    source: InputContainer, stream: VideoStream | AudioStream | SubtitleStream
-) -> Iterator[Packet[Any]]:
-    """Packets up to the end, or to where the file breaks off."""
-    try:
-        for packet in source.demux(stream):
-            if packet.size:
-                yield packet
-    except av.FFmpegError:
-        return
+def packets(stream: Stream) -> Iterator[Packet[Any]]:
+    """Packets up to the end of a file, or to where it breaks off."""
+    source = stream.container
+    assert isinstance(source, InputContainer)
+    with suppress(av.FFmpegError):
+        yield from (packet for packet in source.demux(stream) if packet.size)
 
 
 def _decoder(stream: VideoStream) -> CodecContext:
@@ -110,7 +104,7 @@ def look_at(path: Path) -> tuple[tuple[int, int], Fraction, int, Fraction, bool]
         decoder = _decoder(stream)
         stamps: list[int] = []
         first: VideoFrame | None = None
-        for packet in packets(source, stream):
+        for packet in packets(stream):
             stamp = packet.dts if packet.pts is None else packet.pts
             if stamp is not None:
                 stamps.append(stamp)
@@ -179,7 +173,7 @@ def _end(source: InputContainer, stream: VideoStream, rate: Fraction) -> Fractio
         return int(said[1]) * 3600 + int(said[2]) * 60 + Fraction(said[3])
     end = Fraction(0)  # no word of it: look at all time stamps
     with open_file(Path(source.name)) as again:
-        for packet in packets(again, video_stream(again, Path(source.name))):
+        for packet in packets(video_stream(again, Path(source.name))):
             stamp = packet.dts if packet.pts is None else packet.pts
             if stamp is None:
                 end += 1 / rate
@@ -220,21 +214,26 @@ def decode(path: Path, since: Fraction | None) -> Iterator[VideoFrame]:
                 source.seek(math.floor(since / _time_base(stream)), stream=stream)
             except av.FFmpegError:
                 return
-        whole = since is None  # what comes before a key frame lacks what it builds on
-        before: VideoFrame | None = None
-        frame: VideoFrame | None = None
-        for packet in chain(packets(source, stream), (None,)):
-            for after in chain(decoded(decoder, packet), () if packet else (None,)):
-                if after is not None:
-                    after.time_base = stream.time_base  # the last ones come without
-                    whole = whole or after.key_frame
-                    if not whole:
-                        continue
-                if frame is not None and not frame.interlaced_frame:
-                    yield frame
-                elif frame is not None and (before is not None or since is None):
-                    yield _deinterlaced(before, frame, after)
-                before, frame = frame, after
+        frames = _decoded_stream(stream, decoder, whole=since is None)
+        before, frame = None, next(frames, None)
+        while frame is not None:
+            after = next(frames, None)
+            if not frame.interlaced_frame:
+                yield frame
+            elif before is not None or since is None:
+                yield _deinterlaced(before, frame, after)
+            before, frame = frame, after
+
+
+def _decoded_stream(
+    stream: VideoStream, decoder: CodecContext, *, whole: bool
+) -> Iterator[VideoFrame]:
+    for packet in chain(packets(stream), (None,)):
+        for frame in decoded(decoder, packet):
+            frame.time_base = stream.time_base  # the last ones come without
+            whole = whole or frame.key_frame
+            if whole:  # what comes before a key frame lacks what it builds on
+                yield frame
 
 
 def _deinterlaced(

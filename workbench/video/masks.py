@@ -39,7 +39,7 @@ def open_masks(names: Sequence[str | os.PathLike[str]], clip: Clip) -> list[Mask
 def _open(path: Path, clip: Clip) -> Mask:
     if path.suffix.lower() in STILLS and not is_series(path):
         return load_mask(path)
-    rate = clip.fps * clip.stride
+    rate = clip.rate
     whole = open_clip(path, fps=rate if is_series(path) else None)
     if whole.fps != rate:
         raise InputError(
@@ -52,14 +52,7 @@ def _open(path: Path, clip: Clip) -> Mask:
             f"{path} is shorter than {clip.path}: it has {whole.frames} masks, and the"
             f" {needed} frames up to the end of the film need one each."
         )
-    return replace(
-        whole,
-        shape=clip.shape,
-        fps=clip.fps,
-        frames=clip.frames,
-        start=clip.start,
-        stride=clip.stride,
-    )
+    return replace(clip, path=path, sound=False, origin=whole.origin)
 
 
 def read_masks(masks: Sequence[Mask], first: int = 0) -> Iterator[tuple[Tensor, ...]]:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, suppress
 from fractions import Fraction
+from heapq import merge
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import av
 import numpy as np
-from av import AudioFrame, AudioStream, Packet
+from av import AudioFrame, AudioStream, Packet, VideoStream
 from av.container import InputContainer, OutputContainer
-from av.subtitles.codeccontext import SubtitleCodecContext
 from av.subtitles.stream import SubtitleStream
 from numpy.typing import NDArray
 
@@ -25,107 +26,101 @@ if TYPE_CHECKING:
 
 _EVERYWHERE = {"aac", "mp3", "ac3", "eac3", "alac"}
 _PCM = {"pcm_s16le", "pcm_s24le", "pcm_s32le", "pcm_f32le"}
-_COPIED = {  # sound that a film of that kind can carry; any other is encoded anew, as AAC
+_MKV_SOUND = {"opus", "flac", "vorbis", "mp2", "dts", "truehd"}
+_MKV_TEXT = {"subrip", "ass", "webvtt", "hdmv_pgs_subtitle", "dvd_subtitle", "dvb_subtitle"}
+_COPIED = {  # what a film of that kind can carry; other sound is encoded anew, as AAC
     ".mp4": _EVERYWHERE | {"opus", "flac"},
     ".mov": _EVERYWHERE | _PCM | {"pcm_s16be", "pcm_s24be"},
-    ".mkv": _EVERYWHERE | _PCM | {"opus", "flac", "vorbis", "mp2", "dts", "truehd"},
+    ".mkv": _EVERYWHERE | _PCM | _MKV_SOUND | _MKV_TEXT,
 }
-_TEXT = {"subrip", "ass", "webvtt", "mov_text", "text", "microdvd", "subviewer"}
-_MKV_SUBTITLES = {"subrip", "ass", "webvtt", "hdmv_pgs_subtitle", "dvd_subtitle", "dvb_subtitle"}
+_TEXT = {"subrip", "ass", "webvtt", "mov_text", "text", "microdvd", "subviewer"}  # encoded anew
 _AAC_RATES = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000)
 _AAC_FRAME = 1024  # samples
 
-# A stream of a film, and what goes into it: times in seconds, with packets or frames.
-_Track = tuple[Any, Iterator[tuple[Fraction, Any]]]
+# When something is heard or read, in seconds; the film's stream for it; what to put in there.
+Piece = tuple[Fraction, Any, Any]
 
 
-@contextmanager
-def add_tracks(
-    film: OutputContainer, clip: Clip | None, path: Path
-) -> Iterator[Callable[[Fraction], None]]:
-    """Add what goes with the pictures; yields what writes it up to a time in seconds.
+def write_together(
+    film: OutputContainer,
+    pictures: Iterable[Packet[Any] | Sequence[Packet[Any]]],
+    rate: Fraction,
+    clip: Clip | None,
+    path: Path,
+) -> int:
+    """Write pictures, and what goes with them in a clip for as long; says how many.
 
-    Called after every frame, so that sound and picture lie side by side in the file and
-    neither waits in memory.
+    Sound and picture lie side by side in the file, and neither waits in memory.
     """
     with ExitStack() as stack:
-        tracks: list[_Track] = []
+        tracks: list[Iterator[Piece]] = []
         if clip is not None and clip.path.is_file():
             tracks = _clip_tracks(film, clip, path, stack)
-        waiting = [next(pieces, None) for _, pieces in tracks]
+        pieces = merge(*tracks, key=itemgetter(0))
+        waiting = next(pieces, None)
+        count = 0
+        for count, picture in enumerate(pictures, start=1):
+            film.mux(picture)
+            while waiting is not None and waiting[0] < count / rate:
+                _, track, piece = waiting
+                with suppress(av.InvalidDataError):  # a damaged packet; the film goes on without
+                    film.mux(track.encode(piece) if isinstance(piece, AudioFrame) else piece)
+                waiting = next(pieces, None)
+        streams: list[VideoStream | AudioStream] = [*film.streams.video, *film.streams.audio]
+        for stream in streams:
+            if stream.codec_context.is_encoder:
+                film.mux(stream.encode())
+    return count
 
-        def write_until(time: Fraction) -> None:
-            for number, (track, pieces) in enumerate(tracks):
-                while (first := waiting[number]) is not None and first[0] < time:
-                    piece = first[1]
-                    with suppress(av.InvalidDataError):  # the film goes on without a damaged packet
-                        film.mux(track.encode(piece) if isinstance(piece, AudioFrame) else piece)
-                    waiting[number] = next(pieces, None)
 
-        yield write_until
-        for track, _ in tracks:
-            if isinstance(track, AudioStream) and track.codec_context.is_encoder:
-                film.mux(track.encode())
-
-
-def _clip_tracks(film: OutputContainer, clip: Clip, path: Path, stack: ExitStack) -> list[_Track]:
+def _clip_tracks(
+    film: OutputContainer, clip: Clip, path: Path, stack: ExitStack
+) -> list[Iterator[Piece]]:
     """Add the clip's sound, subtitles and chapters; says which of them the film goes without."""
     whole = stack.enter_context(open_file(clip.path))
     film.set_chapters(list(_chapters(whole, clip)))
     if clip.sound and not any(stream.codec_context for stream in whole.streams.audio):
         raise InputError(f"{clip.path} has lost its sound; open the clip again.")
-    tracks: list[_Track] = []
+    tracks: list[Iterator[Piece]] = []
     lost = []
     for kind, streams in (("sound", whole.streams.audio), ("subtitle", whole.streams.subtitles)):
-        for number, stream in enumerate(streams, start=1):
-            codec = stream.codec_context and stream.codec_context.codec.canonical_name
-            add = _add_sound if kind == "sound" else _add_subtitles
+        for number, there in enumerate(streams, start=1):
             # From a file of its own, so that no track waits for another.
-            source = stack.enter_context(open_file(clip.path))
-            track = add(film, source, stream.index, codec, path, clip) if codec else None
+            stream: Any = stack.enter_context(open_file(clip.path)).streams[there.index]
+            track = _add_track(film, stream, path.suffix.lower())
             if track is None:
+                codec = there.codec_context and there.codec_context.codec.canonical_name
                 lost.append(f"{kind} track {number} ({codec or 'of an unknown kind'})")
                 continue
-            track[0].disposition = stream.disposition
+            track.disposition = stream.disposition
             for name in {"language", "title"} & set(stream.metadata):
-                track[0].metadata[name] = stream.metadata[name]
-            tracks.append(track)
+                track.metadata[name] = stream.metadata[name]
+            copied = _encodable if track.codec_context.is_encoder else _copied
+            pieces = _subtitles if kind == "subtitle" else copied
+            tracks.append(pieces(stream, track, clip))
     if lost:
         warnings.warn(f"{path} goes without {' and '.join(lost)} of {clip.path}.", stacklevel=2)
     return tracks
 
 
-def _add_sound(
-    film: OutputContainer, source: InputContainer, index: int, codec: str, path: Path, clip: Clip
-) -> _Track:
-    """Add a stream for a stream of sound, copied if such a file can carry it."""
-    stream = source.streams[index]
-    assert isinstance(stream, AudioStream)
-    zero = clip.origin + clip.start
-    if codec in _COPIED[path.suffix.lower()]:
-        track = film.add_stream_from_template(stream)
-        return track, _copied(source, stream, track, zero)
-    track = film.add_stream("aac", rate=stream.rate if stream.rate in _AAC_RATES else 48000)
-    track.layout = "mono" if stream.channels == 1 else "stereo"
-    track.bit_rate = 192_000
-    return track, _pieces(_samples(source, stream, track, zero), track)
-
-
-def _add_subtitles(
-    film: OutputContainer, source: InputContainer, index: int, codec: str, path: Path, clip: Clip
-) -> _Track | None:
-    """Add a stream for subtitles, copied or, if they are text, encoded anew; None if neither."""
-    stream = source.streams[index]
-    assert isinstance(stream, SubtitleStream)
-    if path.suffix.lower() == ".mkv" and codec in _MKV_SUBTITLES:
-        track = film.add_stream_from_template(stream)
-        return track, _subtitles(source, stream, track, clip, None)
+def _add_track(film: OutputContainer, stream: Any, kind: str) -> Any:
+    """A film's stream for one of a clip: to copy it, or to encode it anew; None if neither goes."""
+    if stream.codec_context is None:
+        return None
+    codec = stream.codec_context.codec.canonical_name
+    if codec in _COPIED[kind]:
+        return film.add_stream_from_template(stream)
+    if isinstance(stream, AudioStream):
+        track = film.add_stream("aac", rate=stream.rate if stream.rate in _AAC_RATES else 48000)
+        track.layout = "mono" if stream.channels == 1 else "stereo"
+        track.bit_rate = 192_000
+        return track
     if codec not in _TEXT:
         return None
-    track = film.add_stream("ass" if path.suffix.lower() == ".mkv" else "mov_text")
+    text = film.add_stream("ass" if kind == ".mkv" else "mov_text")
     stream.codec_context.open(strict=False)  # reads how its text is set
-    track.codec_context.subtitle_header = stream.codec_context.subtitle_header
-    return track, _subtitles(source, stream, track, clip, track.codec_context)
+    text.codec_context.subtitle_header = stream.codec_context.subtitle_header
+    return text
 
 
 def _chapters(source: InputContainer, clip: Clip) -> Iterator[Any]:
@@ -139,75 +134,79 @@ def _chapters(source: InputContainer, clip: Clip) -> Iterator[Any]:
 
 def _within(start: Fraction, end: Fraction, clip: Clip) -> tuple[Fraction, Fraction] | None:
     """What of a time in the source lies in the clip, in seconds of the clip."""
-    zero = clip.origin + clip.start
-    start, end = max(Fraction(0), start - zero), min(clip.duration, end - zero)
+    start, end = max(Fraction(0), start - clip.zero), min(clip.duration, end - clip.zero)
     return (start, end) if start < end else None
 
 
-def _subtitles(
-    source: InputContainer,
-    stream: SubtitleStream,
-    track: SubtitleStream,
-    clip: Clip,
-    encoder: SubtitleCodecContext | None,
-) -> Iterator[tuple[Fraction, Packet[Any]]]:
+def _subtitles(stream: SubtitleStream, track: SubtitleStream, clip: Clip) -> Iterator[Piece]:
     """Subtitles, each with the time when it appears."""
-    for packet in packets(source, stream):
+    for packet in packets(stream):
         start = (packet.pts or 0) * packet.time_base
         shown = _within(start, start + (packet.duration or 0) * packet.time_base, clip)
-        if encoder:
+        if track.codec_context.is_encoder:
             try:
                 text = stream.decode2(packet)
             except av.FFmpegError:
                 continue
             if not text:  # a pause
                 continue
-            packet = encoder.encode_subtitle(text)
+            packet = track.codec_context.encode_subtitle(text)
         if shown:
             packet.stream, packet.time_base = track, Fraction(1, 1000)
             packet.pts = packet.dts = nearest(shown[0] * 1000)
             packet.duration = nearest((shown[1] - shown[0]) * 1000)
-            yield shown[0], packet
+            yield shown[0], track, packet
 
 
-def _copied(
-    source: InputContainer, stream: AudioStream, track: AudioStream, zero: Fraction
-) -> Iterator[tuple[Fraction, Packet[Any]]]:
-    """Packets from `zero` seconds of the source on as they are, each with its middle."""
+def _copied(stream: AudioStream, track: AudioStream, clip: Clip) -> Iterator[Piece]:
+    """Packets as they are, each with its middle."""
     alone = stream.codec_context.codec.lossless
     before: Packet[Any] | None = None
     stamp = None
-    for packet in packets(source, stream):
+    for packet in packets(stream):
         if packet.pts is None or (stamp is not None and packet.pts <= stamp):
             continue
         stamp = packet.pts
         length = (packet.duration or 0) * packet.time_base
-        middle = packet.pts * packet.time_base - zero + length / 2
-        packet.pts -= nearest(zero / packet.time_base)
+        middle = packet.pts * packet.time_base - clip.zero + length / 2
+        packet.pts -= nearest(clip.zero / packet.time_base)
         packet.dts = packet.pts
         packet.stream = track
         if middle < 0:
             before = packet if middle >= -2 * length and not alone else None
             continue
         if before is not None:  # the first packet cannot be decoded whole without it
-            yield middle, before
+            yield middle, track, before
             before = None
-        yield middle, packet
+        yield middle, track, packet
 
 
-def _samples(
-    source: InputContainer, stream: AudioStream, track: AudioStream, zero: Fraction
-) -> Iterator[NDArray[np.float32]]:
-    """Decoded sound from `zero` seconds of the source on, silence where there is none."""
+def _encodable(stream: AudioStream, track: AudioStream, clip: Clip) -> Iterator[Piece]:
+    """Frames of decoded sound, each with its middle."""
+    rate = track.rate
+    done = 0
+    for chunk in _samples(stream, track, clip):
+        for start in range(0, chunk.shape[1], _AAC_FRAME):
+            samples = chunk[:, start : start + _AAC_FRAME].clip(-1, 1).astype(np.float32)
+            frame = AudioFrame.from_ndarray(
+                np.ascontiguousarray(samples), format="fltp", layout=track.layout
+            )
+            frame.rate, frame.pts, frame.time_base = rate, done, Fraction(1, rate)
+            yield Fraction(2 * done + frame.samples, 2 * rate), track, frame
+            done += frame.samples
+
+
+def _samples(stream: AudioStream, track: AudioStream, clip: Clip) -> Iterator[NDArray[np.float32]]:
+    """Samples that follow each other, silence where there are none."""
     rate = track.rate
     resampler = av.AudioResampler(format="fltp", layout=track.layout, rate=rate)
     done = 0
-    for packet in packets(source, stream):
+    for packet in packets(stream):
         for piece in decoded(stream.codec_context, packet):
             for frame in resampler.resample(piece):
                 samples = frame.to_ndarray().astype(np.float32)
                 stamp = (frame.pts or 0) * (frame.time_base or Fraction(1, rate))
-                at = nearest((stamp - zero) * rate)
+                at = nearest((stamp - clip.zero) * rate)
                 if done and abs(at - done) < rate // 50:
                     at = done  # time stamps are rounded
                 while at > done:
@@ -217,20 +216,3 @@ def _samples(
                 samples = samples[:, done - at :]
                 done += samples.shape[1]
                 yield samples
-
-
-def _pieces(
-    chunks: Iterable[NDArray[np.float32]], track: AudioStream
-) -> Iterator[tuple[Fraction, AudioFrame]]:
-    """Cut samples that follow each other into frames to encode, each with its middle."""
-    rate = track.rate
-    done = 0
-    for chunk in chunks:
-        for start in range(0, chunk.shape[1], _AAC_FRAME):
-            samples = chunk[:, start : start + _AAC_FRAME].clip(-1, 1).astype(np.float32)
-            frame = AudioFrame.from_ndarray(
-                np.ascontiguousarray(samples), format="fltp", layout=track.layout
-            )
-            frame.rate, frame.pts, frame.time_base = rate, done, Fraction(1, rate)
-            yield Fraction(2 * done + frame.samples, 2 * rate), frame
-            done += frame.samples
