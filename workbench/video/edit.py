@@ -11,7 +11,6 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from fractions import Fraction
 from pathlib import Path
-from unittest import mock
 
 import numpy as np
 from matplotlib.font_manager import findfont
@@ -24,9 +23,14 @@ from workbench.sheets import contact_sheet
 from workbench.video.clips import FORMATS, Clip, open_clip, read_frames
 from workbench.video.frames import PaintedFrames
 
-# Kept from taking over what a file named .env in a folder above says of the environment.
-with mock.patch.dict(os.environ, PYTHON_DOTENV_DISABLED="1"):
-    from moviepy import ImageClip, VideoClip
+# moviepy would take over what a file named .env in a folder above says of the environment.
+_QUIET = "PYTHON_DOTENV_DISABLED"
+_asked = _QUIET in os.environ
+os.environ.setdefault(_QUIET, "1")
+from moviepy import ImageClip, VideoClip  # noqa: E402
+
+if not _asked:
+    del os.environ[_QUIET]
 
 _READ_ON = 25  # frames; further ahead it is quicker to begin anew
 
@@ -116,8 +120,8 @@ def side_by_side(films: Mapping[str, VideoClip | Frame], columns: int) -> VideoC
     Parameters
     ----------
     films
-        Name -> a clip, or a still, `(H, W, 3)` in 0..255; the first is a clip. All are brought
-        to its height.
+        Name -> a clip, or a still, `(H, W, 3)` in 0..255, all brought to the height of the first
+        clip.
     columns
         How many stand in a row.
     """

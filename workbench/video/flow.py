@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import dataclass
+from itertools import product
 from pickle import UnpicklingError
 from typing import Any
 
@@ -31,12 +32,7 @@ Field = npt.NDArray[np.float32]
 def flow(
     a: Tensor, b: Tensor, *, method: str = "dis", max_side: int = 512, device: str | None = None
 ) -> Tensor:
-    """Find where each pixel of `a` lies in `b`.
-
-    Convention:
-        `a(x)` ~ `b(x + flow(x))`, on the grid of `a`, in pixels; channel 0 = x to the right,
-        channel 1 = y down. `warp(previous, flow(current, previous))` is the previous frame
-        brought to the current one.
+    """Find where each pixel of `a` lies in `b`: `a(x)` ~ `b(x + flow(x))`.
 
     Parameters
     ----------
@@ -49,15 +45,15 @@ def flow(
         "raft": the network of Teed and Deng 2020 (arXiv:2003.12039), the best and by far the
         slowest on a CPU; its weights (20 MB) are downloaded once.
     max_side
-        Larger pictures are shrunk to this longest side in pixels for the search. Smaller is
-        faster and loses small things that move.
+        Longest side in pixels of the search; smaller is faster and loses small things that move.
     device
         Where RAFT runs, as in `Settings`; the others run on the CPU. None: where `a` is.
 
     Returns
     -------
     Tensor
-        `(1, 2, H, W)`, float32, on the device of `a`.
+        `(1, 2, H, W)`, float32, in pixels, on the grid and the device of `a`; channel 0 = x to
+        the right, channel 1 = y down.
 
     Raises
     ------
@@ -247,12 +243,11 @@ def _take_over(a: Frame, b: Frame, field: Field, step: int) -> Field:
 
     best, least = field.copy(), mismatch(field)
     around = np.pad(field, ((step, step), (step, step), (0, 0)), mode="edge")
-    for down in (0, step, 2 * step):
-        for right in (0, step, 2 * step):
-            candidate = around[down : down + height, right : right + width]
-            cost = mismatch(candidate)
-            better = cost < least
-            best[better], least[better] = candidate[better], cost[better]
+    for down, right in product((0, step, 2 * step), repeat=2):
+        candidate = around[down : down + height, right : right + width]
+        cost = mismatch(candidate)
+        better = cost < least
+        best[better], least[better] = candidate[better], cost[better]
     return best
 
 
@@ -299,14 +294,10 @@ def _raft(device: torch.device) -> Any:
 
 def _sample(image: Tensor, flow: Tensor, mode: str) -> Tensor:
     """`image(x + flow(x))`; the border goes on outside."""
-    height, width = int(image.shape[2]), int(image.shape[3])
-    y = torch.arange(height, dtype=image.dtype, device=image.device).view(-1, 1)
-    x = torch.arange(width, dtype=image.dtype, device=image.device)
-    flow = flow.to(image)
+    height, width = image.shape[2:]
+    x, y = _goals(flow.to(image))
     # grid_sample counts from -1 to 1 between the outer edges of the outermost pixels.
-    grid = torch.stack(
-        [(2 * (x + flow[:, 0]) + 1) / width - 1, (2 * (y + flow[:, 1]) + 1) / height - 1], dim=-1
-    )
+    grid = torch.stack([(2 * x + 1) / width - 1, (2 * y + 1) / height - 1], dim=-1)
     return F.grid_sample(image, grid, mode=mode, padding_mode="border", align_corners=False)
 
 
@@ -317,6 +308,14 @@ def _square_length(vectors: Tensor) -> Tensor:
 def leads_outside(flow: Tensor) -> Tensor:
     """Where a flow `(1, 2, H, W)` leads beyond the outer edge of the picture: `(1, 1, H, W)`."""
     height, width = flow.shape[2:]
-    x = torch.arange(width, device=flow.device) + flow[:, :1]
-    y = torch.arange(height, device=flow.device).view(-1, 1) + flow[:, 1:]
-    return (x < -0.5) | (y < -0.5) | (x > width - 0.5) | (y > height - 0.5)
+    x, y = _goals(flow)
+    outside = (x < -0.5) | (y < -0.5) | (x > width - 0.5) | (y > height - 0.5)
+    return outside[:, None]
+
+
+def _goals(flow: Tensor) -> tuple[Tensor, Tensor]:
+    """Where each pixel's flow leads: x and y, `(1, H, W)` each."""
+    height, width = flow.shape[2:]
+    x = torch.arange(width, device=flow.device)
+    y = torch.arange(height, device=flow.device).view(-1, 1)
+    return x + flow[:, 0], y + flow[:, 1]

@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice, zip_longest
 from statistics import fmean
 
@@ -150,11 +151,7 @@ class FilmFigures:
 
     def as_dict(self) -> dict[str, float | None]:
         """Everything but `by_frame`, by name."""
-        return {
-            field.name: getattr(self, field.name)
-            for field in fields(self)
-            if field.name != "by_frame"
-        }
+        return {name: value for name, value in vars(self).items() if name != "by_frame"}
 
 
 def compare_films(
@@ -197,9 +194,8 @@ def compare_films(
             far.append(_errors(scene, FAR))
         sharp.append([sharpness(frame) for frame in frames])
         if number in chosen:
-            losses.append(
-                [measure(frame, frames[0], paintings, settings, masks=regions) for frame in frames]
-            )
+            look = partial(measure, masks=regions)
+            losses.append([look(frame, frames[0], paintings, settings) for frame in frames])
     figures = {}
     for column, name in enumerate(("source", *films)):
         by_frame = [errors[column] for errors in near]

@@ -24,25 +24,15 @@ from torch import Tensor
 
 from workbench.colour import check_original_colors, match_colors, recolour
 from workbench.descent import Iterate, optimize
-from workbench.devices import (
-    choose_device,
-    ran_out_of_memory,
-    reset_peak_megabytes,
-)
+from workbench.devices import choose_device, ran_out_of_memory, reset_peak_megabytes
 from workbench.errors import InputError, MemoryExceeded, OptimizationError
 from workbench.files import claimed
-from workbench.images import Frame, from_array, load_image, resize
+from workbench.images import Frame, from_array, load_image, resize, shape_of
 from workbench.losses import TemporalTarget
 from workbench.progress import bar
 from workbench.runs import Result, finish_run, same_run, start_run
 from workbench.settings import MIN_SIZE, ClipSettings, Settings
-from workbench.video.clips import (
-    Clip,
-    check_film,
-    open_clip,
-    read_frames,
-    write_film,
-)
+from workbench.video.clips import Clip, check_film, open_clip, read_frames, write_film
 from workbench.video.cuts import is_cut
 from workbench.video.flow import Motion, find_motion
 from workbench.video.frames import (
@@ -62,7 +52,7 @@ from workbench.video.masks import Mask, read_masks
 from workbench.weights import load_weights
 
 STOP_STEPS = 10  # over which `stop_change` is measured
-SKETCH_STEPS = 30  # at half size; with fewer, what comes into view stays pale
+SKETCH_STEPS = 30  # with fewer, what comes into view stays pale
 _NARROW = 5  # px
 
 
@@ -232,7 +222,11 @@ def paint_clip(
                 frame = from_array(picture)
                 paint = partial(optimize, frame, paintings, masks=regions)
                 with _saying_what_stays(folder):
-                    before = _earlier(number, scene, lags, folder)
+                    before = {
+                        lag: (from_array(scene[lag]), load_image(frame_path(folder, number - lag)))
+                        for lag in lags
+                        if lag in scene
+                    }
                     for iterate in _paint_frame(frame, before, paint, settings, clip_settings):
                         yield ClipIterate(number, clip.frames, iterate, None)
                 seconds = time.monotonic() - started
@@ -240,17 +234,6 @@ def paint_clip(
             yield ClipIterate(number, clip.frames, None, figures)
             started = time.monotonic()
             reset_peak_megabytes(device)
-
-
-def _earlier(
-    number: int, scene: Mapping[int, Frame], lags: Sequence[int], folder: Path
-) -> dict[int, tuple[Tensor, Tensor]]:
-    """The frames that a mode looks at, by how many frames ago they were: source and painting."""
-    return {
-        lag: (from_array(scene[lag]), load_image(frame_path(folder, number - lag)))
-        for lag in lags
-        if lag in scene
-    }
 
 
 def _frames(
@@ -458,34 +441,30 @@ def _paint_frame(
 
     @cache
     def motion(lag: int) -> Motion:
-        method, device = clip_settings.flow_method, settings.device
-        return find_motion(frame, before[lag][0], method, device=device)
+        earlier, method = before[lag][0], clip_settings.flow_method
+        return find_motion(frame, earlier, method, device=settings.device)
 
     def sketch() -> Tensor:
-        return _sketch(paint, recolour(frame, *before[1]), settings)
+        # At half size, from the colours that painting gave the frame before.
+        start = recolour(frame, *before[1])
+        coarse = replace(settings, size=max(MIN_SIZE, settings.size // 2), steps=(SKETCH_STEPS,))
+        try:
+            *_, iterate = paint(coarse, start=start)
+        except InputError:  # frame or style would be too small for the network
+            *_, iterate = paint(replace(coarse, size=settings.size), start=start)
+        return resize(iterate.image.cpu(), shape_of(start))
 
     if not before:
         yield from paint(settings)
         return
     painted = {lag: painting for lag, (_, painting) in before.items()}
     start, temporal = beginning(clip_settings, frame, painted, motion, sketch)
-    settings = replace(settings, steps=(clip_settings.later_steps,))
     losses: list[float] = []
-    for iterate in paint(settings, start=start, temporal=temporal):
+    later = replace(settings, steps=(clip_settings.later_steps,))
+    for iterate in paint(later, start=start, temporal=temporal):
         yield iterate
         losses.append(iterate.losses.total)
         if clip_settings.stop_change > 0 and len(losses) > STOP_STEPS:
             earlier = losses[-1 - STOP_STEPS]
             if earlier - losses[-1] < clip_settings.stop_change * earlier:
                 return
-
-
-def _sketch(paint: Callable[..., Iterator[Iterate]], start: Tensor, settings: Settings) -> Tensor:
-    """Paint a frame quickly, at half size, from the colours that painting gave the one before."""
-    coarse = replace(settings, size=max(MIN_SIZE, settings.size // 2), steps=(SKETCH_STEPS,))
-    try:
-        *_, iterate = paint(coarse, start=start)
-    except InputError:  # frame or style would be too small for the network
-        *_, iterate = paint(replace(coarse, size=settings.size), start=start)
-    height, width = start.shape[-2:]
-    return resize(iterate.image.cpu(), (height, width))
