@@ -31,7 +31,7 @@ def pictures(output: Path) -> dict[str, int]:
 def test_a_grid_of_weights_and_the_same_again(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    grid = {"row_values": [1.0, 25.0], "column_values": [10.0, 1000.0]}
+    grid: dict[str, Any] = {"row_values": [1.0, 25.0], "column_values": [10.0, 1000.0]}
     executed = explore(tmp_path, **grid)
     assert "4/4" in capsys.readouterr().out
     assert shown(executed).count("image/webp") == 3  # inputs, sheet, trade-off
@@ -51,7 +51,8 @@ def test_a_grid_of_weights_and_the_same_again(
     assert result.figures[f"{name} style_loss"] == pytest.approx(measured.style_total, rel=1e-4)
 
     before = pictures(tmp_path)
-    explore(tmp_path, row_values=[1.0, 25.0], column_values=[10.0, 100.0, 1000.0])
+    more = {**grid, "column_values": [10.0, 100.0, 1000.0]}
+    run_cells("explore_weights", None, output_dir=str(tmp_path), **QUICK, **more)
     after = pictures(tmp_path)
     assert len(after) == 6
     assert {name: after[name] for name in before} == before
@@ -60,7 +61,8 @@ def test_a_grid_of_weights_and_the_same_again(
 @pytest.mark.slow
 def test_crops_are_compared(tmp_path: Path) -> None:
     box = [0.2, 0.0, 0.65, 0.6]
-    explore(tmp_path, rows="crop", row_values=[[], box], column_values=[20.0])
+    rows = {"rows": "crop", "row_values": [[], box], "column_values": [20.0]}
+    run_cells("explore_weights", None, output_dir=str(tmp_path), **QUICK, **rows)
     result = read_result(tmp_path)
     assert result is not None
     whole = load_image(tmp_path / result.outputs["picture crop_whole-style_weight_20"])

@@ -72,7 +72,7 @@ def test_a_folder_with_a_bad_file_and_the_same_again(
 
     before = pictures(output)
     save_image(load_picture("sample:mosaic", 150), sketchbook / "page 3.png")
-    run(output, styles=str(sketchbook))
+    run_cells("style_sweep", None, output_dir=str(output), styles=str(sketchbook), **QUICK)
     after = pictures(output)
     assert len(after) == 4
     assert {name: after[name] for name in before} == before

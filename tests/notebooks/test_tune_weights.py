@@ -36,7 +36,7 @@ def test_headless_the_moves_are_made_and_everything_is_saved(
         {"step": 3, "style_weight": 800.0},
         {"step": 5, "style_layers": ["relu2_1", "relu4_1"], "size": 160},
     ]
-    parameters = {"output_dir": str(output), "size": 128, "steps": [6], "moves": moves}
+    parameters = {"output_dir": str(output), "size": 96, "steps": [6], "moves": moves}
     executed = tmp_path / "out.ipynb"
     run_notebook(find_notebook("tune_weights"), executed, parameters)
     result = read_result(output)
@@ -87,7 +87,7 @@ def paint(folder: Path, *deeds: tuple[int, Callable[[Session], None]]) -> Painti
         if iterate and to_do and session.state == "running" and iterate.step == to_do[0][0]:
             to_do.pop(0)[1](session)
 
-    settings = Settings(size=128, steps=(3, 40), style_weight=150.0, seed=3)
+    settings = Settings(size=128, steps=(3, 30), style_weight=150.0, seed=3)
     session = Session(photo, [painting], settings, on_update=watch)
     while to_do:
         session.start()

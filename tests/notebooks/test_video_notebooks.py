@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from sample_clip import clip
-from tools import shown
+from tools import run_cells, shown
 
 from workbench.cells import read_parameters
 from workbench.colour import transfer_luma
@@ -51,7 +52,7 @@ def test_compare_video_makes_all_films_and_goes_on_where_it_was(
 ) -> None:
     output = tmp_path / "run"
     executed = output / "compare_video.ipynb"
-    parameters = {"clip": str(short_clip), "output_dir": str(output), **QUICK}
+    parameters: dict[str, Any] = {"clip": str(short_clip), "output_dir": str(output), **QUICK}
     run_notebook(find_notebook("compare_video"), executed, parameters)
 
     result = read_result(output)
@@ -84,7 +85,7 @@ def test_compare_video_makes_all_films_and_goes_on_where_it_was(
     untouched = frame_path(output / "blended" / "frames", 5).stat().st_mtime_ns
     for number in (2, 3, 4, 5):
         frame_path(output / "temporal" / "frames", number).unlink()
-    run_notebook(find_notebook("compare_video"), executed, parameters)
+    run_cells("compare_video", None, **parameters)
     assert {mode: (output / mode / "film.mp4").read_bytes() for mode in MODES} == films
     assert frame_path(output / "blended" / "frames", 5).stat().st_mtime_ns == untouched
 
@@ -122,9 +123,10 @@ def test_another_style_in_the_same_folder_is_refused(tmp_path: Path) -> None:
     for number, frame in enumerate(clip().frames[:3]):
         save_image(from_array(frame), pictures / f"frame_{number}.png")
     output = tmp_path / "run"
-    parameters = {"clip": str(pictures), "output_dir": str(output), "end": 0.08, "fps": 24, **QUICK}
+    parameters: dict[str, Any] = {"clip": str(pictures), "output_dir": str(output), **QUICK}
+    parameters |= {"end": 0.08, "fps": 24}
     executed = output / "stylize_clip.ipynb"
-    run_notebook(find_notebook("stylize_clip"), executed, parameters)
+    run_cells("stylize_clip", None, **parameters)
     assert (open_clip(output / "film.mp4").fps, open_clip(output / "film.mp4").frames) == (24, 2)
     film = (output / "film.mp4").read_bytes()
     with pytest.raises(InputError, match=r"another run: style_weight was 100\.0, is 7\.0"):
