@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -19,6 +18,7 @@ from workbench.errors import InputError, WorkbenchError
 from workbench.files import write_bytes
 from workbench.images import load_image, resize_down, to_array
 from workbench.notebook import UPLOADS, encode
+from workbench.runs import digest
 
 THUMBNAIL_SIDE = 160
 UPLOAD_BYTES = 10 * 2**20  # longest message that Jupyter's server takes from a browser
@@ -96,8 +96,7 @@ class PictureChooser:
             content = bytes(file["content"])
             # Told apart by content, so that no upload ever replaces one that is in use.
             name = Path(file["name"].replace("\\", "/"))
-            digest = hashlib.sha256(content).hexdigest()[:8]
-            path = self._uploads / f"{digest}-{name.stem[:60]}{name.suffix[:10]}"
+            path = self._uploads / f"{digest(content)[:8]}-{name.stem[:60]}{name.suffix[:10]}"
             try:
                 write_bytes(path, content)
                 load_image(path)

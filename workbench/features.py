@@ -43,6 +43,15 @@ class Network:
         """Pixels that the shorter side of a picture needs for the deepest layer to see one."""
         return int(2 ** (block_of(self.convolutions[-1][0]) - 1))
 
+    def check_side(self, picture: Tensor, name: str) -> None:
+        """Refuse a picture, naming it, of which the deepest layer would not see anything."""
+        height, width = picture.shape[-2:]
+        if min(height, width) < self.smallest_side:
+            raise InputError(
+                f"{name} is {width}x{height} pixels; its shorter side needs at least"
+                f" {self.smallest_side} for the layers asked for."
+            )
+
     def __call__(self, picture: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
         """Activations of the named layers, none deeper than the network was cut.
 

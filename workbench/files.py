@@ -152,8 +152,7 @@ def pictures_in(
     except NotADirectoryError:
         raise InputError(f"{folder} is a file; name a folder of pictures.") from None
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise InputError(f"{folder}: the folder cannot be read: {reason}.") from None
+        raise InputError(f"{folder}: the folder cannot be read: {_reason(error)}.") from None
     found.sort(key=lambda path: [*map(_natural, path.relative_to(folder).parts)])
     others = [path.name for path in found if path.suffix.lower() not in suffixes]
     if others:
@@ -189,8 +188,11 @@ def reading(path: Path) -> Iterator[None]:
     except FileNotFoundError:
         raise no_such_file(path) from None
     except OSError as error:
-        reason = (error.strerror or str(error)).rstrip(".").lower()
-        raise InputError(f"{path} cannot be read: {reason}.") from None
+        raise InputError(f"{path} cannot be read: {_reason(error)}.") from None
+
+
+def _reason(error: OSError) -> str:
+    return (error.strerror or str(error)).rstrip(".").lower()
 
 
 _RESERVED = re.compile(
@@ -219,7 +221,7 @@ def output_errors(path: Path) -> Iterator[None]:
     except Timeout:  # of a lock, which is an OSError too
         raise
     except OSError as error:
-        reason = (error.strerror or str(error)).rstrip(".").lower()
+        reason = _reason(error)
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             reason += "; free some space and run it again"
         raise OutputError(f"{path} cannot be written: {reason}.") from error
@@ -287,14 +289,12 @@ def read_yaml(file: Path) -> Any:
     """
     try:
         text = file.read_text("utf-8-sig")
-    except FileNotFoundError:
-        raise InputError("there is no such file.") from None
-    except OSError as error:
-        raise InputError(f"it cannot be read: {(error.strerror or str(error)).lower()}.") from None
     except UnicodeDecodeError:
         raise InputError("it is not text in UTF-8; save it as that.") from None
-    except ValueError:  # a name with a character that no file has
+    except (FileNotFoundError, ValueError):  # ValueError: a name with a character that no file has
         raise InputError("there is no such file.") from None
+    except OSError as error:
+        raise InputError(f"it cannot be read: {_reason(error)}.") from None
     return parse_yaml(text)
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from workbench import progress
 from workbench.descent import Iterate, optimize
 from workbench.errors import InputError
+from workbench.images import shape_of
 from workbench.problem import scales
 from workbench.settings import Settings
 
@@ -168,8 +169,7 @@ class Painting:
         return replace(self.settings, steps=(*self.settings.steps[:-1], taken))
 
     def _plan(self) -> list[tuple[tuple[int, int], int]]:
-        height, width = self.content.shape[-2:]
-        return scales((height, width), self.settings)
+        return scales(shape_of(self.content), self.settings)
 
     def _begin(self) -> Iterator[Iterate]:
         """Iterates from here on, numbered on from here."""

@@ -23,7 +23,7 @@ from workbench.devices import (
 )
 from workbench.errors import InputError
 from workbench.features import Network, build_network
-from workbench.images import check_image, fit, load_image, resize, share_masks
+from workbench.images import check_image, fit, load_image, resize, shape_of, share_masks
 from workbench.losses import Region, Targets, TemporalTarget, blend, gram_matrix, weighted_losses
 from workbench.runs import Identity, digest
 from workbench.settings import MIN_SIZE, Settings
@@ -116,23 +116,17 @@ class Problem:
         network = _network(
             settings.backbone, deepest, settings.pooling, device, precision, cache_folder()
         )
-        shared = share_masks(masks, _shape(content))
+        shared = share_masks(masks, shape_of(content))
         problem = cls(content, tuple(styles), settings, network, device, shared, tuple(temporal))
         problem._check_sizes()
         return problem
 
     def _check_sizes(self) -> None:
-        smallest = self.network.smallest_side
-        pictures = [("the content picture", self.content)]
-        pictures += [("a style picture", style) for style in self.styles]
-        for name, picture in pictures:
-            height, width = _shape(picture)
-            if min(height, width) < smallest:
-                raise InputError(
-                    f"{name} is {width}x{height} pixels; its shorter side needs at least"
-                    f" {smallest} for the layers asked for."
-                )
+        self.network.check_side(self.content, "the content picture")
+        for style in self.styles:
+            self.network.check_side(style, "a style picture")
         (height, width), _ = self.scales[-1]
+        smallest = self.network.smallest_side
         if min(height, width) < smallest:
             raise InputError(
                 f"the content picture becomes {width}x{height} pixels at size {self.settings.size};"
@@ -150,7 +144,7 @@ class Problem:
         def needed(**changes: Any) -> float:
             settings = replace(self.settings, **changes)
             return still_megabytes(
-                scales(_shape(self.content), settings)[-1][0],
+                scales(shape_of(self.content), settings)[-1][0],
                 settings,
                 precision=self.network.dtype,
                 styles=[self._style_shape(style, settings.size) for style in self.styles],
@@ -174,7 +168,7 @@ class Problem:
     @property
     def scales(self) -> list[tuple[tuple[int, int], int]]:
         """What is worked through, from coarse to fine; see the function of that name."""
-        return scales(_shape(self.content), self.settings)
+        return scales(shape_of(self.content), self.settings)
 
     def start(self) -> Tensor:
         """The picture that `settings.init` asks for, `(1, 3, H, W)` in [0, 1]."""
@@ -248,7 +242,7 @@ class Problem:
 
         The shorter side is kept large enough for the deepest layer to see something.
         """
-        shape = _shape(style)
+        shape = shape_of(style)
         smallest = math.ceil(self.network.smallest_side * max(shape) / min(shape))
         return fit(shape, max(math.ceil(self.settings.style_scale * size), smallest))
 
@@ -309,11 +303,6 @@ class Problem:
             **machine(self.device, self.network.dtype),
         }
         return Identity(values)
-
-
-def _shape(picture: Tensor) -> tuple[int, int]:
-    height, width = picture.shape[-2:]
-    return int(height), int(width)
 
 
 def _averaged(mask: Tensor, shape: tuple[int, int]) -> Tensor:

@@ -19,7 +19,7 @@ from workbench.images import check_image, resize, shape_of
 from workbench.progress import Recorder, show_progress
 from workbench.settings import Settings
 from workbench.sheets import save_gif
-from workbench.weights import load_weights
+from workbench.weights import block_of, load_weights
 
 TEXTURE_LAYERS = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
 SETTINGS = Settings(size=256, steps=(80, 120), pooling="average")
@@ -71,7 +71,7 @@ def texture_settings(style: Tensor, layers: Sequence[str], settings: Settings) -
         init="random",
     )
     noise = next(optimize(style, [style], replace(plain, steps=settings.steps[-1:])))
-    blocks = [int(layer.removeprefix("relu")[0]) for layer in layers]
+    blocks = [*map(block_of, layers)]
     return replace(
         plain,
         steps=settings.steps if max(blocks) >= _DEEP else (sum(settings.steps),),
@@ -170,11 +170,6 @@ def activations(picture: Tensor, layers: Sequence[str], settings: Settings) -> d
 def look(picture: Tensor, name: str, network: Network, layers: Sequence[str]) -> dict[str, Tensor]:
     """Activations of a picture, called `name` if it is too small or none."""
     check_image(picture, name)
-    height, width = picture.shape[-2:]
-    if min(height, width) < network.smallest_side:
-        raise InputError(
-            f"{name} is {width}x{height} pixels; its shorter side needs at least"
-            f" {network.smallest_side} for the layers asked for."
-        )
+    network.check_side(picture, name)
     with torch.no_grad():
         return network(255 * picture.to(network.mean.device, torch.float32), layers)

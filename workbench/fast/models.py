@@ -93,13 +93,9 @@ class StyleModel:
             painted = painted.clamp(0, 1)
         return painted.to(pictures.device)
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the model to a file that `load` reads; it appears when it is finished."""
-        save_network(self.network, Path(path))
-
 
 def save_network(network: TransformationNetwork, path: Path) -> None:
-    """Write a network as a checkpoint."""
+    """Write a network as a checkpoint, which appears when it is finished."""
     header = {
         "kind": "style model",
         "format": FORMAT,
