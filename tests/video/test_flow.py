@@ -355,21 +355,21 @@ def flows() -> list[tuple[int, Tensor, Tensor]]:
     images = [from_array(frame) for frame in film.frames]
     return [
         (i, flow(images[i], images[i + 1]), flow(images[i + 1], images[i]))
-        for i in range(len(images) - 1)
+        for i in range(0, len(images) - 1, 3)
         if i + 1 != film.cut
     ]
 
 
 def test_dis_on_the_sample_clip(flows: list[tuple[int, Tensor, Tensor]]) -> None:
     reached = figures(clip(), flows)
-    assert len(flows) == 73
+    assert len(flows) == 25
     assert max(reached.there) < 0.25
     assert max(reached.back) < 0.25
     assert reached.f1 > 0.8
 
 
 def test_flows_the_wrong_way_round_are_far_off(flows: list[tuple[int, Tensor, Tensor]]) -> None:
-    swapped = [(i, backward, forward) for i, forward, backward in flows[::6]]
+    swapped = [(i, backward, forward) for i, forward, backward in flows[::2]]
     reached = figures(clip(), swapped)
     assert min(reached.there) > 2
     assert min(reached.back) > 2

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import gc
 import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -171,7 +170,6 @@ def test_few_frames_are_held() -> None:
     source = pan(1)[0]
     most = 0
     for _ in warping_errors([film()], film(), 2):
-        gc.collect()
         most = max(most, sum(each() is not None for each in alive))
     assert len(alive) == 24
     assert most <= 2 * 3 + 2

@@ -24,7 +24,7 @@ from PIL import Image
 from sound import Sound
 from test_cli import interrupt, workbench
 
-from workbench import cli
+from workbench import cli, weights
 from workbench.colour import transfer_luma
 from workbench.images import from_array, load_image, to_array
 from workbench.settings import Settings
@@ -209,8 +209,14 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a run that nothing happened to."""
     folder = tmp_path_factory.mktemp("unbroken")
     write_good(folder)
-    environment = {**os.environ, "WORKBENCH_WEIGHTS": str(folder / "weights")}
-    subprocess.run([*PROGRAM, *RUN], cwd=folder, check=True, env=environment)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WORKBENCH_WEIGHTS", str(folder / "weights"))
+        patch.setitem(weights.BACKBONES, "tiny", tiny_backbone.tiny_backbone())
+        patch.setattr(sys, "argv", ["workbench", "video", *RUN])
+        patch.chdir(folder)
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+    assert not ended.value.code
     return folder
 
 
