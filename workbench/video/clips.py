@@ -149,7 +149,7 @@ def open_clip(
 
 
 def read_frames(clip: Clip, first: int = 0, *, masks: bool = False) -> Iterator[Frame]:
-    """Read the frames of a clip one after the other; few are held at a time.
+    """Read the frames of a clip, `(H, W, 3)` in 0..255; few are held at a time.
 
     A variable frame rate is made constant: a frame stays until the next is due, and of
     several in the time of one the last is taken. Where the file is damaged, the frame before
@@ -161,11 +161,6 @@ def read_frames(clip: Clip, first: int = 0, *, masks: bool = False) -> Iterator[
         Frame to begin with; the same frame has the same pixels wherever one begins.
     masks
         Read as masks, white where a style belongs: where there is transparency, that is the mask.
-
-    Yields
-    ------
-    Frame
-        `(H, W, 3)` in 0..255, of the clip's shape.
 
     Raises
     ------
@@ -211,13 +206,7 @@ def _numbered(clip: Clip, frames: Iterable[VideoFrame]) -> Iterator[tuple[int, V
 def read_moment(
     path: str | os.PathLike[str], start: float, length: float, *, size: int | None = None
 ) -> list[Frame]:
-    """Read a moment of a film, one frame of it at least.
-
-    Parameters
-    ----------
-    start, length
-        In seconds. Where it begins behind the film's end, it is the last frame.
-    """
+    """Read so many seconds of a film, one frame at least; behind its end, the last one."""
     film = open_clip(path)
     frame = float(1 / film.fps)
     begin = max(0.0, min(start, float(film.duration) - frame))
@@ -234,14 +223,9 @@ def is_series(path: Path) -> bool:
 def numbered_pictures(
     path: Path, *, say: Callable[[str], None] = lambda sentence: None
 ) -> list[Path]:
-    """List the pictures that have numbers in their names, `shot2_9` before `shot10_1`.
+    """List the pictures of a folder or a pattern that are numbered, `shot2_9` before `shot10_1`.
 
-    Parameters
-    ----------
-    path
-        A folder, or a pattern such as `frames/frame_%04d.png`.
-    say
-        Is handed a sentence about what the folder holds beside them.
+    `say` is handed a sentence about what the folder holds beside them.
     """
     if not path.is_dir():
         name = _PATTERN.sub(lambda told: rf"[0-9]{{{told[1] or 1},}}", re.escape(path.name))
@@ -359,8 +343,7 @@ def write_film(
         where that kind of file cannot carry it, encoded as AAC; its subtitles and chapters
         likewise. A warning names what the film goes without.
     quality
-        0 to 51; smaller is better and larger in bytes. 18 looks like the original, 28 is
-        rough.
+        0 to 51; smaller is better and larger in bytes. 18 looks like the original, 28 is rough.
 
     Returns
     -------
@@ -370,8 +353,7 @@ def write_film(
     Raises
     ------
     InputError
-        If there are no frames, or they cannot be read or differ in shape, or a parameter makes
-        no sense.
+        If there are no frames, they cannot be read or differ in shape, or a number is senseless.
     OutputError
         If the file cannot be written.
     """
@@ -463,15 +445,9 @@ def check_film(path: str | os.PathLike[str], *, quality: int = 18) -> None:
 def save_mp4(
     frames: Sequence[Frame], path: str | os.PathLike[str], *, fps: float = 5.0, hold: float = 2.0
 ) -> None:
-    """Write the snapshots of a painting as a film.
+    """Write the snapshots of a painting, all in the size of the last, as a film.
 
-    Parameters
-    ----------
-    frames
-        `(H, W, 3)` each; all are brought to the size of the last, and that is cut to even
-        numbers of pixels.
-    hold
-        Seconds that the last frame stays.
+    `hold` says for how many seconds the last frame stays.
     """
     if not 0 <= hold <= 600:
         raise InputError(f"hold = {hold}: give 0 to 600 seconds.")

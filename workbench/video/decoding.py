@@ -91,13 +91,9 @@ def decoded(decoder: CodecContext, packet: Packet[Any] | None) -> list[Any]:
 
 
 def look_at(path: Path) -> tuple[tuple[int, int], Fraction, int, Fraction, bool]:
-    """Look at the pictures of a file.
+    """Look at a file: shape, rate, number of frames, time stamp of the first (s), sound.
 
-    Returns
-    -------
-    shape, rate, frames, origin, sound
-        `(H, W)`, upright and square, which may be odd; frames a second; how many there should
-        be; time stamp of the first in seconds; whether there is sound.
+    The shape `(H, W)` is upright, with square pixels, and may be odd.
     """
     with open_file(path) as source:
         stream = video_stream(source, path)

@@ -38,16 +38,13 @@ _READ_ON = 25  # frames; further ahead it is quicker to begin anew
 def as_clip(run_or_film: str | os.PathLike[str] | Clip | PaintedFrames) -> VideoClip:
     """Open a film for an edit of your own: titles, cuts, fades, all that moviepy has.
 
+    It is without sound: `write_film` adds that of a clip.
+
     Parameters
     ----------
     run_or_film
         Folder of a finished run, a film or a folder of pictures; or from `open_clip`, for a
         section, another size or rate; or the frames of `paint_clip`, which are not compressed.
-
-    Returns
-    -------
-    moviepy.VideoClip
-        Without sound: `write_film` adds that of a clip.
 
     Raises
     ------
@@ -115,15 +112,9 @@ def card(text: str, clip: VideoClip, seconds: float) -> VideoClip:
 
 
 def side_by_side(films: Mapping[str, VideoClip | Frame], columns: int) -> VideoClip:
-    """Lay clips out in rows, each with its name below, for as long as the shortest lasts.
+    """Lay clips and stills `(H, W, 3)` out in rows of `columns`, each with its name below.
 
-    Parameters
-    ----------
-    films
-        Name -> a clip, or a still, `(H, W, 3)` in 0..255, all brought to the height of the first
-        clip.
-    columns
-        How many stand in a row.
+    All are brought to the height of the first clip. It is as long as the shortest.
     """
     moving = [film for film in films.values() if not isinstance(film, np.ndarray)]
 

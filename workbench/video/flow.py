@@ -112,7 +112,7 @@ def warp(image: Tensor, flow: Tensor, *, mode: str = "bicubic") -> Tensor:
 
 
 def occlusion(forward: Tensor, backward: Tensor) -> Tensor:
-    """Find where the current frame shows what the previous one did not.
+    """Find where the current frame shows what the previous one did not, `(1, 1, H, W)`, bool.
 
     True where the two flows contradict each other (disocclusion), where the backward flow
     changes abruptly (motion boundary), and where it leads out of the picture. With the forward
@@ -124,15 +124,8 @@ def occlusion(forward: Tensor, backward: Tensor) -> Tensor:
 
     Parameters
     ----------
-    forward
-        `(1, 2, H, W)`: `flow(previous, current)`.
-    backward
-        `(1, 2, H, W)`: `flow(current, previous)`.
-
-    Returns
-    -------
-    Tensor
-        `(1, 1, H, W)`, bool, on the grid of `backward`: the current frame.
+    forward, backward
+        `(1, 2, H, W)`: `flow(previous, current)` and `flow(current, previous)`.
     """
     _check_flow(backward, "backward")
     _check_flow(forward, "forward", backward)
@@ -196,7 +189,7 @@ def flow_to_color(flow: Tensor, *, max_flow: float | None = None) -> Frame:
 
 
 def _check_flow(flow: Tensor, name: str, like: Tensor | None = None) -> None:
-    """Raise `InputError`, naming it `name`, unless it is a flow of the size of `like`."""
+    """Raise `InputError` unless it is a flow of the size of `like`."""
     size = flow.shape[2:] if like is None else like.shape[2:]
     if flow.dim() != 4 or flow.shape != (1, 2, *size) or not flow.is_floating_point():
         wanted = "(1, 2, H, W)" if like is None else str((1, 2, *size))

@@ -33,11 +33,6 @@ def to_sdr(codes: NDArray[np.uint16], transfer: int) -> NDArray[np.uint8]:
         `(H, W, 3)`, full range in 0..65535.
     transfer
         `PQ`, `HLG`, or another code of H.273: SDR already, where only the colours are changed.
-
-    Returns
-    -------
-    NDArray[np.uint8]
-        `(H, W, 3)`.
     """
     signal = torch.from_numpy(codes.astype(np.float32) / 65535)
     light = {PQ: _pq_light, HLG: _hlg_light}.get(transfer, _sdr_light)(signal)

@@ -81,13 +81,8 @@ def warping_errors(
 ) -> Iterator[list[float | None]]:
     """`warping_error` of several films of one source, pair by pair; the flow is found once.
 
-    At most `gap + 1` frames of each film are held.
-
-    Yields
-    ------
-    list of float or None
-        For each film its error between frames t and t + gap, t from 0 on; None where a cut
-        or nothing that both show lies between.
+    An error is None where a cut lies between, or nothing is seen in both. At most `gap + 1`
+    frames of each film are held.
     """
     for number, scene in enumerate(_scenes(films, source_frames, gap)):
         if number >= gap:
@@ -213,12 +208,8 @@ def compare_films(
 def steadiest(figures: Mapping[str, FilmFigures], reference: str = "per-frame") -> tuple[str, str]:
     """Choose the film that flickers least among those that kept style, content and sharpness.
 
-    The others are held against `reference`, which always stands for choice.
-
-    Returns
-    -------
-    name, sentence : str
-        Which film, and why, for people to read.
+    They are held against `reference`, which always stands for choice. Beside the film's name
+    comes a sentence that says why.
     """
 
     def error(name: str) -> float:

@@ -77,18 +77,9 @@ def beginning(
       Dosovitskiy and Brox 2016, arXiv 1604.08610, sections 4.1 to 4.3): every pixel is tied to
       the nearest of the earlier frames that shows it.
 
-    What was hidden before starts from a sketch in the last two, unlike in theirs.
-
-    Parameters
-    ----------
-    frame
-        `(1, 3, H, W)`, float32, sRGB in [0, 1].
-    earlier
-        The painted frames of the scene, by how many frames ago they were.
-    motion
-        Finds how things moved from the frame so many frames ago.
-    sketch
-        Paints the frame alone at half its size. Both are called only where they are wanted.
+    What was hidden before starts from a sketch in the last two, unlike in theirs. Painted frames
+    (`earlier`) and motion go by how many frames ago it was; `motion` and `sketch`, which paints
+    the frame alone at half its size, are called only where they are wanted.
     """
     match settings.mode:
         case "blended":
@@ -160,9 +151,7 @@ def paint_clip(
         `run.json`, which says what they are the frames of. Frames that are there are kept
         if they are whole; a damaged one is painted again.
     settings
-        Of every frame; `size` gives way to that of the clip.
-    clip_settings
-        What frames have to do with each other.
+        For every frame; `size` gives way to that of the clip.
     masks
         One for each style, from `masks.open_masks`: where that style is painted.
     original_colors
@@ -219,14 +208,14 @@ def paint_clip(
             same_run(folder, identity)
             figures = copy_frame(number, stills, folder) if stills and not scene else None
             if figures is None:
+                before = {
+                    lag: (scene[lag], frame_path(folder, number - lag))
+                    for lag in lags
+                    if lag in scene
+                }
                 frame = from_array(picture)
                 paint = partial(optimize, frame, paintings, masks=regions)
                 with _saying_what_stays(folder):
-                    before = {
-                        lag: (from_array(scene[lag]), load_image(frame_path(folder, number - lag)))
-                        for lag in lags
-                        if lag in scene
-                    }
                     for iterate in _paint_frame(frame, before, paint, settings, clip_settings):
                         yield ClipIterate(number, clip.frames, iterate, None)
                 seconds = time.monotonic() - started
@@ -311,12 +300,7 @@ def stylize_clip(
     mode
         "per-frame", "blended", "flow-warped" or "temporal"; None: as `clip_settings` says.
     masks, original_colors, quality
-        As for `paint_film`.
-
-    Raises
-    ------
-    InputError, OptimizationError, OutputError
-        As `paint_clip` and `clips.write_film`. Finished frames stay.
+        As for `paint_film`, which says what is raised.
     """
     check_film("film.mp4", quality=quality)
     if not isinstance(clip, Clip):
@@ -370,10 +354,8 @@ def paint_film(
     ----------
     frames
         Folder for its frames, as for `paint_clip`.
-    film
-        Ends in .mp4, .mov or .mkv.
-    masks, alone, quality
-        As for `paint_clip` and `clips.write_film`.
+    film, masks, alone, quality
+        As for `paint_clip` and `clips.write_film`, which raise what is raised.
     original_colors
         One of `colour.ORIGINAL_COLORS`, to keep the colours of the clip. "luma" gives the film
         the brightness of the painting only; the others give each style the colours that a scene
@@ -432,21 +414,22 @@ def _lags(settings: ClipSettings) -> tuple[int, ...]:
 
 def _paint_frame(
     frame: Tensor,
-    before: Mapping[int, tuple[Tensor, Tensor]],
+    before: Mapping[int, tuple[Frame, Path]],
     paint: Callable[..., Iterator[Iterate]],
     settings: Settings,
     clip_settings: ClipSettings,
 ) -> Iterator[Iterate]:
-    """Paint a frame; `before` has the source and the painting of earlier ones, by their lags."""
+    """Paint a frame; `before` has source and painted file of earlier ones, by their lags."""
+    painted = {lag: load_image(path) for lag, (_, path) in before.items()}
 
     @cache
     def motion(lag: int) -> Motion:
-        earlier, method = before[lag][0], clip_settings.flow_method
+        earlier, method = from_array(before[lag][0]), clip_settings.flow_method
         return find_motion(frame, earlier, method, device=settings.device)
 
     def sketch() -> Tensor:
         # At half size, from the colours that painting gave the frame before.
-        start = recolour(frame, *before[1])
+        start = recolour(frame, from_array(before[1][0]), painted[1])
         coarse = replace(settings, size=max(MIN_SIZE, settings.size // 2), steps=(SKETCH_STEPS,))
         try:
             *_, iterate = paint(coarse, start=start)
@@ -457,7 +440,6 @@ def _paint_frame(
     if not before:
         yield from paint(settings)
         return
-    painted = {lag: painting for lag, (_, painting) in before.items()}
     start, temporal = beginning(clip_settings, frame, painted, motion, sketch)
     losses: list[float] = []
     later = replace(settings, steps=(clip_settings.later_steps,))
