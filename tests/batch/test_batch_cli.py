@@ -9,9 +9,10 @@ import os
 import re
 import socket
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -258,30 +259,30 @@ class ScriptedCrew:
     """Workers that make nothing: runs end as they are told to, the held ones last of all."""
 
     slots = 2
-    dashboard = "http://here"
 
     def __init__(
         self, ends: Mapping[str, Sequence[Record | None]], held: Collection[str] = ()
     ) -> None:
         self._ends = {name: list(outcomes) for name, outcomes in ends.items()}
         self._held = held
-        self._at: list[Any] = []
+        self.attempts: list[Any] = []
         self.started: list[str] = []
 
     def room(self) -> int:
         return self.slots
 
     def start(self, attempt: Any) -> None:
-        assert len(self._at) < self.slots
-        self._at.append(attempt)
+        assert len(self.attempts) < self.slots
+        self.attempts.append(attempt)
         self.started.append(attempt.run.name)
 
-    def ended(self, attempts: Sequence[Any], seconds: float) -> list[Any]:
-        assert list(attempts) == self._at
-        return [each for each in self._at if each.run.name not in self._held] or list(self._at)
+    def ended(self, seconds: float) -> Iterator[tuple[Any, Record | None]]:
+        free = [each for each in self.attempts if each.run.name not in self._held]
+        for attempt in free or list(self.attempts):
+            self.attempts.remove(attempt)
+            yield attempt, self.outcome(attempt)
 
     def outcome(self, attempt: Any) -> Record | None:
-        self._at.remove(attempt)
         outcomes = self._ends.get(attempt.run.name)
         outcome = outcomes.pop(0) if outcomes else Record("done")
         if outcome and outcome.kind == "done":
@@ -292,7 +293,7 @@ class ScriptedCrew:
             start(attempt.run, "failed", outcome.sentence)
         return outcome
 
-    def stop(self, attempts: object) -> None:
+    def close(self) -> None:
         return
 
 
@@ -302,16 +303,22 @@ class LostCrew(ScriptedCrew):
     sentence = "the Dask worker died each time that it made this run."
 
     def outcome(self, attempt: Any) -> Record:
-        self._at.remove(attempt)
         start(attempt.run, "running", stage="cell 2 of 3")
         return Record("failed", self.sentence)
+
+
+def hire(crew: ScriptedCrew, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put a crew in Dask's place."""
+    client = SimpleNamespace(dashboard_link="http://here")
+    connected = contextlib.nullcontext((client, 1, ()))
+    monkeypatch.setattr(schedule, "_connected", lambda options: connected)
+    monkeypatch.setattr(schedule, "_Crew", lambda *_: crew)
 
 
 def test_why_a_run_failed_is_told_even_if_the_run_could_not_write_it_down(
     folder: Path, batch: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lost = contextlib.nullcontext(LostCrew({}))
-    monkeypatch.setattr(schedule, "_connected", lambda plan, options: lost)
+    hire(LostCrew({}), monkeypatch)
     plan = write_batch(folder, grid={"number": [1]}, output="runs/it/{number}")
     finish(plan.runs[0])
     write_notebook(folder / "paint.ipynb", "print(number + 1)", parameters=PARAMETERS)
@@ -332,16 +339,12 @@ def test_why_a_run_failed_is_told_even_if_the_run_could_not_write_it_down(
 
 @pytest.fixture
 def crew(monkeypatch: pytest.MonkeyPatch) -> Callable[..., ScriptedCrew]:
-    """Puts a scripted crew in Dask's place."""
-
-    def hire(ends: Mapping[str, Sequence[Record]], held: Collection[str] = ()) -> ScriptedCrew:
+    def crew(ends: Mapping[str, Sequence[Record]], held: Collection[str] = ()) -> ScriptedCrew:
         hired = ScriptedCrew(ends, held)
-        monkeypatch.setattr(
-            schedule, "_connected", lambda plan, options: contextlib.nullcontext(hired)
-        )
+        hire(hired, monkeypatch)
         return hired
 
-    return hire
+    return crew
 
 
 FAILED = Record("failed", "ValueError: no such luck.")
@@ -408,12 +411,12 @@ def test_a_second_batch_is_kept_out_and_a_changed_input_is_noticed(
     refused: list[str] = []
     ended = hired.ended
 
-    def meanwhile(attempts: Sequence[Any], seconds: float) -> list[Any]:
+    def meanwhile(seconds: float) -> Iterator[tuple[Any, Record | None]]:
         with pytest.raises(InputError) as caught:
             schedule.run_batch(plan)
         refused.append(str(caught.value))
         assert schedule.is_running(plan)
-        return ended(attempts, seconds)
+        return ended(seconds)
 
     monkeypatch.setattr(hired, "ended", meanwhile)
     said = batch("it.yaml")

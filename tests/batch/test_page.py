@@ -284,7 +284,7 @@ def test_odd_names_are_text_everywhere(tmp_path: Path) -> None:
     page = report(plan, states, title=EVIL)
     for tag in ("script", "style"):
         assert len(page.attributes(tag)) == len(plain.attributes(tag))
-    assert page.heads[3] == page.heads[5] == EVIL
+    assert page.heads[2] == page.heads[4] == EVIL
     assert page.column(EVIL) == [EVIL, "default"]
     assert page.column("style") == ["a b?", "default"]
     assert page.column("run")[0].startswith(EVIL.replace("/", "") + " new line")

@@ -385,7 +385,7 @@ def goes_on(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
         clear([run])
     else:
         with monkeypatch.context() as patched:
-            patched.setattr(execute, "_run_notebook", refuse)
+            patched.setattr(execute, "run_notebook", refuse)
             outcome = execute._make(run, plan_of(run))
         assert (outcome.kind, outcome.sentence) == ("done", "")
 

@@ -41,12 +41,7 @@ from workbench.batch.record import (
     write_record,
 )
 from workbench.errors import InputError, OutputError, WorkbenchError
-from workbench.notebook import (
-    failed_notebook,
-    prepare_process,
-    run_notebook,
-    running_notebook,
-)
+from workbench.notebook import failed_notebook, prepare_process, run_notebook, running_notebook
 from workbench.pages import save_thumbnail
 from workbench.runs import RESULT, check_result, shown
 
@@ -64,25 +59,18 @@ def execute(
     gpu: str | None = None,
     released: Callable[[], bool] = lambda: False,
 ) -> Record:
-    """Make a run in a process of its own and wait for it.
+    """Make a run of a plan in a process of its own; how it ended: "done", "changed" or "failed".
 
     Parameters
     ----------
-    plan
-        That the run is of; its notebook is a copy, as it was when the batch began.
     threads
         How many threads the notebook's libraries may use.
     gpu
         The CUDA GPU that it gets; None: all that there are.
     released
         Is asked twice a second whether nobody waits for the run any more; then it is stopped.
-
-    Returns
-    -------
-    Record
-        How the run ended: "done", "changed" or "failed".
     """
-    if (unfit := _unfit(plan)) is not None:
+    if unfit := _unfit(plan):
         return unfit
     own = dict.fromkeys(_THREADS, str(threads))
     if gpu is not None:
@@ -103,48 +91,45 @@ def execute(
             start_new_session=True,  # Ctrl-C in the terminal is for the batch to answer
         )
         assert process.stdin is not None
-        in_time = True
+        ending = ""
         try:
             with suppress(BrokenPipeError):
                 process.stdin.write(pickle.dumps((run, plan)))
                 process.stdin.flush()
-            while in_time and process.poll() is None:
+            while process.poll() is None:
                 if released():
                     return Record("failed", "it was stopped.")
+                if plan.timeout and time.monotonic() - began > plan.timeout:
+                    ending = (
+                        f"it took longer than {plan.timeout:g} s, its timeout; allow more, or ask"
+                        " for less."
+                    )
+                    break
                 with suppress(subprocess.TimeoutExpired):
                     process.wait(0.5)
-                in_time = plan.timeout is None or time.monotonic() - began <= plan.timeout
-            in_time = process.poll() is not None
         finally:
             _end(process)
             if process.returncode < 0:
                 _kill_kernel(temporary)
         said.seek(0)
         lines = said.read().decode("utf-8", "replace").splitlines()
-    took = time.monotonic() - began
-    if not in_time:
-        limit = f"it took longer than {plan.timeout:g} s, its timeout; allow more, or ask for less."
-        return _note_failure(run, limit, took)
-    try:
-        return Record(**json.loads(lines[-1]))
-    except (IndexError, ValueError, TypeError):
-        return _note_failure(run, _last_words(process.returncode, lines), took)
+    if not ending:
+        try:
+            return Record(**json.loads(lines[-1]))
+        except (IndexError, ValueError, TypeError):
+            ending = _last_words(process.returncode, lines)
+    return _note_failure(run, ending, time.monotonic() - began)
 
 
 def _unfit(plan: Plan) -> Record | None:
     """Why this machine can make no run of a plan; None if it can."""
-    here = socket.gethostname()
+    here, own = socket.gethostname(), workbench.__version__
     if not plan.project.is_dir():
-        return Record(
-            "failed",
-            f"{here} has no folder {plan.project}: the machines of a cluster need the same files"
-            " under the same paths.",
-        )
-    if workbench.__version__ != plan.version:
-        sentence = (
-            f"{here} has version {workbench.__version__} of the workbench, and the batch was"
-            f" planned by {plan.version}; install the same one on all machines."
-        )
+        needs = "the machines of a cluster need the same files under the same paths."
+        return Record("failed", f"{here} has no folder {plan.project}: {needs}")
+    if own != plan.version:
+        needs = f"the batch was planned by {plan.version}; install the same one on all machines."
+        sentence = f"{here} has version {own} of the workbench, and {needs}"
         return Record("failed", sentence, hopeless=True)
     return None
 
@@ -184,6 +169,7 @@ def _note_failure(run: Run, sentence: str, seconds: float) -> Record:
 
 
 def _write_failure(run: Run, failed: Record, seconds: float) -> Record:
+    """Write down how a claimed attempt failed, and keep its notebook as far as it came."""
     record = read_record(run.work)
     if record is None or record.kind != "running":
         return failed
@@ -211,14 +197,11 @@ def main() -> None:
 
 
 def _end_with_worker() -> None:
-    """Wait until the pipe to the worker breaks; then end the kernel, and after it this process.
-
-    In this order, as the claim on the work folder is held until then.
-    """
+    """Wait until the pipe to the worker breaks; then end the kernel, and this process."""
     while os.read(0, 1):
         continue
     _kill_children(os.getpid())
-    os._exit(1)
+    os._exit(1)  # only now, as until then it claims the work folder
 
 
 def _kill_children(pid: int) -> None:
@@ -268,45 +251,34 @@ def _make_claimed(run: Run, plan: Plan) -> Record:
         attempts=before.attempts + 1 if before else 1,
     )
     began = time.monotonic()
-    _run_notebook(run, plan, record)
-    try:
-        result = check_result(run.work)
-    except InputError as error:
-        raise WorkbenchError(f"the notebook ended, but left no valid result: {error}") from None
-    output = shown(result.outputs)
-    if output:
-        save_thumbnail(run.work / output, run.work / THUMBNAIL)
-    changed = ", ".join(name for name, sha256 in run.inputs.items() if _digest(name) != sha256)
-    sentence = f"{changed} changed while it ran; the same command runs it again." if changed else ""
-    ended = replace(
-        record,
-        kind="changed" if changed else "done",
-        sentence=sentence,
-        shown=output,
-        seconds=round(time.monotonic() - began, 3),
-    )
-    write_record(run.work, ended)
-    publish(run)
-    return ended
-
-
-def _run_notebook(run: Run, plan: Plan, record: Record) -> None:
     work = run.work
-    folder = work.relative_to(plan.project) if work.is_relative_to(plan.project) else work
     write_record(work, record)
     (work / RESULT).unlink(missing_ok=True)
+    folder = work.relative_to(plan.project) if work.is_relative_to(plan.project) else work
+    told = {**run.parameters, "output_dir": str(folder)}
     stage = _Stage(lambda text: write_record(work, replace(record, stage=text)))
-    parameters = {**run.parameters, "output_dir": str(folder)}
-    run_notebook(
-        plan.notebook, work / record.notebook, parameters, prints=stage, on_cell=stage.enter
-    )
-
-
-def _digest(name: str) -> str | None:
+    run_notebook(plan.notebook, work / record.notebook, told, prints=stage, on_cell=stage.enter)
     try:
-        return digest(Path(name))
+        output = shown(check_result(work).outputs)
+    except InputError as error:
+        raise WorkbenchError(f"the notebook ended, but left no valid result: {error}") from None
+    if output:
+        save_thumbnail(work / output, work / THUMBNAIL)
+    seconds = round(time.monotonic() - began, 3)
+    record = replace(record, kind="done", shown=output, seconds=seconds)
+    if changed := ", ".join(name for name in run.inputs if _changed(run, name)):
+        sentence = f"{changed} changed while it ran; the same command runs it again."
+        record = replace(record, kind="changed", sentence=sentence)
+    write_record(work, record)
+    publish(run)
+    return record
+
+
+def _changed(run: Run, name: str) -> bool:
+    try:
+        return digest(Path(name)) != run.inputs[name]
     except (OSError, InputError):
-        return None
+        return True
 
 
 class _Stage(io.TextIOBase):
@@ -318,16 +290,13 @@ class _Stage(io.TextIOBase):
         self._told = 0.0
 
     def enter(self, number: int, cells: int) -> None:
-        """Note that a cell begins."""
         self._cell = f"cell {number} of {cells}"
         self._say(self._cell)
 
     def write(self, text: str) -> int:
-        """Look for a progress bar in what a notebook prints."""
-        if "%|" not in text or time.monotonic() - self._told < 0.5:
-            return len(text)
         lines = [line for line in re.split(r"[\r\n]", text) if "%|" in line]
-        if bar := _BAR.search(lines[-1][:_LONGEST_BAR]):
+        is_due = lines and time.monotonic() - self._told >= 0.5
+        if is_due and (bar := _BAR.search(lines[-1][:_LONGEST_BAR])):
             what, count = bar["what"].strip(), bar["count"]
             self._say(f"{self._cell}, {what} {count}".replace(",  ", ", "))
         return len(text)

@@ -112,7 +112,6 @@ def _page(plan: Plan, states: Mapping[str, Record], title: str) -> str:
                 (label, any(row[number].value is not None for row in cells))
                 for number, (label, _) in enumerate(columns)
             ],
-            pictures=any(row["thumbnail"] for row in rows),
             rows=list(zip(rows, cells, strict=True)),
         )
     )

@@ -82,6 +82,11 @@ class Record:
     folder: Path | None = None  # that it lies in
 
     @property
+    def may_succeed(self) -> bool:
+        """Whether it failed, and another attempt need not."""
+        return self.kind == "failed" and not self.hopeless
+
+    @property
     def stored(self) -> dict[str, Any]:
         """What its file has of it."""
         return {name: getattr(self, name) for name in _STORED}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import signal
@@ -11,9 +10,9 @@ import sys
 import time
 import warnings
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from multiprocessing import resource_tracker
 from typing import TYPE_CHECKING, Any
@@ -24,6 +23,7 @@ from tqdm import tqdm
 
 from workbench.batch.execute import execute
 from workbench.batch.page import check_report, write_report
+from workbench.batch.parameters import PATTERN
 from workbench.batch.plan import Plan
 from workbench.batch.record import (
     STATE_FOLDER,
@@ -40,7 +40,7 @@ from workbench.errors import InputError, WorkbenchError
 from workbench.files import check_writable, is_locked, locked, write_bytes
 
 if TYPE_CHECKING:
-    from distributed import Client, Future, LocalCluster, Worker
+    from distributed import Client, Future, Worker
 
 _SLOT = "workbench"  # the resource of a Dask worker: how many runs it may make at a time
 _GPU = "GPU"
@@ -51,32 +51,14 @@ _LINES = 12  # of runs in flight
 
 @dataclass(frozen=True)
 class Options:
-    """How a batch is worked off.
+    """How a batch is worked off."""
 
-    Attributes
-    ----------
-    scheduler
-        Address of a Dask scheduler to use, such as "tcp://host:8786", or the JSON file that it
-        was told to write; None: a local cluster.
-    workers
-        Workers of the local cluster, which share the machine's cores; None: one for each GPU,
-        else one.
-    retries
-        How often a run that failed is tried again.
-    keep_going
-        Whether the other runs are started when one has failed.
-    only
-        Pattern, as of files, or part of the names of the runs to make; None: all.
-    dask_log
-        Whether Dask's own messages are shown.
-    """
-
-    scheduler: str | None = None
-    workers: int | None = None
-    retries: int = 0
-    keep_going: bool = True
-    only: str | None = None
-    dask_log: bool = False
+    scheduler: str | None = None  # its address, or the JSON file it wrote; None: a local cluster
+    workers: int | None = None  # of the local cluster; None: one for each GPU, else one
+    retries: int = 0  # how often a run that failed is tried again
+    keep_going: bool = True  # whether other runs are started when one has failed
+    only: str | None = None  # pattern, or part, of the names of the runs to make; None: all
+    dask_log: bool = False  # whether Dask's own messages are shown
 
 
 def read_states(plan: Plan) -> dict[str, Record]:
@@ -90,16 +72,10 @@ def is_running(plan: Plan) -> bool:
 
 
 def choose(plan: Plan, only: str | None) -> list[Run]:
-    """Pick the runs of a plan whose names match a pattern or contain a text.
-
-    Raises
-    ------
-    InputError
-        If there are none.
-    """
+    """Pick the runs whose names match a pattern or contain a text; InputError if none does."""
     if only is None:
         return list(plan.runs)
-    pattern = only if any(char in only for char in "*?[") else f"*{only}*"
+    pattern = only if PATTERN.search(only) else f"*{only}*"
     chosen = [run for run in plan.runs if fnmatchcase(run.name, pattern)]
     if not chosen:
         raise InputError(
@@ -109,14 +85,9 @@ def choose(plan: Plan, only: str | None) -> list[Run]:
 
 
 def run_batch(plan: Plan, options: Options = Options()) -> dict[str, Record]:
-    """Make the runs of a plan that are not done yet.
+    """Make the runs of a plan that are not done yet; name of each of its runs -> how it stands.
 
     `index.html` and `summary.csv` in `plan.root` are kept up to date meanwhile.
-
-    Returns
-    -------
-    dict
-        Name of each run of the plan -> how it stands.
 
     Raises
     ------
@@ -139,18 +110,15 @@ def run_batch(plan: Plan, options: Options = Options()) -> dict[str, Record]:
         states = read_states(plan)
         clear(run for run in plan.runs if states[run.name].kind == "done")
         todo = [run for run in chosen if states[run.name].kind != "done"]
-        runs = "1 run" if len(chosen) == 1 else f"{len(chosen)} runs"
-        print(f"{runs}, {len(chosen) - len(todo)} done already.", flush=True)
+        ready, runs = len(chosen) - len(todo), "run" if len(chosen) == 1 else "runs"
+        print(f"{len(chosen)} {runs}, {ready} done already.", flush=True)
         if again := sum(run.output.exists() for run in todo):
-            print(
-                f"{again} to be made again, as parameters, inputs, the notebook's code or the"
-                " workbench changed.",
-                flush=True,
-            )
+            what = "parameters, inputs, the notebook's code or the workbench"
+            print(f"{again} to be made again, as {what} changed.", flush=True)
         write_report(plan, states)
         try:
             if todo:
-                _work_off(plan, todo, len(chosen), options, states)
+                _work_off(plan, todo, ready, options, states)
         finally:
             # What was in flight when the batch ended says itself how it stands.
             unsure = [run for run in todo if states[run.name].kind in ("running", "waiting")]
@@ -163,18 +131,15 @@ def run_batch(plan: Plan, options: Options = Options()) -> dict[str, Record]:
 def _claimed(plan: Plan) -> Iterator[None]:
     """Keep a second batch out."""
     folder = plan.root / STATE_FOLDER
-    owner = folder / "owner.json"
+    owner = folder / "owner.txt"
     try:
         with locked(folder / "lock", seconds=1):  # `status` holds it for a moment
-            here = {"host": socket.gethostname(), "pid": os.getpid()}
-            write_bytes(owner, json.dumps(here).encode())
+            write_bytes(owner, f" by process {os.getpid()} on {socket.gethostname()}".encode())
             yield
     except Timeout:
-        try:
-            other = json.loads(owner.read_text("utf-8"))
-            who = f" by process {other['pid']} on {other['host']}"
-        except (OSError, ValueError, TypeError, KeyError):
-            who = ""
+        who = ""
+        with suppress(OSError, ValueError):
+            who = owner.read_text("utf-8")
         raise InputError(
             f"{plan.file} is being worked on already{who}; `workbench batch status {plan.file}`"
             " says how it stands."
@@ -182,35 +147,25 @@ def _claimed(plan: Plan) -> Iterator[None]:
 
 
 def _work_off(
-    plan: Plan,
-    todo: Sequence[Run],
-    chosen: int,
-    options: Options,
-    states: dict[str, Record],
+    plan: Plan, todo: Sequence[Run], ready: int, options: Options, states: dict[str, Record]
 ) -> None:
     waiting = deque(_Attempt(run) for run in todo)
-    in_flight: dict[str, _Attempt] = {}
     failed = False
     report_at = 0.0
-    with ExitStack() as stack:
-        crew = stack.enter_context(_connected(_with_own_notebook(plan), options))
-        print(f"Dask's dashboard: {crew.dashboard}", file=sys.stderr)
-        view = stack.enter_context(_View(chosen - len(todo), chosen))
-        stack.callback(lambda: crew.stop(in_flight.values()))
-        while in_flight or (waiting and (options.keep_going or not failed)):
-            while waiting and len(in_flight) < crew.room() and (options.keep_going or not failed):
-                attempt = waiting.popleft()
-                in_flight[attempt.run.name] = attempt
-                crew.start(attempt)
-            for attempt in crew.ended(list(in_flight.values()), seconds=0.5):
+    with (
+        _connected(options) as (client, threads, gpus),
+        closing(_Crew(client, _with_own_notebook(plan), threads, gpus)) as crew,
+        closing(_View(ready, ready + len(todo))) as view,
+    ):
+        print(f"Dask's dashboard: {client.dashboard_link}", file=sys.stderr)
+        while waiting or crew.attempts:
+            while waiting and len(crew.attempts) < crew.room():
+                crew.start(waiting.popleft())
+            for attempt, record in crew.ended(seconds=0.5):
                 name = attempt.run.name
-                del in_flight[name]
-                record = crew.outcome(attempt)
                 if record is None:  # the scheduler lost it
                     waiting.appendleft(attempt)
-                    continue
-                retry = record.kind == "failed" and not record.hopeless
-                if retry and attempt.failures < options.retries:
+                elif record.may_succeed and attempt.failures < options.retries:
                     attempt.failures += 1
                     waiting.append(attempt)
                     view.say(f"{name}: {record.sentence} It is tried again.")
@@ -218,7 +173,9 @@ def _work_off(
                     states[name] = _settled(attempt.run, record)
                     failed |= record.kind != "done"
                     view.count(name, states[name])
-            stages = {name: watch(attempt.run) for name, attempt in in_flight.items()}
+            if failed and not options.keep_going:
+                waiting.clear()
+            stages = {attempt.run.name: watch(attempt.run) for attempt in crew.attempts}
             states.update(stages)
             view.show(stages, workers=crew.slots > 0)
             if (began := time.monotonic()) > report_at:
@@ -242,14 +199,33 @@ def _with_own_notebook(plan: Plan) -> Plan:
     return replace(plan, notebook=path, runs=())
 
 
-@dataclass
+@dataclass(eq=False)
 class _Attempt:
     """A run on its way, and how often that has gone wrong."""
 
     run: Run
     failures: int = 0
     losses: int = 0
-    future: Future[Record] | None = None
+    future: Future[Record] = field(init=False)  # once it is handed to the scheduler
+
+    @property
+    def is_pending(self) -> bool:
+        return self.future.status == "pending"
+
+    def outcome(self) -> Record | None:
+        """How it ended; None if the scheduler has lost it and it should start again."""
+        from distributed import KilledWorker
+
+        if self.future.status in ("cancelled", "lost"):
+            self.losses += 1
+            return None if self.losses <= _LOST else Record("failed", "the cluster lost it.")
+        try:
+            return self.future.result()
+        except KilledWorker:
+            sentence = "the Dask worker died each time that it made this run."
+        except Exception as error:
+            sentence = f"the Dask worker could not make this run ({type(error).__name__}: {error})."
+        return Record("failed", sentence)
 
 
 # --- what is seen of it ------------------------------------------------------------------
@@ -265,10 +241,7 @@ class _View:
         self._done = done
         self._lines: list[tqdm[Any]] = []
 
-    def __enter__(self) -> _View:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
         for line in (*self._lines, self._bar):
             line.close()
 
@@ -306,19 +279,32 @@ class _View:
 
 
 @contextmanager
-def _connected(plan: Plan, options: Options) -> Iterator[_Crew]:
-    """The workers of a cluster, which is this machine's own if no other is asked for."""
+def _connected(options: Options) -> Iterator[tuple[Client, int | None, list[str]]]:
+    """A cluster, the threads that a run on it may use, if not its worker's, and its GPUs, if known.
+
+    It is this machine's own if no other is asked for.
+    """
     import dask
-    from distributed import Client
+    from distributed import Client, LocalCluster
 
     level = logging.INFO if options.dask_log else logging.CRITICAL
     dask.config.set({"logging.distributed": logging.getLevelName(level).lower()})
     logging.getLogger("distributed").setLevel(level)
     if options.scheduler is None:
         gpus = _gpus()
-        count = options.workers or max(1, len(gpus))
-        with _local_cluster(count, level) as cluster, Client(cluster) as client:
-            yield _Crew(client, plan, max(1, _cores() // count), gpus)
+        workers = options.workers or max(1, len(gpus))
+        with warnings.catch_warnings(), _interrupts_held_back():
+            warnings.filterwarnings("ignore", "Port 8787 is already in use")  # another one is taken
+            cluster = LocalCluster(
+                n_workers=workers,
+                threads_per_worker=1,
+                memory_limit=0,  # a run is a process of its own
+                resources={_SLOT: 1},
+                dashboard_address="127.0.0.1:8787",
+                silence_logs=level,
+            )
+        with cluster, Client(cluster) as client:
+            yield client, max(1, _cores() // workers), gpus
         return
     try:
         where = "scheduler_file" if options.scheduler.endswith(".json") else "address"
@@ -329,22 +315,7 @@ def _connected(plan: Plan, options: Options) -> Iterator[_Crew]:
             " is this its address?"
         ) from None
     with client:
-        yield _Crew(client, plan)
-
-
-def _local_cluster(workers: int, level: int) -> LocalCluster:
-    from distributed import LocalCluster
-
-    with warnings.catch_warnings(), _interrupts_held_back():
-        warnings.filterwarnings("ignore", "Port 8787 is already in use")  # another one is taken
-        return LocalCluster(
-            n_workers=workers,
-            threads_per_worker=1,
-            memory_limit=0,  # a run is a process of its own
-            resources={_SLOT: 1},
-            dashboard_address="127.0.0.1:8787",
-            silence_logs=level,
-        )
+        yield client, None, []
 
 
 @contextmanager
@@ -413,11 +384,11 @@ class _Crew:
     """The workers that there are, and the runs that they are at."""
 
     def __init__(
-        self, client: Client, plan: Plan, threads: int | None = None, gpus: Sequence[str] = ()
+        self, client: Client, plan: Plan, threads: int | None, gpus: Sequence[str]
     ) -> None:
         self._client = client
-        self._told = plan, threads, gpus  # threads that a run may use; None: as its worker has
-        self.dashboard = client.dashboard_link
+        self._told = plan, threads, gpus
+        self.attempts: list[_Attempt] = []
         self.slots, self._looked = 0, 0.0  # how many runs the workers can make at a time
         self._needs = {_SLOT: 1}
         if any(_GPU in resources for resources in self._resources()):
@@ -432,11 +403,11 @@ class _Crew:
             If the scheduler is gone and does not come back.
         """
         now = time.monotonic()
-        if self._client.status == "running" and now - self._looked > 1:
-            with suppress(OSError):  # the scheduler went away just now
-                self._look()
-                self._looked = now
         if self._client.status == "running":
+            if now - self._looked > 1:
+                with suppress(OSError):  # the scheduler went away just now
+                    self._look()
+                    self._looked = now
             return self.slots  # what waits behind a run on its worker may wait for long
         if self._client.status == "closed" or now - self._looked > _PATIENCE:
             raise WorkbenchError(
@@ -458,44 +429,24 @@ class _Crew:
 
     def start(self, attempt: _Attempt) -> None:
         """Hand a run to the scheduler."""
+        key = f"{attempt.run.name}-{attempt.failures + attempt.losses}"
         attempt.future = self._client.submit(
-            _on_worker,
-            attempt.run,
-            *self._told,
-            key=f"{attempt.run.name}-{attempt.failures + attempt.losses}",
-            pure=False,
-            resources=self._needs,
+            _on_worker, attempt.run, *self._told, key=key, pure=False, resources=self._needs
         )
+        self.attempts.append(attempt)
 
-    def ended(self, attempts: Sequence[_Attempt], seconds: float) -> list[_Attempt]:
-        """Those that came to an end, waiting a moment for the first."""
+    def ended(self, seconds: float) -> Iterator[tuple[_Attempt, Record | None]]:
+        """Attempts that came to an end, and how; waits a moment for the first."""
         deadline = time.monotonic() + seconds
-        while True:
-            ended = [each for each in attempts if each.future and each.future.status != "pending"]
-            if ended or time.monotonic() > deadline:
-                return ended
+        while all(each.is_pending for each in self.attempts) and time.monotonic() < deadline:
             time.sleep(0.02)
+        for attempt in [each for each in self.attempts if not each.is_pending]:
+            self.attempts.remove(attempt)
+            yield attempt, attempt.outcome()
 
-    def outcome(self, attempt: _Attempt) -> Record | None:
-        """How an attempt ended; None if its scheduler has lost it and it should start again."""
-        from distributed import KilledWorker
-
-        assert attempt.future is not None
-        if attempt.future.status in ("cancelled", "lost"):
-            attempt.losses += 1
-            return None if attempt.losses <= _LOST else Record("failed", "the cluster lost it.")
-        try:
-            return attempt.future.result()
-        except KilledWorker:
-            sentence = "the Dask worker died each time that it made this run."
-        except Exception as error:
-            sentence = f"the Dask worker could not make this run ({type(error).__name__}: {error})."
-        return Record("failed", sentence)
-
-    def stop(self, attempts: Iterable[_Attempt]) -> None:
+    def close(self) -> None:
         """Have the workers stop what they are at, and wait a moment until they have."""
-        attempts = list(attempts)
-        self._client.cancel([each.future for each in attempts if each.future], force=True)
+        self._client.cancel([each.future for each in self.attempts], force=True)
         deadline = time.monotonic() + 10
-        while time.monotonic() < deadline and any(is_claimed(a.run) for a in attempts):
+        while time.monotonic() < deadline and any(is_claimed(a.run) for a in self.attempts):
             time.sleep(0.1)
