@@ -46,9 +46,9 @@ Rows = tuple[tuple[str, str], ...]
 
 @dataclass(frozen=True)
 class Asset:
-    """A file beside the page: its `address` relative to that, and what is worth saying of it."""
+    """A picture beside the page."""
 
-    address: str
+    address: str  # relative to the page
     alt: str
     width: int
     height: int
@@ -56,11 +56,11 @@ class Asset:
 
 @dataclass(frozen=True)
 class Animation:
-    """A GIF or a film; `kind` says which, `bytes` what it costs to load."""
+    """A GIF or a film beside the page."""
 
     address: str
     kind: str
-    bytes: int
+    bytes: int  # that a visitor loads
 
 
 @dataclass(frozen=True)
@@ -114,8 +114,7 @@ def build_gallery(
     places = [Path(folder) for folder in folders]
     if not places:
         raise InputError("folders: name at least one folder with runs.")
-    output_dir = Path(output_dir)
-    page = output_dir / PAGE
+    page = Path(output_dir, PAGE)
     finished, problems = find_runs(places, leave_out=output_dir)
     if not finished and not problems:
         raise InputError(
@@ -123,7 +122,7 @@ def build_gallery(
             f" `workbench demo -o {shlex.quote(str(places[0] / 'demo'))}` makes one."
         )
     read_page(page, GENERATOR, "name another folder.")
-    assets = _Assets(output_dir / _ASSETS)
+    assets = _Assets(page.with_name(_ASSETS))
     exhibits = []
     titled = zip(finished, _titles([folder for folder, _ in finished]), strict=True)
     for (folder, result), name in bar(titled, "gallery", "run", total=len(finished)):
@@ -133,14 +132,13 @@ def build_gallery(
             problems.append(f"{folder}: left out, because {error}")
         except RecursionError:
             problems.append(f"{folder}: left out, because {RESULT} is nested too deeply.")
-    problems = [plain(problem) for problem in problems]
-    if not exhibits:
-        return Gallery(None, (), tuple(problems))
-    html = template("gallery.html.j2").render(title=title, exhibits=exhibits, generator=GENERATOR)
-    # A name on disk need not be valid Unicode.
-    write_bytes(page, html.encode("utf-8", "replace"))
-    assets.remove_unused()
-    return Gallery(page, tuple(exhibits), tuple(problems))
+    if exhibits:
+        look = template("gallery.html.j2")
+        html = look.render(title=title, exhibits=exhibits, generator=GENERATOR)
+        # A name on disk need not be valid Unicode.
+        write_bytes(page, html.encode("utf-8", "replace"))
+        assets.remove_unused()
+    return Gallery(page if exhibits else None, tuple(exhibits), tuple(map(plain, problems)))
 
 
 # --- runs --------------------------------------------------------------------------------
@@ -151,20 +149,10 @@ def find_runs(
     *,
     leave_out: str | os.PathLike[str] | None = None,
 ) -> tuple[list[tuple[Path, Result]], list[str]]:
-    """Find finished runs in folders and below them; hidden folders are not looked into.
+    """Find finished runs in folders and below them, sorted by path, each once.
 
-    Parameters
-    ----------
-    leave_out
-        A folder not to look into.
-
-    Returns
-    -------
-    runs : list of (Path, Result)
-        Sorted by path, each once.
-    problems : list of str
-        A sentence for every `result.json` that is not valid and every folder that cannot be
-        read.
+    Hidden folders and `leave_out` are not looked into. Also returned is a sentence for every
+    `result.json` that is not valid and every folder that cannot be read.
 
     Raises
     ------
@@ -209,10 +197,8 @@ def _titles(folders: Sequence[Path]) -> list[str]:
     paths = [folder.resolve().parts for folder in folders]
     titles = []
     for parts in paths:
-        for count in range(1, len(parts) + 1):
-            tail = parts[-count:]
-            if sum(other[-count:] == tail for other in paths) == 1:
-                break
+        tails = (parts[-count:] for count in range(1, len(parts) + 1))
+        tail = next(tail for tail in tails if [p[-len(tail) :] for p in paths].count(tail) == 1)
         titles.append(plain(" / ".join(tail)))
     return titles
 
@@ -232,8 +218,7 @@ def _exhibit(folder: Path, result: Result, title: str, assets: _Assets) -> Exhib
 
     def small(sources: Iterable[str], crop: Box | None = None) -> list[Asset]:
         """What went in, as far as it can be found."""
-        places = [(source, str(folder / source)) for source in sources]
-        found = [assets.add_thumbnail(source, inside, crop) for source, inside in places]
+        found = (assets.add_thumbnail(source, folder, crop) for source in sources)
         return [asset for asset in found if asset is not None]
 
     content_outputs = [str(outputs[each]) for each in _CONTENT_OUTPUTS if each in outputs]
@@ -264,7 +249,7 @@ def _still(folder: Path, result: Result, moving: Path | None) -> Image.Image | N
 
     Of a GIF it is the last one, as it may begin with noise.
     """
-    still = None if moving is None else _first_frame(moving)  # finds out if it can be read, too
+    still = _first_frame(moving) if moving else None  # finds out if it can be read, too
     known = (*PICTURE_SUFFIXES, *_ANIMATIONS)
     outputs = {name: path for name, path in result.outputs.items() if path.lower().endswith(known)}
     path = runs.shown(outputs)
@@ -366,11 +351,11 @@ class _Assets:
         data, (width, height) = webp(picture, (most, most))
         return self._asset(data, width, height, name, alt)
 
-    def add_thumbnail(self, source: str, inside: str, crop: Box | None) -> Asset | None:
+    def add_thumbnail(self, source: str, folder: Path, crop: Box | None) -> Asset | None:
         """The same picture is written once, however many runs it went into."""
         small = self._thumbnail(source, crop)
         if small is None and not source.startswith(PREFIX):
-            small = self._thumbnail(inside, crop)
+            small = self._thumbnail(str(folder / source), crop)
         if small is None:
             return None
         data, (width, height) = small

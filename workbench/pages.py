@@ -38,17 +38,11 @@ def template(name: str) -> Any:
 def read_page(page: Path, generator: str, hint: str) -> str | None:
     """Find out before long work whether a page may be written, and read it; None: there is none.
 
-    Parameters
-    ----------
-    generator
-        The command that may replace it.
-    hint
-        What to do if another made it.
-
     Raises
     ------
     OutputError
-        If the page cannot be read or written, or was not made by `generator`.
+        If the page cannot be read or written, or was not made by the command `generator`; the
+        `hint` says what to do then.
     """
     check_writable(page)
     if not page.exists():

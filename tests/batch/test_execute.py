@@ -207,9 +207,6 @@ CASES: dict[str, list[str]] = {
     "process killed": [START, "os.kill(os.getppid(), 9); time.sleep(1000)"],
     "hangs": [START, HANG, END],
     "no result": [START],
-    "damaged result": [START, "(kept / 'result.json').write_text('{\"outputs\": 1')"],
-    "missing file": [START, END, "(kept / 'picture.png').unlink()"],
-    "damaged picture": [START, END, "(kept / 'picture.png').write_bytes(b'no picture')"],
     "changed": [START, "Path('style.txt').write_text('another')", END],
 }
 CHANGES: dict[str, dict[str, Any]] = {
@@ -297,10 +294,7 @@ FAILURES = {
     "process killed": "the process of this run was ended by SIGKILL.",
     "hangs": "it took longer than 12 s, its timeout; allow more, or ask for less.",
     "no result": "the notebook ended, but left no valid result: ",
-    "damaged result": "result.json is damaged",
-    "missing file": "picture.png, is gone",
 }
-WITHOUT_NOTEBOOK = ("no result", "damaged result", "missing file")
 
 
 @pytest.mark.slow
@@ -325,7 +319,7 @@ def test_failed_run_says_why_and_leaves_no_process(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in FAILURES if name not in WITHOUT_NOTEBOOK])
+@pytest.mark.parametrize("name", [name for name in FAILURES if name != "no result"])
 def test_notebook_of_a_failed_run_is_kept_as_far_as_it_came(
     name: str, ended: Callable[[str], Ended]
 ) -> None:
@@ -336,11 +330,8 @@ def test_notebook_of_a_failed_run_is_kept_as_far_as_it_came(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", WITHOUT_NOTEBOOK)
-def test_notebook_that_ended_without_a_result_is_shown(
-    name: str, ended: Callable[[str], Ended]
-) -> None:
-    assert kept_notebook(ended(name).state) == [PARAMETERS, *CASES[name]]
+def test_notebook_that_ended_without_a_result_is_shown(ended: Callable[[str], Ended]) -> None:
+    assert kept_notebook(ended("no result").state) == [PARAMETERS, START]
 
 
 @pytest.mark.slow
@@ -355,16 +346,6 @@ def test_input_that_changed_meanwhile_is_named(ended: Callable[[str], Ended]) ->
 
 
 @pytest.mark.slow
-def test_picture_that_cannot_be_read_costs_the_thumbnail_only(
-    ended: Callable[[str], Ended],
-) -> None:
-    run = ended("damaged picture")
-    assert run.outcome == Outcome("done")
-    assert run.state.file(record.THUMBNAIL) is None
-    assert run.state.shown == "picture.png"
-
-
-@pytest.mark.slow
 def test_runs_that_were_ended_leave_no_temporary_files(
     ended: Callable[[str], Ended], scratch: Path
 ) -> None:
@@ -375,31 +356,22 @@ def test_runs_that_were_ended_leave_no_temporary_files(
 
 
 @pytest.mark.slow
-def test_stopped_run_goes_on_where_it_was(tmp_path: Path) -> None:
-    hang_first = "if not parts:\n    time.sleep(1000)"
-    job = make_job(tmp_path, START, hang_first, END)
+def test_run_that_was_stopped_or_failed_goes_on_where_it_was(tmp_path: Path) -> None:
+    unlucky = "if not parts:\n    time.sleep(1000)\nassert parts > 1"
+    job = make_job(tmp_path, START, unlucky, END)
     work = job.run.work
     outcome = execute(job, 1, released=(work / "pids").exists)
     assert outcome == Outcome("failed", "it was stopped.")
     assert all_ended(work)
     assert read_state(job.run) == Record(attempts=1)
-    assert execute(job, 1) == Outcome("done")
-    state = read_state(job.run)
-    assert (state.kind, state.attempts, state.figures["parts"]) == ("done", 2, 1)
-    assert listing(tmp_path / "runs") == ["one"]
-    assert not [name for name in listing(job.output) if name.startswith(".")]
-
-
-@pytest.mark.slow
-def test_failed_run_is_tried_again_on_what_it_left(tmp_path: Path) -> None:
-    job = make_job(tmp_path, START, "assert parts", END)
     assert execute(job, 1).sentence == "AssertionError: no message."
-    assert read_state(job.run).attempts == 1
+    assert read_state(job.run).attempts == 2
     assert execute(job, 1) == Outcome("done")
     state = read_state(job.run)
-    assert (state.kind, state.attempts, state.figures["parts"]) == ("done", 2, 1)
-    assert "paint.failed.ipynb" not in listing(job.output)
+    assert (state.kind, state.attempts, state.figures["parts"]) == ("done", 3, 2)
     assert listing(tmp_path / "runs") == ["one"]
+    assert "paint.failed.ipynb" not in listing(job.output)
+    assert not [name for name in listing(job.output) if name.startswith(".")]
 
 
 @pytest.mark.slow
@@ -476,7 +448,7 @@ def test_run_dies_with_its_worker(cell: str, tmp_path: Path) -> None:
         worker.send_signal(signal.SIGKILL)
         worker.wait()
     assert all_ended(work)
-    assert not is_claimed(job.run)
+    assert wait_until(lambda: not is_claimed(job.run), 5)  # once its last thread is gone
     assert read_state(job.run) == Record(attempts=1)
 
 
@@ -510,11 +482,6 @@ def test_full_disk_is_said_and_costs_no_finished_run(small_disk: Path) -> None:
     assert read_state(job.run).kind in ("failed", "waiting")  # it may not be possible to note it
     assert contents(earlier.output) == before
     assert read_state(earlier.run).kind == "done"
-    # As soon as there is space, the same run goes on.
-    (job.run.work / "a.bin").unlink()
-    write_notebook(job.plan.notebook, START, END, parameters=PARAMETERS)
-    assert execute(job, 1) == Outcome("done")
-    assert read_state(job.run).figures["parts"] == 1
 
 
 # --- what needs no kernel ----------------------------------------------------------------
@@ -557,6 +524,55 @@ def test_run_that_was_killed_between_the_moves_is_mended(tmp_path: Path) -> None
     assert execute(job, 1) == Outcome("done")
     assert listing(tmp_path / "runs") == ["one"]
     assert read_state(job.run).kind == "done"
+
+
+def leave(job: Job, monkeypatch: pytest.MonkeyPatch, damage: Callable[[Path], object]) -> Record:
+    """How a run ends whose notebook leaves a result with a damage."""
+
+    def run_notebook(*_: object, **__: object) -> None:
+        Image.new("RGB", (8, 8)).save(job.run.work / "picture.png")
+        outputs = {"picture": job.run.work / "picture.png"}
+        finish_run(job.run.work, outputs=outputs, figures={}, settings={}, weights={}, seconds=7)
+        damage(job.run.work)
+
+    monkeypatch.setattr(execute_module, "run_notebook", run_notebook)
+    return execute_module._make(job.run, job.plan)
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        (lambda work: (work / "result.json").write_text('{"outputs": 1'), "result.json is damaged"),
+        (lambda work: (work / "picture.png").unlink(), "picture.png, is gone"),
+    ],
+)
+def test_damaged_result_is_a_failure(
+    damage: Callable[[Path], object],
+    sentence: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    job = make_job(tmp_path)
+    outcome = leave(job, monkeypatch, damage)
+    assert (outcome.kind, outcome.hopeless) == ("failed", False)
+    assert sentence in outcome.sentence
+    assert "\n" not in outcome.sentence
+    state = read_state(job.run)
+    assert (state.kind, state.sentence) == ("failed", outcome.sentence)
+    assert (state.attempts, state.host) == (1, socket.gethostname())
+    assert not job.output.exists()
+    assert not is_claimed(job.run)
+
+
+def test_picture_that_cannot_be_read_costs_the_thumbnail_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = make_job(tmp_path)
+    ended = leave(job, monkeypatch, lambda work: (work / "picture.png").write_bytes(b"no picture"))
+    assert ended.kind == "done"
+    state = read_state(job.run)
+    assert state.file(record.THUMBNAIL) is None
+    assert state.shown == "picture.png"
 
 
 def test_run_that_somebody_else_has_finished_is_left_alone(tmp_path: Path) -> None:

@@ -9,11 +9,10 @@ import json
 import os
 import re
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from workbench.batch.plan import Plan
@@ -39,17 +38,10 @@ def write_report(plan: Plan, states: Mapping[str, Record], *, title: str | None 
 
     Parameters
     ----------
-    plan
-        What was asked for; its `root` is there.
     states
         Name of a run -> how it stands, for all runs of the plan.
     title
         Heading of the page; None: the batch file's name.
-
-    Raises
-    ------
-    OutputError
-        If one of them cannot be written.
     """
     page = _page(plan, states, plan.file.stem if title is None else title)
     # A name on disk need not be valid Unicode.
@@ -59,14 +51,7 @@ def write_report(plan: Plan, states: Mapping[str, Record], *, title: str | None 
 
 
 def check_report(plan: Plan) -> None:
-    """Find out before long work whether `write_report` could write, and may.
-
-    Raises
-    ------
-    OutputError
-        If the page or the table cannot be written, or belongs to someone else or to another
-        batch file.
-    """
+    """Raise `OutputError` before long work, if `write_report` could not write, or may not."""
     folder = plain(plan.file.stem) + ("-2" if plan.root.name == plan.file.stem else "")
     hint = f"give this batch a folder of its own, such as `output: runs/{folder}/{{...}}`."
     page, summary = plan.root / PAGE, plan.root / SUMMARY
@@ -74,28 +59,16 @@ def check_report(plan: Plan) -> None:
     check_writable(summary)
     if text is None and summary.exists():
         raise OutputError(f"{summary} was not made by `{GENERATOR}` and is not replaced; {hint}")
-    owner = re.search(r'<meta name="batch-file" content="([^"]*)">', text or "")
-    if owner and html.unescape(owner[1]) != _file(plan):
-        raise OutputError(
-            f"{page} is the page of another batch file, {html.unescape(owner[1])}; {hint}"
-        )
+    found = re.search(r'<meta name="batch-file" content="([^"]*)">', text or "")
+    if found and (other := html.unescape(found[1])) != _file(plan):
+        raise OutputError(f"{page} is the page of another batch file, {other}; {hint}")
 
 
 def _page(plan: Plan, states: Mapping[str, Record], title: str) -> str:
     runs = sorted(plan.runs, key=lambda run: ORDER.index(states[run.name].kind))
-    found = [states[run.name] for run in plan.runs]
+    found = [states[run.name] for run in runs]
     kinds = [state.kind for state in found]
-    columns: list[tuple[str, Callable[[Run, Record], Cell]]] = [
-        *((_label(name), partial(_parameter, name)) for name in plan.varied),
-        *((_label(name), partial(_figure, name)) for name in _figure_names(plan, states)),
-        ("time", _time),
-    ]
-    if len({state.host for state in found if state.host}) > 1:
-        columns.append(("machine", lambda run, state: Cell(plain(state.host))))
-    if any(state.attempts > 1 for state in found):
-        columns.append(("attempts", _attempts))
-    cells = [[cell(run, states[run.name]) for _, cell in columns] for run in runs]
-    rows = [_row(run, states[run.name], plan.root) for run in runs]
+    columns = _columns(plan, runs, states)
     return str(
         template("batch/page.html.j2").render(
             title=plain(title),
@@ -109,12 +82,44 @@ def _page(plan: Plan, states: Mapping[str, Record], title: str) -> str:
             counts={kind: kinds.count(kind) for kind in ORDER if kind in kinds},
             ranks={kind: rank for rank, kind in enumerate(ORDER)},
             heads=[
-                (label, any(row[number].value is not None for row in cells))
-                for number, (label, _) in enumerate(columns)
+                (plain(name.replace("_", " ")), any(cell.value is not None for cell in cells))
+                for name, cells in columns
             ],
-            rows=list(zip(rows, cells, strict=True)),
+            rows=[
+                (_row(run, state, plan.root), cells)
+                for run, state, *cells in zip(runs, found, *(of for _, of in columns), strict=True)
+            ],
         )
     )
+
+
+def _columns(
+    plan: Plan, runs: Sequence[Run], states: Mapping[str, Record]
+) -> list[tuple[str, list[Cell]]]:
+    """What the page shows of each run behind its state."""
+    found = [states[run.name] for run in runs]
+    columns = [(name, [_parameter(name, run) for run in runs]) for name in plan.varied]
+    for name in _figure_names(plan, states):
+        columns.append((name, [_number(state.figures.get(name), number) for state in found]))
+    columns.append(("time", [_number(state.seconds, duration) for state in found]))
+    if len({state.host for state in found if state.host}) > 1:
+        columns.append(("machine", [Cell(plain(state.host)) for state in found]))
+    attempts = [state.attempts if state.attempts > 1 else None for state in found]
+    if any(attempts):
+        columns.append(("attempts", [_number(count, str) for count in attempts]))
+    return columns
+
+
+def _parameter(name: str, run: Run) -> Cell:
+    if name not in run.parameters:
+        return Cell("default", quiet=True)
+    value = run.parameters[name]
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return Cell(shown(value), value if is_number else None)
+
+
+def _number(value: float | None, words: Callable[[Any], str]) -> Cell:
+    return Cell() if value is None else Cell(words(value), value)
 
 
 def _row(run: Run, state: Record, root: Path) -> dict[str, str]:
@@ -151,34 +156,9 @@ def _named(path: Path, project: Path) -> str:
     return plain(path.as_posix()).encode("utf-8", "replace").decode()
 
 
-def _label(name: str) -> str:
-    return plain(name.replace("_", " "))
-
-
 def _figure_names(plan: Plan, states: Mapping[str, Record]) -> list[str]:
     """The names of all figures, in the order in which they first occur."""
     return list(dict.fromkeys(name for run in plan.runs for name in states[run.name].figures))
-
-
-def _parameter(name: str, run: Run, state: Record) -> Cell:
-    if name not in run.parameters:
-        return Cell("default", quiet=True)
-    value = run.parameters[name]
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return Cell(shown(value), value if is_number else None)
-
-
-def _figure(name: str, run: Run, state: Record) -> Cell:
-    value = state.figures.get(name)
-    return Cell() if value is None else Cell(number(value), value)
-
-
-def _time(run: Run, state: Record) -> Cell:
-    return Cell() if state.seconds is None else Cell(duration(state.seconds), state.seconds)
-
-
-def _attempts(run: Run, state: Record) -> Cell:
-    return Cell(str(state.attempts), state.attempts) if state.attempts > 1 else Cell()
 
 
 # --- table -------------------------------------------------------------------------------
@@ -188,8 +168,9 @@ def _summary(plan: Plan, states: Mapping[str, Record]) -> str:
     """One row a run, in the plan's order."""
     fixed = {"name", "state", "seconds", "attempts", "host", "sentence"}
     figures = _figure_names(plan, states)
-    varied = [_unlike(name, fixed, "parameter") for name in plan.varied]
-    figured = [_unlike(name, {*fixed, *varied}, "figure") for name in figures]
+    varied = [f"{name} (parameter)" if name in fixed else name for name in plan.varied]
+    taken = {*fixed, *varied}
+    figured = [f"{name} (figure)" if name in taken else name for name in figures]
     rows: list[list[object]] = [
         ["name", "state", *varied, "seconds", "attempts", "host", *figured, "sentence"]
     ]
@@ -202,10 +183,6 @@ def _summary(plan: Plan, states: Mapping[str, Record]) -> str:
     text = io.StringIO()
     csv.writer(text).writerows(map(_harmless, row) for row in rows)
     return text.getvalue()
-
-
-def _unlike(name: str, taken: set[str], kind: str) -> str:
-    return f"{name} ({kind})" if name in taken else name
 
 
 def _written(value: object) -> object:

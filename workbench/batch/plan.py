@@ -73,8 +73,6 @@ def read_plan(file: str | os.PathLike[str], *, keep_digests: bool = False) -> Pl
     ------
     InputError
         If anything is wrong with the file; the sentence says where.
-    OutputError
-        If the digests cannot be written.
     """
     path = Path(os.path.abspath(file))  # noqa: PTH100 (leaves links alone)
     folder = path.parent.parent if path.parent.name == "experiments" else path.parent
@@ -113,7 +111,9 @@ def _plan(file: Path, project: Project, keep_digests: bool) -> Plan:
     for name, output, call, found in zip(names, outputs, calls, inputs, strict=True):
         read = {text: digests[path] for text, path in found.items()}
         planned.append(Run(name, output, call, read, notebook.key(call, read)))
-    varied = tuple(_varied(grid, include, [notebook.defaults | call for call in calls]))
+    given = dict.fromkeys([*grid, *(name for entry in include for name in entry)])
+    values = [notebook.defaults | call for call in calls]
+    varied = tuple(name for name in given if len({canonical(v.get(name)) for v in values}) > 1)
     return Plan(file, project.folder, notebook.path, root, tuple(planned), varied, timeout)
 
 
@@ -122,10 +122,9 @@ def _plan(file: Path, project: Project, keep_digests: bool) -> Plan:
 
 def _read_batch(file: Path) -> Values:
     """The mapping in the file, its keys checked."""
-    content = read_yaml(file)
-    if content is None:
+    batch = _mapping("the file", read_yaml(file))
+    if not batch:
         raise InputError("it is empty; it needs `notebook:` and `output:` at least.")
-    batch = _mapping("the file", content)
     for key in batch:
         if key not in _KEYS:
             near = difflib.get_close_matches(key, _KEYS, n=1)
@@ -232,39 +231,27 @@ def _without(
     entries: Iterable[tuple[str, Values]], calls: list[Values], notebook: Notebook
 ) -> list[Values]:
     """The calls that no entry of `exclude` names."""
+    values = [notebook.defaults | call for call in calls]
     dropped: set[int] = set()
     for where, entry in entries:
         for name in entry:
             notebook.check_name(where, name)
-        matches = {i for i, call in enumerate(calls) if _matches(entry, notebook.defaults | call)}
+        matches = {
+            number
+            for number, each in enumerate(values)
+            if all(_same(each.get(name), wanted) for name, wanted in entry.items())
+        }
         if not matches:
             raise InputError(f"{where} matches no run of the grid: {_tell(entry)}; take it out.")
         dropped |= matches
-    return [call for i, call in enumerate(calls) if i not in dropped]
+    return [call for number, call in enumerate(calls) if number not in dropped]
 
 
-def _matches(entry: Values, values: Values) -> bool:
-    """Whether a call has the values that an entry names; texts in it are patterns."""
-    for name, wanted in entry.items():
-        value = values.get(name)
-        if isinstance(value, str) and isinstance(wanted, str):
-            same = value == wanted or fnmatch.fnmatchcase(value, wanted)
-        else:
-            same = value == wanted and isinstance(value, bool) == isinstance(wanted, bool)
-        if not same:
-            return False
-    return True
-
-
-def _varied(
-    grid: Mapping[str, Sequence[Any]], include: Iterable[Values], values: Sequence[Values]
-) -> Iterable[str]:
-    """The parameters that differ between runs, in the order of the batch file."""
-    yield from (name for name, tried in grid.items() if len(tried) > 1)
-    for name in dict.fromkeys(name for entry in include for name in entry):
-        found = {canonical(each.get(name)) for each in values}
-        if len(grid.get(name, ())) < 2 and len(found) > 1:
-            yield name
+def _same(value: Any, wanted: Any) -> bool:
+    """Whether a parameter has the value that an entry names; a text may be a pattern."""
+    if isinstance(value, str) and isinstance(wanted, str):
+        return value == wanted or fnmatch.fnmatchcase(value, wanted)
+    return bool(value == wanted) and isinstance(value, bool) == isinstance(wanted, bool)
 
 
 # --- the folders that it goes to ---------------------------------------------------------
@@ -309,22 +296,21 @@ def _name_runs(
     calls: Sequence[Values], root: Path, parts: Sequence[str], notebook: Notebook
 ) -> list[str]:
     """Names of all runs; no two are the same where upper and lower case are, too."""
-    names: list[str] = []
+    names = [_name(call, parts, notebook) for call in calls]
     taken: dict[str, Values] = {}
-    for call in calls:
-        name = _name(call, parts, notebook)
+    for name, call in zip(names, calls, strict=True):
         other = taken.setdefault(unicodedata.normalize("NFC", name).casefold(), call)
-        if other is not call:
-            one, two = notebook.defaults | other, notebook.defaults | call
-            apart = [each for each in two if canonical(one.get(each)) != canonical(two[each])]
-            if not apart:
-                raise InputError(f"the run with {_tell(call)} is asked for twice; take one out.")
-            these, those = (_tell({each: run.get(each) for each in apart}) for run in (one, two))
-            raise InputError(
-                f"output: {these} and {those} would share {root.name}/{name}, but for upper and"
-                " lower case; add a placeholder, or write these values differently."
-            )
-        names.append(name)
+        if other is call:
+            continue
+        one, two = notebook.defaults | other, notebook.defaults | call
+        apart = [each for each in two if canonical(one.get(each)) != canonical(two[each])]
+        if not apart:
+            raise InputError(f"the run with {_tell(call)} is asked for twice; take one out.")
+        these, those = (_tell({each: run.get(each) for each in apart}) for run in (one, two))
+        raise InputError(
+            f"output: {these} and {those} would share {root.name}/{name}, but for upper and"
+            " lower case; add a placeholder, or write these values differently."
+        )
     return names
 
 

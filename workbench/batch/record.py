@@ -13,7 +13,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -147,13 +147,7 @@ def watch(run: Run) -> Record:
 
 @contextmanager
 def claim(run: Run, seconds: float) -> Iterator[None]:
-    """Be the only one who makes a run; an earlier attempt that is about to end is waited for.
-
-    Raises
-    ------
-    InputError
-        If another process is still at it after so many seconds.
-    """
+    """Be the only one who makes a run; `InputError` if another is still at it after a while."""
     check_writable(run.lock)
     try:
         with locked(run.lock, seconds):
@@ -170,8 +164,7 @@ def is_claimed(run: Run) -> bool:
 def publish(run: Run) -> None:
     """Move a finished run from its work folder to its final name, in place of an older one.
 
-    At every moment, either the older or the newer one is there in one piece, if need be beside
-    its name, where `mend` finds it. What other settings of the run left unfinished goes.
+    At every moment, one of them is there in one piece, if need be where `mend` finds it.
     """
     if run.output.exists():
         _remove(run.older)
@@ -183,16 +176,12 @@ def publish(run: Run) -> None:
 
 def clear(done: Iterable[Run]) -> None:
     """Remove what other settings of finished runs left unfinished."""
-    names: dict[Path, set[str]] = {}
-    for run in done:
-        names.setdefault(run.output.parent, set()).add(run.output.name)
-    for parent, finished in names.items():
+    outputs = {run.output for run in done}
+    for parent in {output.parent for output in outputs}:
         for work in parent.glob(".tmp-*"):
             record = read_record(work)
-            if record is None or record.output not in finished:
-                continue
             lock = parent / STATE_FOLDER / f"{work.name.removeprefix('.tmp-')}.lock"
-            if not is_locked(lock):
+            if record and parent / record.output in outputs and not is_locked(lock):
                 # Under another name first, as one that is half removed would not be known again.
                 work.rename(work.with_suffix(_GONE))
         for work in parent.glob(f".tmp-*{_GONE}"):
@@ -201,7 +190,7 @@ def clear(done: Iterable[Run]) -> None:
 
 def mend(run: Run) -> None:
     """Finish what a killed `publish` left half done."""
-    if run.older.exists() and run.output.exists():
+    if run.output.exists():
         _remove(run.older)
     elif run.older.exists():
         run.older.rename(run.output)
@@ -233,11 +222,6 @@ def digest(path: Path, of_file: Callable[[Path], str] = runs.digest) -> str:
     ----------
     of_file
         Gives the digest of a single file.
-
-    Raises
-    ------
-    InputError
-        If there is no such file, or it cannot be read.
     """
     if not path.is_dir():
         return of_file(path)
@@ -253,16 +237,12 @@ def read_digests(paths: Iterable[Path], root: Path, *, keep: bool = False) -> di
 
     Those of files whose size and date are the same as last time are remembered in a file below
     `root`, which is written if `keep` says so.
-
-    Raises
-    ------
-    InputError
-        If a file cannot be read.
-    OutputError
-        If that file cannot be written.
     """
     cache = root / STATE_FOLDER / _DIGESTS
-    known = _read_cache(cache)
+    known: dict[str, Any] = {}
+    # A damaged cache is as good as none.
+    with suppress(OSError, ValueError, TypeError, RecursionError):
+        known = dict(json.loads(cache.read_text("utf-8")))
     kept: dict[str, list[Any]] = {}
     made: dict[Path, str] = {}
 
@@ -304,12 +284,3 @@ def _stamp(file: Path) -> list[int]:
     with reading(file):
         stat = file.stat()
     return [stat.st_size, stat.st_mtime_ns]
-
-
-def _read_cache(cache: Path) -> dict[str, Any]:
-    """File -> its size, date and digest; a damaged cache is as good as none."""
-    try:
-        known = json.loads(cache.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return known if isinstance(known, dict) else {}
