@@ -461,7 +461,7 @@ def test_memory_does_not_grow_with_the_clip(
     monkeypatch.setattr(modes, "read_frames", lambda *a: map(watch, read_frames(*a)))
     monkeypatch.setattr(modes, "load_image", lambda *a: watch(load_image(*a)))
     monkeypatch.setattr(modes, "find_motion", lambda *a, **k: watch(find_motion(*a, **k)))
-    clip = folder_clip(pan(24, speed=2), tmp_path / "clip")
+    clip = folder_clip(pan(16, speed=2), tmp_path / "clip")
     settings = replace(quick, steps=(1,))
     clip_settings = later("temporal", later_steps=1, temporal_lags=(1, 2, 4))
     things: list[int] = []
@@ -469,10 +469,10 @@ def test_memory_does_not_grow_with_the_clip(
     for now in paint_clip(clip, [painting], tmp_path / "out", settings, clip_settings):
         if now.figures is not None:
             things.append(sum(each() is not None for each in alive))
-            if now.frame in (8, 23):
+            if now.frame in (8, 15):
                 gc.collect()
                 tensors.append(sum(issubclass(type(each), Tensor) for each in gc.get_objects()))
-    assert len(alive) > 24 + 2 * 23
+    assert len(alive) > 16 + 2 * 15
     assert max(things) <= 5 + 3 + 3  # the scene, the painted frames and their motion
     assert tensors[1] <= tensors[0]
 
