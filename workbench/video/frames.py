@@ -166,14 +166,14 @@ def film_identity(
     }[clip_settings.mode]
     values = clip_identity(clip)
     if masks:
-        values["masks"] = [_mask_digest(mask) for mask in masks]
+        values["masks"] = list(map(_digest, masks))
     if recolours(original_colors):
         values["original_colors"] = original_colors
-    values["style"] = [_picture_digest(style) for style in styles]
+    values["style"] = list(map(_digest, styles))
     values |= settings.as_dict()
     del values["size"]  # the frames have their own
     if init not in ("content", "random"):
-        values["init"] = _picture_digest(load_image(init))
+        values["init"] = _digest(load_image(init))
     values |= {name: value for name, value in knobs.items() if name not in unused}
     values["weights"] = load_weights(settings.backbone).sha256
     device = choose_device(settings.device)
@@ -192,7 +192,7 @@ def same_stills(folder: Path, identity: Identity) -> bool:
 def clip_identity(clip: Clip) -> dict[str, Any]:
     """Everything that frames read from a clip depend on."""
     return {
-        "clip": _clip_digest(clip),
+        "clip": _digest(clip),
         "start": str(clip.start),
         "stride": clip.stride,
         "fps": str(clip.fps),
@@ -200,21 +200,13 @@ def clip_identity(clip: Clip) -> dict[str, Any]:
     }
 
 
-def _mask_digest(mask: Mask) -> str:
-    if isinstance(mask, Tensor):
-        return _picture_digest(mask.expand(1, 3, -1, -1))
-    return _clip_digest(mask)
-
-
-def _picture_digest(picture: Tensor) -> str:
-    return digest(to_array(picture).tobytes())
-
-
-def _clip_digest(clip: Clip) -> str:
-    """SHA-256 of a clip's file, or of the names and contents of its pictures."""
-    if not is_series(clip.path):
-        return digest(clip.path)
-    inside = [f"{path.name} {digest(path)}" for path in numbered_pictures(clip.path)]
+def _digest(source: Tensor | Clip) -> str:
+    """SHA-256 of a picture or mask, of a clip's file, or of the names and contents of pictures."""
+    if isinstance(source, Tensor):
+        return digest(to_array(source.expand(1, 3, -1, -1)).tobytes())
+    if not is_series(source.path):
+        return digest(source.path)
+    inside = [f"{path.name} {digest(path)}" for path in numbered_pictures(source.path)]
     return digest("\n".join(inside).encode())
 
 

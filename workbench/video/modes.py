@@ -187,13 +187,13 @@ def paint_clip(
         identity = film_identity(clip, styles, settings, clip_settings, masks, original_colors)
         same_run(folder, identity, ignoring=MACHINE)
         stills = Path(alone) if alone and same_stills(Path(alone), identity) else None
-        for number in range(first):
-            yield ClipIterate(number, clip.frames, None, done[number])
         lags = _lags(clip_settings)
         reach = max(lags, default=1)  # cuts are looked for in every mode
         begin = max(0, first - reach)
         while recolours(original_colors) and begin > 0 and not done[begin].scene_start:
             begin -= 1
+        for number in range(begin):
+            yield ClipIterate(number, clip.frames, None, done[number])
         started = time.monotonic()
         device = choose_device(settings.device)
         reset_peak_megabytes(device)
@@ -202,8 +202,7 @@ def paint_clip(
                 first_frame = from_array(picture)
                 paintings = [match_colors(style, first_frame, original_colors) for style in styles]
             if number in done:
-                if number > first:
-                    yield ClipIterate(number, clip.frames, None, done[number])
+                yield ClipIterate(number, clip.frames, None, done[number])
                 continue
             same_run(folder, identity)
             figures = copy_frame(number, stills, folder) if stills and not scene else None
@@ -320,17 +319,14 @@ def stylize_clip(
         original_colors=original_colors,
         quality=quality,
     )
-    colors = {} if original_colors == "off" else {"original_colors": original_colors}
+    told = {"clip": str(clip.path)}
+    if original_colors != "off":
+        told["original_colors"] = original_colors
     return finish_run(
         folder,
         outputs={"film": film},
         figures=figures,
-        settings={
-            "clip": str(clip.path),
-            **colors,
-            **settings.as_dict(),
-            **clip_settings.as_dict(),
-        },
+        settings={**told, **settings.as_dict(), **clip_settings.as_dict()},
         weights=load_weights(settings.backbone).as_dict(),
     )
 
