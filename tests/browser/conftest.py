@@ -86,10 +86,13 @@ class Project:
     lab: Callable[[str], str]
 
     def url(self, notebook: str, place: str = "root") -> str:
-        """Address of a notebook that lies in `notebooks/`."""
+        """Address of a notebook that lies in `notebooks/`, in a workspace of its own.
+
+        Else Lab would open the notebooks of earlier tests as well, and one of them might be on top.
+        """
         here = quote(self.root.name)
         folder = {"root": "notebooks/", "notebooks": "", "above": f"{here}/notebooks/"}[place]
-        return f"{self.lab(place)}/lab/tree/{folder}{notebook}.ipynb"
+        return f"{self.lab(place)}/lab/workspaces/{notebook}/tree/{folder}{notebook}.ipynb"
 
     def copy(self, notebook: str, name: str | None = None, **parameters: Any) -> None:
         """Put a notebook of the workbench into `notebooks/`, with some parameters set by hand."""
