@@ -226,7 +226,7 @@ def _exhibit(folder: Path, result: Result, title: str, assets: _Assets) -> Exhib
     contents = small(content_outputs) or small(content, _crop(settings.get("crop")))
     return Exhibit(
         title,
-        assets.add_picture(still, _STILL, name, alt),
+        assets.add_still(still, name, alt),
         assets.add_animation(moving, name) if moving else None,
         contents[0] if contents else None,
         tuple(small(style_outputs) or small(styles)),
@@ -236,11 +236,11 @@ def _exhibit(folder: Path, result: Result, title: str, assets: _Assets) -> Exhib
 
 
 def _animation(outputs: Mapping[str, Path]) -> Path | None:
+    """The GIF, or else the film; of several, the one that is called so."""
     for suffix in _ANIMATIONS:
-        named = outputs.get(suffix[1:])
-        for path in ([named] if named else []) + list(outputs.values()):
-            if path.suffix.lower() == suffix:
-                return path
+        found = {name: path for name, path in outputs.items() if path.suffix.lower() == suffix}
+        if found:
+            return found.get(suffix[1:]) or next(iter(found.values()))
     return None
 
 
@@ -347,9 +347,8 @@ class _Assets:
         way = os.path.relpath(run.resolve(), self._folder.resolve())
         return runs.digest(os.fsencode(way))[:10]
 
-    def add_picture(self, picture: Image.Image, most: int, name: str, alt: str) -> Asset:
-        data, (width, height) = webp(picture, (most, most))
-        return self._asset(data, width, height, name, alt)
+    def add_still(self, picture: Image.Image, name: str, alt: str) -> Asset:
+        return self._asset(webp(picture, (_STILL, _STILL)), name, alt)
 
     def add_thumbnail(self, source: str, folder: Path, crop: Box | None) -> Asset | None:
         """The same picture is written once, however many runs it went into."""
@@ -358,10 +357,8 @@ class _Assets:
             small = self._thumbnail(str(folder / source), crop)
         if small is None:
             return None
-        data, (width, height) = small
         alt = _short(source)
-        name = f"{_slug(PurePath(alt).stem)}-{runs.digest(data)[:10]}"
-        return self._asset(data, width, height, name, alt)
+        return self._asset(small, f"{_slug(PurePath(alt).stem)}-{runs.digest(small[0])[:10]}", alt)
 
     def add_animation(self, source: Path, name: str) -> Animation:
         """Copy a film or GIF of any size, byte for byte."""
@@ -378,7 +375,8 @@ class _Assets:
             if _ASSET.fullmatch(path.name) and path.name not in self._used:
                 path.unlink()
 
-    def _asset(self, data: bytes, width: int, height: int, name: str, alt: str) -> Asset:
+    def _asset(self, small: tuple[bytes, tuple[int, int]], name: str, alt: str) -> Asset:
+        data, (width, height) = small
         path = self._claim(f"{name}.webp")
         if not (path.is_file() and path.read_bytes() == data):
             write_bytes(path, data)

@@ -110,8 +110,8 @@ class Notebook:
             raise InputError(f"{where}: {name} {kinds}{hint}.")
         for text in texts(value) if name in self.files else ():
             if not (text.startswith(SAMPLE) or self.project.find(text, folders=True)):
-                pattern = PATTERN.search(text) and where != "grid"
-                hint = " Patterns belong under `grid`." if pattern else ""
+                is_pattern = PATTERN.search(text) and where != "grid"
+                hint = " Patterns belong under `grid`." if is_pattern else ""
                 raise InputError(f"{where}: {name}: {self.project.missing(text)}{hint}")
         if parameter.annotation == "float" and type(value) is int and abs(value) < 2**53:
             return float(value)  # so that 100 and 100.0 are the same run

@@ -11,7 +11,7 @@ import time
 import warnings
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from multiprocessing import resource_tracker
@@ -293,17 +293,19 @@ def _connected(options: Options) -> Iterator[tuple[Client, int | None, list[str]
     if options.scheduler is None:
         gpus = _gpus()
         workers = options.workers or max(1, len(gpus))
-        with warnings.catch_warnings(), _interrupts_held_back():
-            warnings.filterwarnings("ignore", "Port 8787 is already in use")  # another one is taken
-            cluster = LocalCluster(
-                n_workers=workers,
-                threads_per_worker=1,
-                memory_limit=0,  # a run is a process of its own
-                resources={_SLOT: 1},
-                dashboard_address="127.0.0.1:8787",
-                silence_logs=level,
-            )
-        with cluster, Client(cluster) as client:
+        with ExitStack() as stack:
+            with warnings.catch_warnings(), _interrupts_held_back():
+                warnings.filterwarnings("ignore", "Port 8787 is already in use")  # takes another
+                cluster = LocalCluster(
+                    n_workers=workers,
+                    threads_per_worker=1,
+                    memory_limit=0,  # a run is a process of its own
+                    resources={_SLOT: 1},
+                    dashboard_address="127.0.0.1:8787",
+                    silence_logs=level,
+                )
+                stack.enter_context(cluster)  # before Ctrl-C may get through
+            client = stack.enter_context(Client(cluster))
             yield client, max(1, _cores() // workers), gpus
         return
     try:
