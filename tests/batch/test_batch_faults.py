@@ -279,12 +279,19 @@ def test_another_dashboard_on_this_machine_needs_no_words(
 # --- processes that die ------------------------------------------------------------------
 
 
-def worker_of(batch: Batch) -> psutil.Process:
-    """The Dask worker of a local batch that makes a run."""
+def workers_of(batch: Batch) -> list[psutil.Process]:
+    """The Dask workers of a local batch that have begun."""
+    found = []
     for child in psutil.Process(batch.process.pid).children():
-        if "spawn_main" in " ".join(child.cmdline()) and child.children():
-            return child
-    raise AssertionError("no Dask worker is at it")
+        with suppress(psutil.Error):  # it has ended
+            if "spawn_main" in " ".join(child.cmdline()):
+                found.append(child)
+    return found
+
+
+def worker_of(batch: Batch) -> psutil.Process:
+    """The one that makes a run."""
+    return next(worker for worker in workers_of(batch) if worker.children())
 
 
 def test_whatever_is_killed_costs_no_more_than_the_part_that_a_run_was_at(
@@ -297,9 +304,18 @@ def test_whatever_is_killed_costs_no_more_than_the_part_that_a_run_was_at(
     first = [line for line in (there / "log.txt").open() if line.startswith("1 ")]
     (folder / "log.txt").write_text("".join(first))
     (folder / "hold-2").touch()
-    batch = Batch(folder)
+    batch = Batch(folder, "--retries", "1")
     until(at_second_part(folder, 2), "the second run is at its second part")
     before = stamps(folder, 1)
+
+    # The process of the run, which is tried again only once its kernel is gone.
+    papermill = worker_of(batch).children()[0]
+    kernel = papermill.children()[0]
+    papermill.kill()
+    until(lambda: starts(folder) == [1, 2, 2], "the second run is tried again")
+    assert not kernel.is_running()
+    again = "2: the process of this run was ended by SIGKILL. It is tried again."
+    assert batch.lines == [again]
 
     # The worker, upon which the same batch goes on with another.
     worker = worker_of(batch)
@@ -307,18 +323,18 @@ def test_whatever_is_killed_costs_no_more_than_the_part_that_a_run_was_at(
     assert len(below) == 2  # the process of the run, and its kernel
     worker.kill()
     until(lambda: not any(map(psutil.Process.is_running, below)), "its processes end", 10)
-    until(lambda: starts(folder) == [1, 2, 2], "the second run starts again")
+    until(lambda: starts(folder) == [1, 2, 2, 2], "the second run starts again")
 
     # Ctrl-C.
     os.killpg(batch.process.pid, signal.SIGINT)
     batch.wait(130, 30)
     assert_nothing_runs(folder, 5)
-    assert batch.lines == ["Interrupted: 1 of 2 are done; the same command goes on."]
+    assert batch.lines == [again, "Interrupted: 1 of 2 are done; the same command goes on."]
     assert kinds(folder) == {"1": "done", "2": "waiting"}
 
     # The batch itself.
     batch = Batch(folder)
-    until(lambda: starts(folder) == [1, 2, 2, 2], "the second run starts once more")
+    until(lambda: starts(folder) == [1, 2, 2, 2, 2], "the second run starts once more")
     batch.process.kill()
     batch.process.wait()
     assert_nothing_runs(folder, 10)
@@ -328,8 +344,8 @@ def test_whatever_is_killed_costs_no_more_than_the_part_that_a_run_was_at(
     batch = run(folder)
     assert batch.printed.startswith("2 runs, 1 done already.\n")
     assert batch.lines == []
-    assert starts(folder) == [1, 2, 2, 2, 2]
-    assert summary(folder)["2"]["attempts"] == "4"
+    assert starts(folder) == [1, 2, 2, 2, 2, 2]
+    assert summary(folder)["2"]["attempts"] == "5"
     assert stamps(folder, 1) == before
     assert_parts_made_once(folder, 2)
     assert results(folder) == unbroken
@@ -340,39 +356,13 @@ def test_whatever_is_killed_costs_no_more_than_the_part_that_a_run_was_at(
 def test_ctrl_c_while_the_workers_start_is_one_sentence_too(folder: Path) -> None:
     write_batch(folder, 1)
     batch = Batch(folder, "--workers", "2")
-
-    def starting() -> bool:
-        children = psutil.Process(batch.process.pid).children()
-        return any("spawn_main" in " ".join(child.cmdline()) for child in children)
-
-    until(starting, "a worker begins")
+    until(lambda: workers_of(batch), "a worker begins")
     time.sleep(0.2)  # it imports Dask
     os.killpg(batch.process.pid, signal.SIGINT)
     assert batch.process.wait(30) == 130
     assert_nothing_runs(folder, 5)
     assert batch.lines == ["Interrupted: 0 of 1 are done; the same command goes on."]
     assert starts(folder) == []
-
-
-def test_a_killed_run_is_tried_again_only_once_its_kernel_is_gone(folder: Path) -> None:
-    write_batch(folder, 1)
-    (folder / "hold-1").touch()
-    batch = Batch(folder, "--retries", "1")
-    until(at_second_part(folder, 1), "the run is at its second part")
-    papermill = worker_of(batch).children()[0]
-    kernel = papermill.children()[0]
-    papermill.kill()
-    until(lambda: starts(folder) == [1, 1] or batch.process.poll() is not None, "it starts again")
-    overlapping = kernel.is_running()
-    (folder / "hold-1").unlink()
-    batch.wait(0)
-    assert batch.lines == [
-        "1: the process of this run was ended by SIGKILL. It is tried again.",
-    ]
-    assert_nothing_runs(folder)
-    assert_parts_made_once(folder, 1)
-    assert_tidy(folder)
-    assert not overlapping
 
 
 # --- disks -------------------------------------------------------------------------------
