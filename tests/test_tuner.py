@@ -134,7 +134,8 @@ def shown_settings(panel: Tuner) -> dict[str, Any]:
 def settings_as_shown(settings: Settings) -> dict[str, Any]:
     """What the widgets have to stand at."""
     names = ("content_weight", "style_weight", "tv_weight", "style_scale", "size")
-    names += ("optimizer", "init", "seed")
+    names += ("optimizer", "init", "seed", "learning_rate", "normalize_gradients")
+    names += ("tv_kind", "white", "pooling")
     factors = settings.style_layer_weights or (1.0,) * len(settings.style_layers)
     pairs = zip(settings.style_layers, factors, strict=True)
     return {
@@ -358,6 +359,19 @@ def test_every_knob_says_what_it_does(panel: Tuner) -> None:
     assert {name: widget.tooltip for name, widget in knobs.items()} == {
         name: texts[name] for name in knobs
     }
+
+
+def test_every_knob_of_one_value_is_in_the_panel(panel: Tuner) -> None:
+    of_the_machine = {"backbone", "device", "precision"}
+    single = {field.name for field in fields(Settings) if not str(field.type).startswith("tuple")}
+    assert single - of_the_machine == {*panel.sliders, *panel.others}
+    panel.others["normalize_gradients"].value = True
+    panel.others["learning_rate"].value = -1.0
+    assert said(panel) == "learning_rate = -1.0: give a number above 0."
+    assert panel.others["learning_rate"].value == 10.0
+    panel.others["pooling"].value = "l2"
+    settings = panel.session.settings
+    assert (settings.normalize_gradients, settings.pooling) == (True, "l2")
 
 
 def test_the_steps_of_coarse_scales_stay(make: Callable[..., Tuner]) -> None:

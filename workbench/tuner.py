@@ -8,7 +8,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from html import escape
 from pathlib import Path
@@ -41,6 +41,9 @@ STOPS = (1, 1.12, 1.25, 1.4, 1.6, 1.8, 2, 2.24, 2.5, 2.8,
 # fmt: on
 _WEIGHTS = ("content_weight", "style_weight", "tv_weight")
 _KNOBS = {field.name: field.metadata for field in dataclasses.fields(Settings)}
+# Knobs with widgets of their own, those for several pictures, and those of the machine.
+_ELSEWHERE = ("content_layers", "style_layers", "content_layer_weights", "style_layer_weights")
+_ELSEWHERE += ("steps", "style_blend_weights", "backbone", "device", "precision")
 
 _BUTTONS = (  # name, text, icon, tip
     ("start", "Start", "play", "Begin, or go on after a pause"),
@@ -144,11 +147,9 @@ class Tuner:
         self.content_layers = {layer: _checkbox(f"Keep content at {layer}") for layer in layers}
         self.style_layers = {layer: _checkbox(f"Match style at {layer}") for layer in layers}
         self.layer_weights = {layer: _slider("", _stops(-2, 2)[::2]) for layer in layers}
-        self.others = {
-            "optimizer": _dropdown("optimizer", _KNOBS["optimizer"]["among"]),
-            "init": _dropdown("init", dict.fromkeys(["content", "random", settings.init])),
-            "seed": _whole_number("seed"),
-        }
+        fields = [field.name for field in dataclasses.fields(Settings)]
+        others = [name for name in fields if name not in (*self.sliders, *_ELSEWHERE)]
+        self.others = {name: _widget(name, getattr(settings, name)) for name in others}
         self.steps = _whole_number("steps")
 
     def _lay_out(self) -> list[widgets.Widget]:
@@ -167,7 +168,7 @@ class Tuner:
             "Content picture": self.content.box,
             "Style picture": self.style.box,
             "Layers": widgets.GridBox(cells, layout=grid),
-            "Optimiser, start": widgets.VBox([*self.others.values(), self.steps, later]),
+            "More knobs": widgets.VBox([*self.others.values(), self.steps, later]),
             "Moves so far": self.moves,
         }
         more = widgets.Accordion([*parts.values()], titles=[*parts])
@@ -423,30 +424,43 @@ def _stops(low: int, high: int) -> list[float]:
     return [*stops, 10.0**high]
 
 
+_NO_WORDS = {"tooltip": "factor of the layer's style loss", "style": {"description_width": "0px"}}
+
+
 def _slider(
     knob: str, stops: Sequence[float], *, continuous_update: bool = True
 ) -> widgets.SelectionSlider:
     """A slider with exact stops."""
     return widgets.SelectionSlider(
         options=[(_label(stop), stop) for stop in stops],
-        description=knob.replace("_", " "),
-        tooltip=_KNOBS[knob]["text"] if knob else "factor of the layer's style loss",
         continuous_update=continuous_update,
-        style={"description_width": "108px" if knob else "0px"},
         layout={"width": "auto", "min_width": "0"},
+        **(_words(knob) if knob else _NO_WORDS),
     )
 
 
-def _dropdown(knob: str, choices: Iterable[str]) -> widgets.Dropdown:
-    return widgets.Dropdown(options=[*choices], description=knob, tooltip=_KNOBS[knob]["text"])
+def _widget(knob: str, value: Any) -> widgets.ValueWidget:
+    """What a knob that has no place of its own is set with, by what values it takes."""
+    among = _KNOBS[knob]["among"]
+    if knob == "init":
+        among = dict.fromkeys(["content", "random", value])
+    if among:
+        return widgets.Dropdown(options=[*among], **_words(knob))
+    if isinstance(value, bool):
+        return widgets.Checkbox(indent=False, **_words(knob))
+    return _whole_number(knob) if isinstance(value, int) else widgets.FloatText(**_words(knob))
 
 
 def _whole_number(knob: str) -> widgets.BoundedIntText:
     limits = _KNOBS[knob]
     most = min(limits["most"], 2**53 - 1)  # larger ones would be rounded in the browser
-    return widgets.BoundedIntText(
-        min=limits["least"], max=most, description=knob, tooltip=limits["text"]
-    )
+    return widgets.BoundedIntText(min=limits["least"], max=most, **_words(knob))
+
+
+def _words(knob: str) -> dict[str, Any]:
+    """How a knob is called, and what it does."""
+    style = {"description_width": "128px"}
+    return {"description": knob.replace("_", " "), "tooltip": _KNOBS[knob]["text"], "style": style}
 
 
 def _set_slider(slider: widgets.SelectionSlider, value: float) -> None:
