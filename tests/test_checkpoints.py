@@ -703,7 +703,7 @@ def test_every_is_a_number_of_steps(tmp_path: Path, every: int) -> None:
 
 # --- the command line --------------------------------------------------------------------
 
-ARGUMENTS = "stylize photo.jpg style.png -o out.png --size 96 --steps 110 --gif p.gif"
+ARGUMENTS = "stylize photo.jpg style.png -o out.png --size 64 --steps 110 --gif p.gif"
 COMMAND = [*ARGUMENTS.split(), "--losses", "l.png", "--device", "cpu", "--precision", "float32"]
 
 
