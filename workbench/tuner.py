@@ -42,8 +42,10 @@ STOPS = (1, 1.12, 1.25, 1.4, 1.6, 1.8, 2, 2.24, 2.5, 2.8,
 _WEIGHTS = ("content_weight", "style_weight", "tv_weight")
 _KNOBS = {field.name: field.metadata for field in dataclasses.fields(Settings)}
 # Knobs with widgets of their own, those for several pictures, and those of the machine.
-_ELSEWHERE = ("content_layers", "style_layers", "content_layer_weights", "style_layer_weights")
-_ELSEWHERE += ("steps", "style_blend_weights", "backbone", "device", "precision")
+_ELSEWHERE = (
+    *("content_layers", "style_layers", "content_layer_weights", "style_layer_weights", "steps"),
+    *("style_blend_weights", "backbone", "device", "precision"),
+)
 
 _BUTTONS = (  # name, text, icon, tip
     ("start", "Start", "play", "Begin, or go on after a pause"),
