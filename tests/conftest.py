@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -10,6 +10,7 @@ from tiny_backbone import tiny_backbone
 from torch import Tensor
 
 from workbench import weights
+from workbench.features import Network
 from workbench.settings import Settings
 
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -49,3 +50,18 @@ def painting() -> Tensor:
     stripes = ((x + y) // 4 % 2).float()
     noise = torch.rand(3, 70, 64, generator=generator)
     return (0.7 * stripes * torch.tensor([0.9, 0.6, 0.1]).view(3, 1, 1) + 0.3 * noise)[None]
+
+
+@pytest.fixture
+def looks(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
+    """The layers of every look at a picture that is not being painted."""
+    looks: list[tuple[str, ...]] = []
+    real = Network.__call__
+
+    def call(self: Network, picture: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
+        if not torch.is_grad_enabled():
+            looks.append(tuple(layers))
+        return real(self, picture, layers)
+
+    monkeypatch.setattr(Network, "__call__", call)
+    return looks

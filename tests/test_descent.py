@@ -596,21 +596,6 @@ def test_an_earlier_frame_that_is_none_is_named(
 # --- what is kept between runs -----------------------------------------------------------
 
 
-@pytest.fixture
-def looks(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
-    """The layers of every look at a picture that is not being painted."""
-    looks: list[tuple[str, ...]] = []
-    real = Network.__call__
-
-    def call(self: Network, picture: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
-        if not torch.is_grad_enabled():
-            looks.append(tuple(layers))
-        return real(self, picture, layers)
-
-    monkeypatch.setattr(Network, "__call__", call)
-    return looks
-
-
 def test_scales_can_be_asked_for_beforehand(
     tiny: Settings, photo: Tensor, painting: Tensor
 ) -> None:

@@ -17,7 +17,6 @@ from torch import Tensor
 from workbench import notebook, series
 from workbench.descent import Iterate, measure, optimize
 from workbench.errors import InputError, OutputError
-from workbench.features import Network
 from workbench.images import crop_image, load_image, save_image
 from workbench.runs import finish_run
 from workbench.series import Painted, Variation, grid, paint_variations, sweep
@@ -59,20 +58,6 @@ def paint(variations: Sequence[Variation], folder: Path, ruler: Settings) -> lis
 
 def written(folder: Path) -> dict[str, int]:
     return {path.name: path.stat().st_mtime_ns for path in folder.glob("*.png")}
-
-
-def count_looks(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
-    """The layers of every look of the network at a picture that is not being painted."""
-    looks = []
-    real = Network.__call__
-
-    def call(self: Network, picture: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
-        if not torch.is_grad_enabled():
-            looks.append(tuple(layers))
-        return real(self, picture, layers)
-
-    monkeypatch.setattr(Network, "__call__", call)
-    return looks
 
 
 # --- which variations --------------------------------------------------------------------
@@ -210,18 +195,16 @@ def test_the_ruler_is_the_same_whatever_varies(
 
 
 def test_content_is_looked_at_once_in_a_series(
-    tiny: Settings, content: str, style: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: Settings, content: str, style: str, tmp_path: Path, looks: list[tuple[str, ...]]
 ) -> None:
-    looks = count_looks(monkeypatch)
     paint(grid(content, [style], tiny, *WEIGHTS), tmp_path / "out", tiny)
     assert looks.count(tiny.content_layers) == 1
     assert looks.count(tiny.style_layers) == 1
 
 
 def test_content_is_looked_at_once_for_all_styles_and_each_crop(
-    tiny: Settings, content: str, sketches: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: Settings, content: str, sketches: Path, tmp_path: Path, looks: list[tuple[str, ...]]
 ) -> None:
-    looks = count_looks(monkeypatch)
     paint(sweep(content, sketches, tiny), tmp_path / "out", tiny)
     assert looks.count(tiny.content_layers) == 1
     assert looks.count(tiny.style_layers) == 3  # of four, one is damaged

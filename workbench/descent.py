@@ -171,8 +171,9 @@ def _moments(
 
     `remember` says whether they are to hold what the optimiser remembers.
     """
-    picture = problem.start() if start is None else start
-    check_image(picture, "start")
+    if begin is None:
+        picture = problem.start() if start is None else start
+        check_image(picture, "start")
     end = 0
     for shape, steps in problem.scales:
         first, end = end, end + steps
