@@ -15,6 +15,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import nbformat
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -29,6 +30,8 @@ from workbench.notebook import (
     parameters,
     run_notebook,
 )
+from workbench.runs import finish_run
+from workbench.video.clips import open_clip, write_film
 
 
 def write_notebook(path: Path, *cells: str, parameters: str = "answer: int = 42") -> Path:
@@ -304,6 +307,72 @@ def test_what_is_shown_is_smaller_than_the_file(tmp_path: Path) -> None:
     assert len(shown) < (tmp_path / "noise.png").stat().st_size / 2
     with Image.open(io.BytesIO(shown)) as picture:
         assert picture.size == (900, 600)
+
+
+@pytest.fixture
+def displayed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """HTML that is displayed from now on."""
+    html: list[str] = []
+    monkeypatch.setattr("IPython.display.display", lambda data: html.append(data.data))
+    return html
+
+
+def test_pictures_are_compared_at_the_size_of_the_second(
+    tmp_path: Path, displayed: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_image(torch.rand(1, 3, 30, 40), tmp_path / "a.png")
+    captions = ('a "photograph"', "<b>")
+    notebook.compare(tmp_path / "a.png", torch.rand(1, 3, 60, 82), captions)
+    said = 'a "photograph" (40 x 30 px) is shown at the size of <b> (82 x 60 px).\n'
+    assert capsys.readouterr().out == said
+    pictures = re.findall(r'<img class="(\w+)" src="data:image/webp;base64,(.+?)"', displayed[0])
+    assert [name for name, _ in pictures] == ["second", "first"]  # this one lies above
+    for _, data in pictures:
+        with Image.open(io.BytesIO(base64.b64decode(data))) as picture:
+            assert picture.size == (82, 60)
+    assert 'alt="a &#34;photograph&#34;"' in displayed[0]
+    assert "<b>" not in displayed[0]
+    assert "<script" not in displayed[0]
+    assert " id=" not in displayed[0]
+
+
+def test_films_are_compared_as_far_as_both_go(
+    tmp_path: Path, displayed: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, count, side in (("a", 5, 32), ("b", 3, 48)):
+        frames = [np.full((side, side, 3), 40 * i, np.uint8) for i in range(count)]
+        write_film(frames, tmp_path / f"{name}.mp4", 10)
+    film = finish_run(
+        tmp_path, outputs={"film": tmp_path / "b.mp4"}, figures={}, settings={}, weights={}
+    )
+    assert film.outputs["film"] == "b.mp4"
+    notebook.compare(open_clip(tmp_path / "a.mp4", start=0.1), tmp_path, ("source", "painted"))
+    said = "source (32 x 32 px) is shown at the size of painted (48 x 48 px)."
+    assert capsys.readouterr().out.startswith(f"{said}\nShown are the first 0.3 s.\n")
+    films = re.findall(r'<video class="\w+" src="data:video/mp4;base64,(.+?)"', displayed[0])
+    for number, data in enumerate(films):
+        path = tmp_path / f"shown{number}.mp4"
+        path.write_bytes(base64.b64decode(data))
+        shown = open_clip(path)
+        assert (shown.shape, shown.fps, shown.frames) == ((48, 48), 10, 3)
+    assert number == 1
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "sentence"),
+    [
+        ("gone.jpg", "sample:swirls", r"gone.jpg: there is no such file"),
+        ("sample:clip", "sample:swirls", r"^before is a film and after a picture"),
+        ("sample:swirls", "sample:clip", r"^after is a film and before a picture"),
+        (torch.rand(1, 3, 4, 6), torch.rand(1, 3, 4, 4), r"6 x 4 px\) has another shape than"),
+        (torch.rand(3, 4, 4), "sample:swirls", r"expected a floating-point tensor \(1, 3, H, W"),
+        (None, "sample:swirls", r"got NoneType"),
+    ],
+)
+def test_what_cannot_be_compared_is_one_sentence(a: object, b: object, sentence: str) -> None:
+    with pytest.raises(InputError, match=sentence) as caught:
+        notebook.compare(a, b)
+    assert "\n" not in str(caught.value)
 
 
 def test_an_executed_notebook_may_lie_in_the_folder_of_its_run(tmp_path: Path) -> None:

@@ -12,11 +12,11 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 MODULES = sorted((ROOT / "workbench").rglob("*.py"))
 
-CODE = 11_400  # lines that are neither blank, nor comment, nor docstring
+CODE = 11_500  # lines that are neither blank, nor comment, nor docstring
 DOCSTRINGS = 2_700
 OF_A_MODULE = 450
 OF_A_FUNCTION = 70
-TEMPLATES = 450
+TEMPLATES = 520
 README = 180
 
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)

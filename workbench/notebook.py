@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import dataclasses
 import difflib
 import io
@@ -37,17 +36,21 @@ from workbench.cells import (
     texts,
 )
 from workbench.errors import InputError, WorkbenchError
-from workbench.files import check_writable, refuse_overwriting, replace
+from workbench.files import check_writable, expanded, refuse_overwriting, replace
+from workbench.pages import compare_html, data_uri, webp
 from workbench.runs import HEADLESS, UNFINISHED, Result
 from workbench.settings import ClipSettings, Knobs, Settings, TrainingSettings
 
 if TYPE_CHECKING:
     from workbench.descent import Iterate
+    from workbench.video.clips import Clip
 
 UPLOADS = "uploads"  # folder in `output_dir` of what the panel was handed
 _INJECTED = "# Parameters"  # papermill's first line in the cell that it adds
 _ALIKE: tuple[Any, ...] = ((int, float), (list, tuple), str)  # values that may stand in for another
 _WIDTH = 960  # px that pictures are shown with, at most
+_SECONDS = 30  # of films that are compared, at most
+_QUALITY = 26  # of these, as `write_film` takes it
 _EMBEDDED = 20e6  # bytes of a film that is shown in the notebook itself, at most
 
 T = TypeVar("T")
@@ -249,10 +252,9 @@ def show(path: str | os.PathLike[str], alt: str, *, on: Any = None) -> None:
             place = Path(*(part for part in path.parts if part != UNFINISHED))  # before long
             print(f"{alt}: {place} ({size / 1e6:.0f} MB)")
             return
-        data = base64.b64encode(path.read_bytes()).decode()
         html = (
             f'<video controls loop aria-label="{escape(alt)}" style="max-width: 100%"'
-            f' src="data:{kind};base64,{data}"></video>'
+            f' src="{data_uri(path.read_bytes(), kind)}"></video>'
         )
     elif kind == "image/gif":
         html = _tag(path.read_bytes(), kind, alt)
@@ -262,6 +264,97 @@ def show(path: str | os.PathLike[str], alt: str, *, on: Any = None) -> None:
         ways = (encode(picture, "WEBP", quality=80), encode(picture, "WEBP", lossless=True))
         html = _tag(min(ways, key=len), "image/webp", alt)  # a plot is smaller without losses
     (on.update if on else display)(HTML(html))
+
+
+def compare(a: Any, b: Any, captions: Sequence[str] = ("before", "after")) -> None:
+    """Show two pictures or two films in one place, with a handle to drag between them.
+
+    It works with a mouse, by touch and with the arrow keys, in every front end and in exported
+    HTML, which needs no file. Films play in step, with the sound of the second.
+
+    Parameters
+    ----------
+    a, b
+        Two pictures, each a file, a sample or `(1, 3, H, W)`, sRGB in [0, 1]; or two films, each a
+        file, a folder of pictures or a `video.Clip`; or the folders of their runs. Small copies are
+        shown, in the size of the second; of films the first 30 s.
+    captions
+        What they are, such as "photograph" and "painting".
+
+    Raises
+    ------
+    InputError
+        If one of them cannot be read, if one is a film and the other a picture, or if one is wider
+        for its height than the other by more than a tenth.
+    """
+    from IPython.display import HTML, display
+
+    from workbench.images import fit, resize, shape_of, to_array
+    from workbench.video.clips import Clip
+
+    pair = [_opened(each) for each in (a, b)]
+    films = [each for each in pair if isinstance(each, Clip)]
+    if len(films) == 1:
+        film, still = captions if pair[0] is films[0] else (captions[1], captions[0])
+        raise InputError(f"{film} is a film and {still} a picture; compare two of one kind.")
+    (height, width), shape = [each.shape if films else shape_of(each) for each in pair]
+    sizes = [f"{width} x {height} px", f"{shape[1]} x {shape[0]} px"]
+    if not 0.9 < (width / height) / (shape[1] / shape[0]) < 1.1:
+        raise InputError(
+            f"{captions[0]} ({sizes[0]}) has another shape than {captions[1]} ({sizes[1]}); crop"
+            " one of them."
+        )
+    if (height, width) != shape:
+        print(f"{captions[0]} ({sizes[0]}) is shown at the size of {captions[1]} ({sizes[1]}).")
+    most = _WIDTH if films else 2 * _WIDTH
+    shape = fit(shape, most) if max(shape) > most else shape
+    if films:
+        first, second = _previews(films, shape)
+    else:
+        pictures = [Image.fromarray(to_array(resize(each, shape))) for each in pair]
+        first, second = (data_uri(webp(each, each.size)[0], "image/webp") for each in pictures)
+    display(HTML(compare_html(first, second, captions)))
+
+
+def _opened(what: Any) -> Any:
+    """A picture `(1, 3, H, W)` or a `Clip`, of whatever `compare` takes."""
+    from workbench import runs, samples
+    from workbench.images import check_image
+    from workbench.video.clips import STILLS, Clip, open_clip
+
+    if isinstance(what, Clip):
+        return what
+    if not isinstance(what, str | os.PathLike):
+        check_image(what, "a picture to compare")
+        return what
+    path = samples.find_clip(what) if what == f"{samples.PREFIX}{samples.CLIP}" else expanded(what)
+    if (path / runs.RESULT).exists():
+        path = path / runs.shown(runs.check_result(path).outputs)
+    if path.suffix.lower() in STILLS or str(path).startswith(samples.PREFIX):
+        return samples.load_picture(str(path), for_size=2 * _WIDTH)
+    return open_clip(path)
+
+
+def _previews(films: Sequence[Clip], shape: tuple[int, int]) -> list[str]:
+    """Small copies of films that every browser plays, in one shape and of one length, as URIs."""
+    from workbench.progress import bar
+    from workbench.video.clips import read_frames, write_film
+
+    lengths = [float(film.duration) for film in films]
+    seconds = min(_SECONDS, *lengths)
+    if seconds < max(lengths):
+        print(f"Shown are the first {seconds:.3g} s.")
+    sources = []
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "preview.mp4")
+        for each in films:
+            count = max(1, round(seconds * float(each.fps)))
+            film = dataclasses.replace(each, shape=shape, frames=count)
+            frames = bar(read_frames(film), "comparison", "frame", total=count)
+            sound = film if each is films[-1] and film.sound else None  # of the second
+            write_film(frames, path, film.fps, sound=sound, quality=_QUALITY)
+            sources.append(data_uri(path.read_bytes(), "video/mp4"))
+    return sources
 
 
 def show_result(result: Result, folder: Path) -> None:
@@ -305,10 +398,8 @@ def encode(picture: Image.Image, kind: str, **options: Any) -> bytes:
 
 
 def _tag(data: bytes, kind: str, alt: str) -> str:
-    return (
-        f'<img alt="{escape(alt)}" style="max-width: min(100%, {_WIDTH}px)"'
-        f' src="data:{kind};base64,{base64.b64encode(data).decode()}">'
-    )
+    style = f"max-width: min(100%, {_WIDTH}px)"
+    return f'<img alt="{escape(alt)}" style="{style}" src="{data_uri(data, kind)}">'
 
 
 def find_notebook(name: str) -> Path:

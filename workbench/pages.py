@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,34 @@ def template(name: str) -> Any:
     )
     environment.filters["megabytes"] = lambda size: f"{max(size / 1e6, 0.1):.1f} MB"
     return environment.get_template(name)
+
+
+def compare_html(
+    first: str, second: str, captions: Sequence[str], *, size: tuple[int, int] | None = None
+) -> str:
+    """HTML of two pictures or two films in one place, with a handle that is dragged between them.
+
+    It needs neither ids nor scripts: it works wherever handlers in HTML do, and shows half of each
+    where they do not. Put it into an element of its own, which remembers where the handle is, even
+    when all of it is replaced.
+
+    Parameters
+    ----------
+    first, second
+        Addresses or data URIs; the first lies on the left, stretched over the second.
+    captions
+        What they are, such as "photograph" and "painting".
+    size
+        Width and height of the second in px, for pages that load it late; None: as it is.
+    """
+    films = second.startswith("data:video/") or second.lower().endswith(_FILMS)
+    look = template("compare.html.j2").module
+    return str(look.look() + look.compare(first, second, captions, size, films)).strip()
+
+
+def data_uri(data: bytes, kind: str) -> str:
+    """The bytes of a picture or film of a kind such as "image/webp" as an address."""
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 
 def read_page(page: Path, generator: str, hint: str) -> str | None:
