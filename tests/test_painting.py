@@ -17,6 +17,7 @@ from workbench.errors import InputError, OptimizationError
 from workbench.images import resize
 from workbench.painting import SNAPSHOTS_KEPT, Move, Painting, effective
 from workbench.settings import Settings
+from workbench.stills import Still
 
 EXPLODES = 1e38  # as a weight
 
@@ -98,7 +99,7 @@ def test_a_painting_refuses_moves_that_make_no_sense(
     tiny: Settings, photo: Tensor, painting: Tensor, move: dict[Any, Any], sentence: str
 ) -> None:
     with pytest.raises(InputError, match=sentence):
-        Painting(photo, [painting], tiny, moves=[Move.from_dict(move)])
+        Painting(Still(photo, [painting], tiny), moves=[Move.from_dict(move)])
 
 
 def test_what_was_gone_back_from_has_no_effect() -> None:
@@ -116,7 +117,7 @@ def test_without_moves_a_painting_is_what_optimize_gives(
     tiny: Settings, square: Tensor, painting: Tensor
 ) -> None:
     settings = replace(tiny, size=128, steps=(3, 4))
-    ours = list(Painting(square, [painting], settings))
+    ours = list(Painting(Still(square, [painting], settings)))
     theirs = list(optimize(square, [painting], settings))
     assert [iterate.step for iterate in ours] == list(range(8))
     assert [iterate.steps for iterate in ours] == [7] * 8
@@ -128,7 +129,7 @@ def test_without_moves_a_painting_is_what_optimize_gives(
 def test_a_change_counts_from_the_next_step_on_the_present_picture(
     tiny: Settings, photo: Tensor, painting: Tensor
 ) -> None:
-    work = paint(Painting(photo, [painting], tiny), 5)
+    work = paint(Painting(Still(photo, [painting], tiny)), 5)
     before = picture(work)
     assert work.change(style_weight=1000.0, content_weight=0.5)
     after = work.step()
@@ -146,7 +147,7 @@ def test_a_change_counts_from_the_next_step_on_the_present_picture(
 def test_the_changes_between_two_steps_are_one_move(
     tiny: Settings, photo: Tensor, painting: Tensor
 ) -> None:
-    work = paint(Painting(photo, [painting], tiny), 3)
+    work = paint(Painting(Still(photo, [painting], tiny)), 3)
     for weight in (200, 300, 400):
         assert work.change(style_weight=weight)
     work.change(tv_weight=0.5)
@@ -159,7 +160,7 @@ def test_the_changes_between_two_steps_are_one_move(
 def test_a_change_to_what_is_so_already_is_none(
     tiny: Settings, photo: Tensor, painting: Tensor
 ) -> None:
-    work = paint(Painting(photo, [painting], tiny), 3)
+    work = paint(Painting(Still(photo, [painting], tiny)), 3)
     assert not work.change(style_weight=100, steps=[12], content_layers=["relu4_2"])
     assert not work.change()
     assert work.log == []
@@ -169,7 +170,7 @@ def test_a_change_to_what_is_so_already_is_none(
 def test_before_the_first_step_a_change_is_no_move(
     tiny: Settings, photo: Tensor, painting: Tensor
 ) -> None:
-    work = Painting(photo, [painting], tiny)
+    work = Painting(Still(photo, [painting], tiny))
     assert work.change(style_weight=300.0, seed=5)
     assert work.log == []
     assert work.first_settings == work.settings == replace(tiny, style_weight=300.0, seed=5)
@@ -182,10 +183,10 @@ def test_a_move_gives_the_last_scale_all_of_its_steps_anew_and_keeps_the_coarse_
     tiny: Settings, square: Tensor, painting: Tensor
 ) -> None:
     settings = replace(tiny, size=128, steps=(4, 6))
-    coarse = Painting(square, [painting], settings, moves=[Move(2, {"style_weight": 300.0})])
+    coarse = Painting(Still(square, [painting], settings), moves=[Move(2, {"style_weight": 300.0})])
     sizes = [(iterate.size, iterate.steps) for iterate in coarse]
     assert sizes == [(64, 10)] * 5 + [(128, 10)] * 6
-    fine = Painting(square, [painting], settings, moves=[Move(6, {"style_weight": 300.0})])
+    fine = Painting(Still(square, [painting], settings), moves=[Move(6, {"style_weight": 300.0})])
     sizes = [(iterate.size, iterate.steps) for iterate in fine]
     assert sizes == [(64, 10)] * 5 + [(128, 10)] * 2 + [(128, 12)] * 6
 
@@ -193,7 +194,7 @@ def test_a_move_gives_the_last_scale_all_of_its_steps_anew_and_keeps_the_coarse_
 def test_a_larger_size_and_other_steps_on_the_way(
     tiny: Settings, square: Tensor, painting: Tensor
 ) -> None:
-    work = paint(Painting(square, [painting], tiny), 5)
+    work = paint(Painting(Still(square, [painting], tiny)), 5)
     work.change(size=128, steps=(3,))
     assert [(iterate.step, iterate.size) for iterate in work] == [(6, 128), (7, 128), (8, 128)]
     assert work.recorder.steps == list(range(9))
@@ -201,7 +202,7 @@ def test_a_larger_size_and_other_steps_on_the_way(
 
 
 def test_a_change_after_the_end_goes_on(tiny: Settings, photo: Tensor, painting: Tensor) -> None:
-    work = paint(Painting(photo, [painting], tiny), 12)
+    work = paint(Painting(Still(photo, [painting], tiny)), 12)
     assert work.step() is None
     assert work.step() is None
     assert work.change(style_weight=400.0)
@@ -211,7 +212,7 @@ def test_a_change_after_the_end_goes_on(tiny: Settings, photo: Tensor, painting:
 def test_an_explosion_is_raised_and_a_change_goes_on(
     tiny: Settings, photo: Tensor, painting: Tensor
 ) -> None:
-    work = paint(Painting(photo, [painting], tiny), 5)
+    work = paint(Painting(Still(photo, [painting], tiny)), 5)
     before = picture(work)
     work.change(style_weight=EXPLODES)
     for _ in range(2):
@@ -220,7 +221,7 @@ def test_an_explosion_is_raised_and_a_change_goes_on(
     assert picture(work) is before
     work.change(style_weight=200.0)
     assert work.step().step == 6  # type: ignore[union-attr]
-    again = Painting(photo, [painting], tiny, moves=work.log)
+    again = Painting(Still(photo, [painting], tiny), moves=work.log)
     assert torch.equal(picture(paint(again, 6)), picture(work))
 
 
@@ -228,7 +229,7 @@ def test_stepping_back_returns_picture_settings_and_curve(
     tiny: Settings, photo: Tensor, painting: Tensor
 ) -> None:
     settings = replace(tiny, steps=(40,))
-    work = paint(Painting(photo, [painting], settings), 10)
+    work = paint(Painting(Still(photo, [painting], settings)), 10)
     ten = picture(work)
     work.change(style_weight=300.0)
     paint(work, 20)
@@ -255,7 +256,7 @@ def test_stepping_back_returns_picture_settings_and_curve(
 def test_after_a_step_back_the_way_is_another_one(
     tiny: Settings, photo: Tensor, painting: Tensor
 ) -> None:
-    work = paint(Painting(photo, [painting], replace(tiny, steps=(40,))), 13)
+    work = paint(Painting(Still(photo, [painting], replace(tiny, steps=(40,)))), 13)
     old = picture(work)
     work.step_back()
     work.change(style_weight=900.0)
@@ -271,7 +272,7 @@ def test_only_so_many_pictures_are_kept_to_go_back_to(
     tiny: Settings, photo: Tensor, painting: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(painting_module, "SNAPSHOT_EVERY", 1)
-    work = paint(Painting(photo, [painting], replace(tiny, steps=(60,))), 60)
+    work = paint(Painting(Still(photo, [painting], replace(tiny, steps=(60,)))), 60)
     times = 0
     while work.step_back():
         times += 1
@@ -280,14 +281,14 @@ def test_only_so_many_pictures_are_kept_to_go_back_to(
 
 def test_a_move_after_the_end_is_refused(tiny: Settings, photo: Tensor, painting: Tensor) -> None:
     with pytest.raises(InputError, match=r"made at step 30, but the painting ends at step 12\.$"):
-        Painting(photo, [painting], tiny, moves=[Move(30, {"style_weight": 300.0})])
+        Painting(Still(photo, [painting], tiny), moves=[Move(30, {"style_weight": 300.0})])
 
 
 def test_by_hand_the_rest_of_a_replay_is_dropped(
     tiny: Settings, photo: Tensor, painting: Tensor
 ) -> None:
     moves = [Move(2, {"style_weight": 300.0}), Move(6, {"style_weight": 500.0})]
-    work = paint(Painting(photo, [painting], tiny, moves=moves), 4)
+    work = paint(Painting(Still(photo, [painting], tiny), moves=moves), 4)
     work.change(tv_weight=0.5)
     list(work)
     assert work.log == [moves[0], Move(4, {"tv_weight": 0.5})]
@@ -326,7 +327,7 @@ def test_whatever_is_done_the_log_gives_the_same_picture(
     settings = replace(tiny, size=128, steps=steps)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(painting_module, "SNAPSHOT_EVERY", 3)
-        work = Painting(square, [painting], settings)
+        work = Painting(Still(square, [painting], settings))
         for deed in deeds:
             if isinstance(deed, int):
                 for _ in range(deed):
@@ -337,7 +338,7 @@ def test_whatever_is_done_the_log_gives_the_same_picture(
                 work.step_back()
         work.step()  # what was changed last shows
     for log in (work.log, [Move.from_dict(move.as_dict()) for move in effective(work.log)]):
-        again = Painting(square, [painting], work.first_settings, moves=log)
+        again = Painting(Still(square, [painting], work.first_settings), moves=log)
         paint(again, work.iterate.step)  # type: ignore[union-attr]
         assert torch.equal(picture(again), picture(work))
         assert again.settings == work.settings
@@ -349,7 +350,7 @@ def test_settings_so_far_give_the_picture_so_far(
     tiny: Settings, photo: Tensor, painting: Tensor
 ) -> None:
     settings = replace(tiny, steps=(40,))
-    work = Painting(photo, [painting], settings)
+    work = Painting(Still(photo, [painting], settings))
     assert work.settings_so_far() == settings
     paint(work, 27)
     assert work.settings_so_far() == replace(settings, steps=(27,))
@@ -362,7 +363,7 @@ def test_settings_so_far_of_several_scales(
     tiny: Settings, square: Tensor, painting: Tensor
 ) -> None:
     settings = replace(tiny, size=128, steps=(4, 6))
-    work = paint(Painting(square, [painting], settings), 7)
+    work = paint(Painting(Still(square, [painting], settings)), 7)
     assert work.settings_so_far() == replace(settings, steps=(4, 3))
     assert torch.equal(stylize(square, [painting], work.settings_so_far()), picture(work))
 
@@ -371,7 +372,7 @@ def test_settings_so_far_where_a_coarse_scale_is_left_out(
     tiny: Settings, photo: Tensor, painting: Tensor
 ) -> None:
     settings = replace(tiny, steps=(4, 6))
-    work = paint(Painting(photo, [painting], settings), 5)
+    work = paint(Painting(Still(photo, [painting], settings)), 5)
     assert torch.equal(stylize(photo, [painting], work.settings_so_far()), picture(work))
 
 
@@ -379,7 +380,7 @@ def test_settings_so_far_in_a_coarse_scale(
     tiny: Settings, square: Tensor, painting: Tensor
 ) -> None:
     settings = replace(tiny, size=128, steps=(4, 6))
-    work = paint(Painting(square, [painting], settings), 3)
+    work = paint(Painting(Still(square, [painting], settings)), 3)
     assert work.settings_so_far() == settings
 
 
@@ -387,5 +388,5 @@ def test_settings_so_far_after_moves_are_the_last_ones(
     tiny: Settings, photo: Tensor, painting: Tensor
 ) -> None:
     moves = [Move(3, {"style_weight": 300.0})]
-    work = paint(Painting(photo, [painting], tiny, moves=moves), 5)
+    work = paint(Painting(Still(photo, [painting], tiny), moves=moves), 5)
     assert work.settings_so_far() == replace(tiny, style_weight=300.0)

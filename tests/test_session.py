@@ -15,6 +15,7 @@ from test_painting import paint, picture
 from torch import Tensor
 
 from workbench import painting as painting_module
+from workbench.colour import transfer_luma
 from workbench.descent import measure, stylize
 from workbench.errors import InputError
 from workbench.images import load_image, resize
@@ -22,7 +23,9 @@ from workbench.painting import SNAPSHOT_EVERY, Move, Painting, effective
 from workbench.runs import read_result
 from workbench.session import Session, save_run, save_settings
 from workbench.settings import Settings
+from workbench.stills import Still
 
+NAMES = {"content": "sample:astronaut", "style": "sample:swirls"}
 PATIENCE = 30  # seconds, within which anything here must be done
 FOR_EVER = 100_000  # steps
 EXPLODES = 1e38  # as a weight
@@ -43,8 +46,7 @@ class Watched(Session):
         self.set_by_session: list[Settings] = []
         self.at = dict(at or {})
         super().__init__(
-            content,
-            styles,
+            Still(content, styles, settings),
             settings,
             on_update=self.note,
             on_settings=lambda: self.set_by_session.append(self.settings),
@@ -122,10 +124,10 @@ def test_a_session_paints_in_the_background_to_the_end(
 def test_a_session_without_pictures_waits_for_them(
     tiny: Settings, photo: Tensor, painting: Tensor
 ) -> None:
-    session = Session(None, [], tiny)
-    for chosen in ({}, {"content": photo}, {"styles": [painting]}):
-        if chosen:
-            session.choose(**chosen)  # type: ignore[arg-type]
+    session = Session(None, tiny)
+    for still in (None, Still(photo, [painting], tiny)):
+        if still:
+            session.choose(still)
         session.start()
         session.replay()
         assert session.wait(PATIENCE)
@@ -249,7 +251,7 @@ def test_a_change_while_it_runs_counts_from_the_very_next_step(
     assert session.painting is not None
     assert session.painting.log == [Move(24, {"style_weight": 700.0})]
     assert session.step == 24 + 30
-    moves = Painting(photo, [painting], settings, moves=session.painting.log)
+    moves = Painting(Still(photo, [painting], settings), moves=session.painting.log)
     after = next(iterate for iterate in moves if iterate.step == 25)
     referee = measure(after.image, photo, [painting], replace(settings, style_weight=700.0))
     assert after.losses.total == pytest.approx(referee.total, rel=1e-4)
@@ -367,7 +369,7 @@ def test_a_value_that_makes_no_sense_is_refused_and_nothing_changes(
     changes: dict[str, object],
     sentence: str,
 ) -> None:
-    work = paint(Painting(photo, [painting], tiny), 3)
+    work = paint(Painting(Still(photo, [painting], tiny)), 3)
     with pytest.raises(InputError, match=sentence):
         work.change(**changes)
     assert work.settings == tiny
@@ -581,7 +583,7 @@ def test_a_replay_gives_the_same_picture_and_settings(
     assert weights == [(100.0, 5.0), (300.0, 5.0), (300.0, 1.0)]
     assert session.painting is not None
     assert session.painting.recorder.losses == first.recorder.losses
-    again = paint(Painting(photo, [painting], settings, moves=first.log), 35)
+    again = paint(Painting(Still(photo, [painting], settings), moves=first.log), 35)
     assert torch.equal(picture(again), image)
     session.replay()  # and again
     session.settle()
@@ -692,7 +694,7 @@ def test_a_session_that_is_done_pauses_nobody(
 def test_other_pictures_count_from_the_next_start(
     tiny: Settings, photo: Tensor, painting: Tensor, watched: Callable[..., Watched]
 ) -> None:
-    session = watched(tiny, {5: lambda s: s.choose(photo.flip(3), [painting.flip(1)])})
+    session = watched(tiny, {5: lambda s: s.choose(Still(photo.flip(3), [painting.flip(1)], tiny))})
     session.start()
     session.settle()
     assert session.state == "ready"
@@ -707,7 +709,7 @@ def test_whoever_watches_may_fail(tiny: Settings, photo: Tensor, painting: Tenso
     def fail() -> None:
         raise OSError("nobody there")
 
-    session = Session(photo, [painting], tiny, on_update=fail)
+    session = Session(Still(photo, [painting], tiny), tiny, on_update=fail)
     session.start()
     assert session.wait(PATIENCE)
     assert session.state == "failed"
@@ -739,14 +741,14 @@ def test_settings_of_a_plain_painting_are_saved_for_papermill(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    work = paint(Painting(photo, [painting], replace(tiny, tv_weight=1e-5)), 7)
-    paths = save_settings(work, "Ünterlagen/photo: 1 #2.png", "sample:swirls", "out/deep")
+    work = paint(Painting(Still(photo, [painting], replace(tiny, tv_weight=1e-5))), 7)
+    paths = save_settings(work, {**NAMES, "content": "Ünterlagen/photo: 1 #2.png"}, "out/deep")
     assert paths == [Path("out/deep/settings.yaml")]
     text = paths[0].read_text("utf-8")
     assert "stylize_image.ipynb" in text.splitlines()[0]
     saved = yaml.safe_load(text)
     assert saved.pop("content") == str(tmp_path / "Ünterlagen" / "photo: 1 #2.png")
-    assert saved.pop("style") == "sample:swirls"
+    assert (saved.pop("style"), saved.pop("original_colors")) == ("sample:swirls", "off")
     assert Settings(**saved) == replace(tiny, tv_weight=1e-5, steps=(7,))
     assert torch.equal(stylize(photo, [painting], Settings(**saved)), picture(work))
 
@@ -759,8 +761,8 @@ def test_a_start_picture_is_saved_with_its_whole_path(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    work = Painting(photo, [painting], replace(tiny, init="start.png"))
-    (path,) = save_settings(work, "a.png", "b.png", tmp_path)
+    work = Painting(Still(photo, [painting], replace(tiny, init="start.png")))
+    (path,) = save_settings(work, {"content": "a.png", "style": "b.png"}, tmp_path)
     assert yaml.safe_load(path.read_text())["init"] == str(tmp_path / "start.png")
 
 
@@ -769,20 +771,20 @@ def test_moves_are_saved_as_a_session(
 ) -> None:
     layers = ("relu1_1", "relu3_1")
     moves = [Move(3, {"style_weight": 1e-5, "style_layers": layers}), Move(6, {"size": 80})]
-    work = paint(Painting(photo, [painting], tiny, moves=moves), 13)
+    work = paint(Painting(Still(photo, [painting], tiny), moves=moves), 13)
     work.step_back()
     work.change(content_weight=2)
     paint(work, 12)
-    paths = save_settings(work, "sample:astronaut", "sample:swirls", tmp_path)
+    paths = save_settings(work, NAMES, tmp_path)
     assert paths == [tmp_path / "settings.yaml", tmp_path / "session.yaml"]
     assert "another" in paths[0].read_text()
     saved = yaml.safe_load(paths[1].read_text())
     assert saved.pop("last_step") == 12
     log = [Move.from_dict(move) for move in saved.pop("moves")]
     assert [move.as_dict() for move in log] == [move.as_dict() for move in effective(work.log)]
-    del saved["content"], saved["style"]
+    del saved["content"], saved["style"], saved["original_colors"]
     assert Settings(**saved) == tiny
-    again = paint(Painting(photo, [painting], Settings(**saved), moves=log), 12)
+    again = paint(Painting(Still(photo, [painting], Settings(**saved)), moves=log), 12)
     assert torch.equal(picture(again), picture(work))
     assert again.settings == work.settings
 
@@ -790,10 +792,10 @@ def test_moves_are_saved_as_a_session(
 def test_an_old_session_does_not_stay_beside_new_settings(
     tiny: Settings, photo: Tensor, painting: Tensor, tmp_path: Path
 ) -> None:
-    moved = paint(Painting(photo, [painting], tiny, moves=[Move(2, {"size": 80})]), 4)
-    save_settings(moved, "sample:astronaut", "sample:swirls", tmp_path)
-    plain = paint(Painting(photo, [painting], tiny), 4)
-    save_settings(plain, "sample:astronaut", "sample:swirls", tmp_path)
+    moved = paint(Painting(Still(photo, [painting], tiny), moves=[Move(2, {"size": 80})]), 4)
+    save_settings(moved, NAMES, tmp_path)
+    plain = paint(Painting(Still(photo, [painting], tiny)), 4)
+    save_settings(plain, NAMES, tmp_path)
     assert not (tmp_path / "session.yaml").exists()
 
 
@@ -801,12 +803,12 @@ def test_a_saved_run_is_a_folder_with_a_valid_result(
     tiny: Settings, photo: Tensor, painting: Tensor, tmp_path: Path
 ) -> None:
     moves = [Move(3, {"style_weight": 300.0})]
-    work = paint(Painting(photo, [painting], tiny, moves=moves), 14)
-    returned = save_run(work, "sample:astronaut", "sample:swirls", tmp_path)
+    work = paint(Painting(Still(photo, [painting], tiny), moves=moves), 14)
+    returned = save_run(work, NAMES, tmp_path)
     result = read_result(tmp_path)
     assert result is not None
     assert result.outputs == returned.outputs
-    names = {"picture", "gif", "strip", "losses", "content", "style", "settings", "session"}
+    names = {"picture", "gif", "strip", "losses", "content", "style 1", "settings", "session"}
     assert set(result.outputs) == names
     assert (result.figures["steps"], result.figures["moves"]) == (14, 1)
     assert result.settings["moves"] == [{"step": 3, "style_weight": 300.0}]
@@ -820,25 +822,47 @@ def test_a_saved_run_is_a_folder_with_a_valid_result(
         assert gif.n_frames > 1
 
 
+def test_masks_and_colours_of_a_still_are_painted_with_and_saved(
+    tiny: Settings, photo: Tensor, painting: Tensor, tmp_path: Path
+) -> None:
+    left = torch.zeros(1, 1, 48, 64)
+    left[..., :32] = 1.0
+    still = Still(photo, [painting, painting.flip(1)], tiny, [left, 1 - left], None, "luma")
+    work = paint(Painting(still, moves=[Move(3, {"style_weight": 300.0})]), 6)
+    assert work.shown is not None
+    assert torch.equal(work.shown.image, transfer_luma(picture(work), photo))
+    *_, plain = Painting(replace(still, masks=()), moves=[Move(3, {"style_weight": 300.0})])
+    assert not torch.allclose(plain.image, picture(paint(work, 15)))
+    names = {"content": "a.png", "style": ["b.png", "sample:swirls"], "masks": ["l.png", "r.png"]}
+    result = save_run(work, names, tmp_path)
+    assert {"style 1", "style 2"} < {*result.outputs}
+    shown = load_image(tmp_path / "picture.png")
+    assert torch.allclose(shown, work.shown.image, atol=0.51 / 255)
+    saved = yaml.safe_load((tmp_path / "session.yaml").read_text())
+    assert saved["style"] == [str(Path("b.png").resolve()), "sample:swirls"]
+    assert saved["masks"] == [str(Path(name).resolve()) for name in ("l.png", "r.png")]
+    assert saved["original_colors"] == result.settings["original_colors"] == "luma"
+
+
 def test_a_run_can_be_saved_from_the_first_picture_on(
     tiny: Settings, photo: Tensor, painting: Tensor, tmp_path: Path
 ) -> None:
-    work = Painting(photo, [painting], tiny)
+    work = Painting(Still(photo, [painting], tiny))
     with pytest.raises(InputError, match="there is no picture yet"):
-        save_run(work, "sample:astronaut", "sample:swirls", tmp_path)
+        save_run(work, NAMES, tmp_path)
     assert not list(tmp_path.glob("*.json"))
     paint(work, 0)
-    save_run(work, "sample:astronaut", "sample:swirls", tmp_path)
+    save_run(work, NAMES, tmp_path)
     assert read_result(tmp_path) is not None
 
 
 def test_a_run_saved_again_is_whole_again(
     tiny: Settings, photo: Tensor, painting: Tensor, tmp_path: Path
 ) -> None:
-    work = paint(Painting(photo, [painting], tiny), 4)
-    save_run(work, "sample:astronaut", "sample:swirls", tmp_path)
+    work = paint(Painting(Still(photo, [painting], tiny)), 4)
+    save_run(work, NAMES, tmp_path)
     paint(work, SNAPSHOT_EVERY)
-    save_run(work, "sample:astronaut", "sample:swirls", tmp_path)
+    save_run(work, NAMES, tmp_path)
     result = read_result(tmp_path)
     assert result is not None
     assert result.figures["steps"] == SNAPSHOT_EVERY

@@ -226,7 +226,7 @@ def test_pictures_that_are_missing_are_told_and_no_other_takes_their_place(
     panel.style.path.value = pictures[1]
     run(panel)
     assert panel.session.state == "finished"
-    assert panel.session.painting.content is panel.content.image  # type: ignore[union-attr]
+    assert panel.session.painting.still.content is panel.content.image  # type: ignore[union-attr]
 
 
 def test_a_picture_that_was_missing_is_taken_when_it_is_there(
@@ -743,7 +743,7 @@ def test_a_path_typed_is_taken(
     panel.content.path.value = "other.png"
     assert panel.content.image.shape == (1, 3, 50, 70)
     settle(panel)
-    assert panel.session.content is panel.content.image
+    assert panel.session.still.content is panel.content.image
     assert said(panel) == "Start begins with the new picture."
     panel.content.path.value = "sample:astronaut"
     assert panel.content.image.shape == (1, 3, 512, 512)
@@ -775,7 +775,7 @@ def test_a_sample_is_a_click_away(panel: Tuner) -> None:
     panel.content.path.value = "sample:astronaut"
     assert panel.content.name == "sample:astronaut"
     settle(panel)
-    assert panel.session.content.shape == (1, 3, 512, 512)
+    assert panel.session.still.content.shape == (1, 3, 512, 512)
 
 
 def test_a_picture_chosen_in_mid_step_is_what_is_shown(
@@ -856,6 +856,7 @@ def test_settings_can_be_saved_before_anything_is_painted(
     assert said(panel) == saved_settings("stylize_image", path)
     saved = yaml.safe_load(path.read_text())
     assert (saved.pop("content"), saved.pop("style")) == pictures
+    assert saved.pop("original_colors") == "off"
     assert Settings(**saved) == tiny.changed(style_weight=355.0)
 
 

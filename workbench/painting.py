@@ -7,14 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from torch import Tensor
-
 from workbench import progress
 from workbench.descent import Iterate, optimize
 from workbench.errors import InputError
 from workbench.images import shape_of
 from workbench.problem import scales
 from workbench.settings import Settings
+from workbench.stills import Still
 
 SNAPSHOT_EVERY = 10  # steps between two pictures that can be gone back to
 SNAPSHOTS_KEPT = 24  # of those, the newest
@@ -55,23 +54,16 @@ class Painting:
 
     A change goes on from the picture as it is, with the optimiser's history forgotten. It gives the
     picture the coarse scales that it has not been through, and then all steps at full size. Iterate
-    over it to paint to the end. Photograph and styles are `(1, 3, H, W)`, sRGB in [0, 1].
+    over it to paint to the end.
 
     Given `moves`, the `log` of an earlier painting, it makes them again at their steps: the same
     picture comes about. One that makes no sense, or comes too late, is refused. A call of `change`
     or `step_back` drops those yet to come.
     """
 
-    def __init__(
-        self,
-        content: Tensor,
-        styles: Sequence[Tensor],
-        settings: Settings,
-        *,
-        moves: Sequence[Move] = (),
-    ) -> None:
-        self.content, self.styles = content, tuple(styles)
-        self.settings = settings  # of the next step
+    def __init__(self, still: Still, *, moves: Sequence[Move] = ()) -> None:
+        self.still = still  # whose settings are the first
+        self.settings = settings = still.settings  # of the next step
         self.first_settings = settings
         self.iterate: Iterate | None = None  # the newest
         self.log: list[Move] = []  # every move so far
@@ -86,6 +78,14 @@ class Painting:
                 raise _too_late(move, end)
             settings = settings.changed(**move.changes)
             end = move.step + sum(_steps_left(settings.steps, move.step))
+
+    @property
+    def shown(self) -> Iterate | None:
+        """The newest iterate, in the colours that the still is to have."""
+        if self.iterate is None:
+            return None
+        still = self.still
+        return next(progress.keep_colors([self.iterate], still.content, still.original_colors))
 
     def __iter__(self) -> Iterator[Iterate]:
         while (iterate := self.step()) is not None:
@@ -149,7 +149,7 @@ class Painting:
             return False
         self.to_come, self._snapshots = [], earlier
         self.iterate, self.settings = earlier[-1]
-        self.recorder.rewind(self.iterate)
+        self.recorder.rewind(self.shown or self.iterate)
         self.log.append(Move(now, back_to=self.iterate.step))
         self._iterates = None
         return True
@@ -169,23 +169,26 @@ class Painting:
         return replace(self.settings, steps=(*self.settings.steps[:-1], taken))
 
     def _plan(self) -> list[tuple[tuple[int, int], int]]:
-        return scales(shape_of(self.content), self.settings)
+        return scales(shape_of(self.still.content), self.settings)
 
     def _begin(self) -> Iterator[Iterate]:
         """Iterates from here on, numbered on from here."""
+        still = self.still
         if self.iterate is None:
-            yield from optimize(self.content, self.styles, self.settings)
+            yield from optimize(still.content, still.styles, self.settings, masks=still.masks)
             return
         done = self.iterate.step
         left = replace(self.settings, steps=_steps_left([s for _, s in self._plan()], done))
-        iterates = optimize(self.content, self.styles, left, start=self.iterate.image)
+        iterates = optimize(
+            still.content, still.styles, left, start=self.iterate.image, masks=still.masks
+        )
         for iterate in iterates:
             if iterate.step > 0:  # where it starts is where it was
                 yield replace(iterate, step=done + iterate.step, steps=done + iterate.steps)
 
     def _keep(self, iterate: Iterate) -> None:
         self.iterate = iterate
-        self.recorder.add(iterate)
+        self.recorder.add(self.shown or iterate)
         if iterate.step % SNAPSHOT_EVERY == 0:
             self._snapshots.append((iterate, self.settings))
             del self._snapshots[:-SNAPSHOTS_KEPT]

@@ -8,17 +8,18 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Concatenate, Literal, ParamSpec
 
 import yaml
-from torch import Tensor
 
 from workbench import runs, samples, stills
 from workbench.errors import InputError, WorkbenchError
 from workbench.files import write_bytes
 from workbench.painting import Move, Painting, effective
 from workbench.settings import Settings
+from workbench.stills import Still
 
 NO_PICTURE = "there is no picture yet; start the painting first."
 CHOOSE = "Choose a content picture and a style picture first."
@@ -29,8 +30,6 @@ _FILES = {  # of a saved run
     "gif": "progress.gif",
     "strip": "strip.png",
     "losses": "losses.png",
-    "content": "content.jpg",
-    "style 1": "style.jpg",
 }
 
 _MOVED = "Settings were changed on the way, so the picture will be another; use session.yaml."
@@ -61,8 +60,6 @@ class Session:
     paints at a time: to start one is to pause the other, because two would slow each other down
     many times over.
 
-    Pictures are `(1, 3, H, W)`, sRGB in [0, 1]; those that are missing, `choose` is to bring.
-
     `settings` is what is wanted now, `painting` the present one or the last (None before the
     first), `message` a sentence for whoever watches, or empty. `state` is "ready" (nothing painted
     yet), "running", "paused", "finished" (all steps taken; a change of settings goes on), "stopped"
@@ -71,6 +68,8 @@ class Session:
 
     Parameters
     ----------
+    still
+        What to paint with; None: `choose` is to bring it. Its own settings do not count.
     on_update
         Called in the session's thread after every step and every change of `state`, with nothing
         else going on: it may read `painting`. What it takes, the painting waits.
@@ -84,14 +83,13 @@ class Session:
 
     def __init__(
         self,
-        content: Tensor | None,
-        styles: Sequence[Tensor],
+        still: Still | None,
         settings: Settings,
         *,
         on_update: Callable[[], None] = lambda: None,
         on_settings: Callable[[], None] = lambda: None,
     ) -> None:
-        self.content, self.styles, self.settings = content, tuple(styles), settings
+        self.still, self.settings = still, settings
         self.state: State = "ready"
         self.message = ""
         self.painting: Painting | None = None
@@ -105,7 +103,7 @@ class Session:
     @_between_steps
     def start(self) -> None:
         """Begin, or go on after a pause or a failure."""
-        if self.content is None or not self.styles:
+        if self.still is None:
             self._set(self.state, CHOOSE)
             return
         if self.state in ("ready", "finished", "stopped") or self.painting is None:
@@ -173,11 +171,9 @@ class Session:
         self._set("running")
 
     @_between_steps
-    def choose(self, content: Tensor | None = None, styles: Sequence[Tensor] = ()) -> None:
+    def choose(self, still: Still) -> None:
         """Take other pictures; the next start begins with them."""
-        self.content = self.content if content is None else content
-        self.styles = tuple(styles) or self.styles
-        self.painting = None
+        self.still, self.painting = still, None
         self._set("ready", "Start begins with the new picture.")
 
     def between_steps(self, request: Callable[[], None]) -> None:
@@ -226,9 +222,9 @@ class Session:
             self._on_update()
 
     def _begin(self, settings: Settings, moves: Sequence[Move] = ()) -> None:
-        assert self.content is not None
+        assert self.still is not None
         self._take(settings)
-        self.painting = Painting(self.content, self.styles, settings, moves=moves)
+        self.painting = Painting(replace(self.still, settings=settings), moves=moves)
         self._pause_at = None
 
     def _take(self, settings: Settings) -> None:
@@ -254,15 +250,18 @@ class Session:
 
 
 def save_settings(
-    painting: Painting, content: str, style: str, output_dir: str | os.PathLike[str]
+    painting: Painting, names: Mapping[str, Any], output_dir: str | os.PathLike[str]
 ) -> list[Path]:
     """Write settings as YAML that papermill's `-f` takes, and return the files.
 
+    `names` are those of the pictures: "content", "style" (one or a list) and "masks". Their paths
+    become absolute.
+
     `settings.yaml` is for the notebook stylize_image; for a painting without moves, it gives the
     same picture. `session.yaml`, for tune_weights, has the moves too; it is written if there are
-    any. Paths of the pictures become absolute.
+    any.
     """
-    names = {"content": _absolute(content), "style": _absolute(style)}
+    names = {**_absolute(dict(names)), "original_colors": painting.still.original_colors}
     moves = [move.as_dict() for move in effective(painting.log)]
     path = Path(output_dir) / "settings.yaml"
     note = _MOVED if moves else ""
@@ -287,33 +286,33 @@ def _save_yaml(path: Path, notebook: str, values: dict[str, Any], note: str = ""
 
 def save_run(
     painting: Painting,
-    content: str,
-    style: str,
+    names: Mapping[str, Any],
     output_dir: str | os.PathLike[str],
     told: Mapping[str, Any] | None = None,
 ) -> runs.Result:
     """Write the picture, its progress, curves, settings and a `result.json` into a folder.
 
-    `told` is what else `result.json` is to have among its settings.
+    `names` are as for `save_settings`; `told` is what else `result.json` is to have among its
+    settings.
     """
-    iterate = painting.iterate
+    iterate = painting.shown
     if iterate is None:
         raise InputError(NO_PICTURE)
     folder = runs.start_run(output_dir)
-    still = stills.Still(painting.content, painting.styles, painting.settings)
+    still = replace(painting.still, settings=painting.settings)
     moves = effective(painting.log)
-    paths = {name: folder / file for name, file in _FILES.items()}
+    files = {**_FILES, **{name: f"{name}.jpg" for name in still.inputs()}}
+    paths = {name: folder / file for name, file in files.items()}
     stills.save(still, painting.recorder, iterate, paths, moves=[move.step for move in moves])
-    paths["style"] = paths.pop("style 1")  # as a panel has only one
-    paths |= {path.stem: path for path in save_settings(painting, content, style, folder)}
+    paths |= {path.stem: path for path in save_settings(painting, names, folder)}
     return stills.finish(
         still,
         folder,
         paths,
         {
             **(told or {}),
-            "content": content,
-            "style": style,
+            **names,
+            "original_colors": still.original_colors,
             **painting.settings_so_far().as_dict(),
             "moves": [move.as_dict() for move in moves],
         },
@@ -329,5 +328,10 @@ def _as_parameters(settings: Settings) -> dict[str, Any]:
     return {**settings.as_dict(), "init": init if named else _absolute(init)}
 
 
-def _absolute(name: str) -> str:
+def _absolute(name: Any) -> Any:
+    """A path, or those in a list or a dictionary."""
+    if isinstance(name, dict):
+        return {key: _absolute(each) for key, each in name.items()}
+    if isinstance(name, list):
+        return [_absolute(each) for each in name]
     return name if name.startswith(samples.PREFIX) else str(Path(name).resolve())

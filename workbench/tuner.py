@@ -24,6 +24,7 @@ from workbench.notebook import encode, papermill_command
 from workbench.painting import Painting, effective
 from workbench.session import CHOOSE, NO_PICTURE, Session, save_run, save_settings
 from workbench.settings import Settings
+from workbench.stills import Still
 from workbench.weights import BACKBONES
 
 PICTURE_SIDE = 640  # px; longest side of the live picture that goes to the browser
@@ -89,8 +90,7 @@ class Tuner:
         self.content = PictureChooser(str(content), [samples.PHOTOGRAPH], self.output_dir)
         self.style = PictureChooser(str(style), samples.STYLES, self.output_dir)
         self.session = Session(
-            self.content.image,
-            self.style.images,
+            self._still(settings),
             settings,
             on_update=self._update,
             on_settings=self._show_settings,
@@ -228,8 +228,14 @@ class Tuner:
         alike = all(factor == 1 for factor in factors)
         return {"style_layers": layers, "style_layer_weights": () if alike else factors}
 
+    def _still(self, settings: Settings) -> Still | None:
+        if self.content.image is None or self.style.image is None:
+            return None
+        return Still(self.content.image, self.style.images, settings)
+
     def _choose(self) -> None:
-        self.session.choose(self.content.image, self.style.images)
+        if still := self._still(self.session.settings):
+            self.session.choose(still)
 
     # --- what the session shows ----------------------------------------------------------
 
@@ -247,7 +253,8 @@ class Tuner:
             return
         if painting.iterate is None or not (turned or still or self._backpressure.free()):
             return
-        show_picture(self.picture, small_jpeg(painting.iterate.image, PICTURE_SIDE))
+        assert painting.shown is not None
+        show_picture(self.picture, small_jpeg(painting.shown.image, PICTURE_SIDE))
         self.caption.value = _caption(painting, session.state)
         if still or now >= self._next_strip:
             self._next_strip = now + 1.0
@@ -326,13 +333,16 @@ class Tuner:
     def _save_settings(self) -> str:
         painting = self.session.painting
         if painting is None:
-            if self.content.image is None or self.style.image is None:
+            if (still := self._still(self.session.settings)) is None:
                 raise InputError(CHOOSE)
-            painting = Painting(self.content.image, self.style.images, self.session.settings)
-        paths = save_settings(painting, self.content.name, self.style.name, self.output_dir)
+            painting = Painting(still)
+        paths = save_settings(painting, self._names(), self.output_dir)
         name = "stylize_image" if len(paths) == 1 else "tune_weights"
         command = papermill_command(name, "-f", str(paths[-1]))
         return f"Saved {', '.join(map(str, paths))}. In a terminal in {Path.cwd()}:\n{command}"
+
+    def _names(self) -> dict[str, str]:
+        return {"content": self.content.name, "style": self.style.name}
 
     def _save_gif(self) -> str:
         assert self.session.painting is not None
@@ -346,7 +356,7 @@ class Tuner:
         if painting is None or painting.iterate is None:
             raise InputError(NO_PICTURE)
         folder = runs.start_run(self.output_dir / runs.NUMBER)
-        save_run(painting, self.content.name, self.style.name, folder)
+        save_run(painting, self._names(), folder)
         return f"Saved {folder.parent}: picture.png, progress.gif and what made them"
 
 

@@ -16,6 +16,7 @@ from workbench.runs import read_result
 from workbench.samples import load_picture
 from workbench.session import Session, save_run
 from workbench.settings import Settings
+from workbench.stills import Still
 
 PATIENCE = 60  # seconds
 STYLE = "sample:mosaic"
@@ -41,7 +42,7 @@ def test_headless_the_moves_are_made_and_everything_is_saved(
     run_notebook(find_notebook("tune_weights"), executed, parameters)
     result = read_result(output)
     assert result is not None
-    names = {"picture", "gif", "strip", "losses", "content", "style", "settings", "session"}
+    names = {"picture", "gif", "strip", "losses", "content", "style 1", "settings", "session"}
     assert set(result.outputs) == names
     assert (result.figures["steps"], result.figures["moves"]) == (11, 2)
     assert result.settings["moves"] == moves
@@ -88,13 +89,13 @@ def paint(folder: Path, *deeds: tuple[int, Callable[[Session], None]]) -> Painti
             to_do.pop(0)[1](session)
 
     settings = Settings(size=128, steps=(3, 30), style_weight=150.0, seed=3)
-    session = Session(photo, [painting], settings, on_update=watch)
+    session = Session(Still(photo, [painting], settings), settings, on_update=watch)
     while to_do:
         session.start()
         assert session.wait(PATIENCE)
         assert session.state == "paused", session.message
     assert session.painting is not None
-    save_run(session.painting, "sample:astronaut", STYLE, folder)
+    save_run(session.painting, {"content": "sample:astronaut", "style": STYLE}, folder)
     return session.painting
 
 
