@@ -98,7 +98,7 @@ def test_runs_headless_and_shows_everything(
     assert "45/45" in capsys.readouterr().out  # the bar came through
 
     kinds = shown(executed)
-    assert kinds.count("image/webp") == 5
+    assert kinds.count("image/webp") == 6  # two of them under one handle
     assert {"image/gif", "text/markdown"} <= set(kinds)
     with Image.open(output / "progress.gif") as gif:
         assert 2 <= gif.n_frames <= 8

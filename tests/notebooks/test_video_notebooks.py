@@ -74,6 +74,7 @@ def test_compare_video_makes_all_films_and_goes_on_where_it_was(
         assert 2 <= gif.n_frames <= 6
     kinds = shown(executed)
     assert kinds.count("image/webp") == 3  # inputs, flow, flicker
+    assert kinds.count("video/mp4") == 3  # side by side, and two under one handle
     assert "image/gif" in kinds
     assert "text/markdown" in kinds
     printed = capsys.readouterr().out
