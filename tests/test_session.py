@@ -19,7 +19,7 @@ from workbench.colour import transfer_luma
 from workbench.descent import measure, stylize
 from workbench.errors import InputError
 from workbench.images import load_image, resize
-from workbench.painting import SNAPSHOT_EVERY, Move, Painting, effective
+from workbench.painting import SNAPSHOT_EVERY, Move, Painting, Snapshot
 from workbench.runs import read_result
 from workbench.session import Session, save_run, save_settings
 from workbench.settings import Settings
@@ -477,7 +477,7 @@ def test_an_error_of_any_kind_is_a_failure_with_one_line(
         raise RuntimeError("out of memory\nat line 3")
 
     with monkeypatch.context() as patch:
-        patch.setattr(painting_module, "optimize", out_of_memory)
+        patch.setattr(painting_module, "paint", out_of_memory)
         session.change(size=128)
         session.start()
         session.settle()
@@ -488,7 +488,7 @@ def test_an_error_of_any_kind_is_a_failure_with_one_line(
     assert session.state == "finished"
 
 
-def test_a_step_back_pauses_with_the_settings_of_then(
+def test_a_step_back_or_forward_pauses_with_the_settings_of_then(
     tiny: Settings, watched: Callable[..., Watched]
 ) -> None:
     settings = replace(tiny, steps=(40,))
@@ -500,26 +500,61 @@ def test_a_step_back_pauses_with_the_settings_of_then(
     session = watched(settings, moves)
     session.start()
     session.settle()
-    assert session.state == "paused"
-    assert session.step == 20
-    assert session.settings == replace(settings, style_weight=300.0)
-    assert session.set_by_session == [session.settings]
-    session.step_back()
-    session.settle()
-    assert session.step == 10
-    assert session.settings == settings
-    session.step_back()
-    session.settle()
-    assert session.step == 0
+    heavy = replace(settings, style_weight=300.0)
+    assert (session.state, session.step, session.settings) == ("paused", 24, heavy)
+    assert session.set_by_session == [heavy]
+    for step in (20, 13, 10, 0):
+        session.step_back()
+        session.settle()
+        assert (session.state, session.step) == ("paused", step)
+        assert session.settings == (heavy if step > 13 else settings)
     session.step_back()
     session.settle()
     assert session.message == "There is no earlier picture to go back to."
-    assert session.state == "paused"
+    for step in (10, 13, 20, 24, 26):
+        session.step_forward()
+        session.settle()
+        assert (session.state, session.step, session.message) == ("paused", step, "")
+    assert session.settings == replace(heavy, tv_weight=0.5)
+    session.step_forward()
+    session.settle()
+    assert session.message == "There is no later picture to go forward to."
     session.start()
     session.settle()
-    assert session.message == ""
+    assert (session.state, session.step, session.message) == ("finished", 24 + 40, "")
+
+
+def test_from_a_kept_picture_it_goes_on_as_it_did(
+    tiny: Settings, photo: Tensor, painting: Tensor, watched: Callable[..., Watched]
+) -> None:
+    kept: list[Snapshot] = []
+    settings = replace(tiny, steps=(30,))
+    session = watched(settings, {23: lambda s: s.keep(kept.append)})
+    session.keep(kept.append)
+    session.settle()
+    assert session.message == "there is no picture yet; start the painting first."
+    session.start()
+    session.settle()
+    session.change(style_weight=700.0)
+    session.settle()
+    session.start()  # begins anew
+    session.settle()
+    session.go_to(kept[0])
+    session.settle()
+    assert (session.state, session.step, session.settings) == ("paused", 23, settings)
+    session.start()
+    session.settle()
+    assert torch.equal(session.image, stylize(photo, [painting], settings))
+    session.choose(Still(photo.flip(3), [painting], tiny))
+    session.go_to(kept[0])
+    session.settle()
+    assert session.state == "ready"
+    session.start()
+    session.settle()
+    session.go_to(kept[0])
+    session.settle()
     assert session.state == "finished"
-    assert session.step == 40
+    assert "other pictures" in session.message
 
 
 def test_a_step_back_keeps_what_waits_for_the_next_start(
@@ -781,7 +816,7 @@ def test_moves_are_saved_as_a_session(
     saved = yaml.safe_load(paths[1].read_text())
     assert saved.pop("last_step") == 12
     log = [Move.from_dict(move) for move in saved.pop("moves")]
-    assert [move.as_dict() for move in log] == [move.as_dict() for move in effective(work.log)]
+    assert [move.as_dict() for move in log] == [move.as_dict() for move in work.log]
     del saved["content"], saved["style"], saved["original_colors"]
     assert Settings(**saved) == tiny
     again = paint(Painting(Still(photo, [painting], Settings(**saved)), moves=log), 12)

@@ -49,6 +49,7 @@ class Moment:
     rate: float = 1.0  # share of their full length that steps have after explosions
     rescues: int = 0  # explosions in a row
     calm: int = 0  # steps since the last one
+    unit: float = 1.0  # in which the optimiser is handed gradients; another after moves
     # The `state_dict` of torch's optimiser; empty before its first step, or if nobody asked.
     optimizer: Mapping[str, Any] = field(default_factory=dict)
 

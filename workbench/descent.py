@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from workbench.checkpoints import Checkpoints, Moment
 from workbench.devices import HISTORY, ran_out_of_memory
 from workbench.errors import MemoryExceeded, OptimizationError
-from workbench.images import check_image
+from workbench.images import check_image, shape_of
 from workbench.losses import Losses, TemporalTarget, to_losses
 from workbench.problem import Evaluate, Problem, kept_targets
 from workbench.settings import Settings
@@ -96,14 +96,48 @@ def optimize(
     MemoryExceeded
         If memory runs out all the same, likewise.
     """
+    painted = paint(
+        content,
+        styles,
+        settings,
+        start=start,
+        masks=masks,
+        temporal=temporal,
+        checkpoints=checkpoints,
+    )
+    with contextlib.closing(painted):
+        for iterate, _ in painted:
+            yield iterate
+
+
+def paint(
+    content: Tensor,
+    styles: Sequence[Tensor],
+    settings: Settings,
+    *,
+    start: Tensor | None = None,
+    masks: Sequence[Tensor] = (),
+    temporal: Sequence[TemporalTarget] = (),
+    checkpoints: Checkpoints | None = None,
+    begin: Moment | None = None,
+    before: Settings | None = None,
+    remember: bool = False,
+) -> Generator[tuple[Iterate, Moment]]:
+    """As `optimize`, with the moment that each iterate is of.
+
+    Given a moment to `begin` with, the painting goes on from there; `before` is what it was painted
+    with, if the settings have changed. `remember` says whether moments are to hold what the
+    optimiser remembers, so that a painting can begin with them.
+    """
     last: Iterate | None = None
     try:
-        iterates = _paint(
-            Problem.of(content, styles, settings, masks, temporal), start, checkpoints
-        )
-        with contextlib.closing(iterates):
-            for last in iterates:
-                yield last
+        problem = Problem.of(content, styles, settings, masks, temporal)
+        painted = _paint(problem, start, checkpoints, begin, before, remember)
+        del problem
+        with contextlib.closing(painted):
+            for last, moment in painted:
+                yield last, moment
+                del moment
         return
     except (MemoryError, RuntimeError) as error:
         if not ran_out_of_memory(error):
@@ -150,51 +184,65 @@ def measure(
 
 
 def _paint(
-    problem: Problem, start: Tensor | None, checkpoints: Checkpoints | None
-) -> Generator[Iterate]:
-    """As `optimize`, but memory that runs out is torch's error."""
+    problem: Problem,
+    start: Tensor | None,
+    checkpoints: Checkpoints | None,
+    begin: Moment | None,
+    before: Settings | None,
+    remember: bool,
+) -> Generator[tuple[Iterate, Moment]]:
+    """As `paint`, but memory that runs out is torch's error."""
     problem.check_memory()
     if checkpoints is None:
-        moments = _moments(problem, start)
+        moments = _moments(problem, start, begin, before=before, remember=remember)
     else:
         begin = checkpoints.find(problem.identity(start))
         moments = checkpoints.keep(_moments(problem, start, begin, remember=True))
     with contextlib.closing(moments):
         for moment in moments:
-            yield _iterate(problem, moment)
+            yield _iterate(problem, moment), moment
 
 
 def _moments(
-    problem: Problem, start: Tensor | None, begin: Moment | None = None, *, remember: bool = False
+    problem: Problem,
+    start: Tensor | None,
+    begin: Moment | None,
+    *,
+    before: Settings | None = None,
+    remember: bool = False,
 ) -> Generator[Moment]:
-    """Every moment from the start picture, or from `begin`, to the end of the last scale.
-
-    `remember` says whether they are to hold what the optimiser remembers.
-    """
-    if begin is None:
-        picture = problem.start() if start is None else start
-        check_image(picture, "start")
-    end = 0
-    for shape, steps in problem.scales:
-        first, end = end, end + steps
-        if begin is not None and begin.step > end:
-            continue
-        # A picture that comes from a coarser scale is near enough for L-BFGS to start at once.
-        warmup = WARMUP_STEPS if first == 0 and start is None else 0
+    """Every moment from the start picture, or from `begin`, to the end of the last scale."""
+    # A picture that comes from a coarser scale is near enough for L-BFGS to start at once.
+    warmup, end = WARMUP_STEPS if start is None else 0, 0
+    if begin is not None:
+        yield begin
+        warmup = 0 if _is_of_lbfgs(begin.optimizer) else warmup
+    for number, (shape, steps) in enumerate(problem.scales):
+        end += steps
         if problem.settings.optimizer == "adam":
-            warmup = steps
+            warmup = end
+        elif number > 0:
+            warmup = 0
+        if begin is not None and begin.step >= end:
+            continue
         evaluate = problem.at(shape)
         if begin is None:
-            begin = _begin(problem, evaluate, problem.pixels(picture.detach(), shape), first)
-        for moment in _descend(
-            problem, evaluate, begin, end=end, warmup=first + warmup, remember=remember
-        ):
-            if moment.step > first or first == 0:  # a later scale starts with the last one's end
-                yield moment
-        picture, begin = problem.picture(moment.pixels), None
+            picture = problem.start() if start is None else start
+            check_image(picture, "start")
+            pixels = problem.pixels(picture.detach(), shape)
+            yield (begin := _begin(problem, evaluate, pixels))
+        elif shape_of(begin.pixels) != shape:
+            pixels = problem.pixels(problem.picture(begin.pixels), shape)
+            begin = _begin(problem, evaluate, pixels, begin.step)
+        elif before is not None:
+            begin = _moved(problem, evaluate, begin, before)
+        before = None
+        for moment in _descend(problem, evaluate, begin, end=end, warmup=warmup, remember=remember):
+            yield moment
+        begin = moment
 
 
-def _begin(problem: Problem, evaluate: Evaluate, pixels: Tensor, step: int) -> Moment:
+def _begin(problem: Problem, evaluate: Evaluate, pixels: Tensor, step: int = 0) -> Moment:
     """The moment before the first step at a scale."""
     # L-BFGS flattens its parameters, so they must lie in memory as they are indexed.
     pixels = pixels.contiguous().requires_grad_()
@@ -208,37 +256,54 @@ def _begin(problem: Problem, evaluate: Evaluate, pixels: Tensor, step: int) -> M
     return moment
 
 
-def _descend(
-    problem: Problem, evaluate: Evaluate, begin: Moment, *, end: int, warmup: int, remember: bool
-) -> Generator[Moment]:
-    """Minimise at one scale up to the step `end`, up to the step `warmup` with Adam.
+def _moved(problem: Problem, evaluate: Evaluate, begin: Moment, before: Settings) -> Moment:
+    """A moment where the loss has become another; what the optimiser has learnt stays.
 
-    Yields the moment that it begins with, and then every step.
+    Its curvature is taken to have grown as the gradient has, so that the gradient is handed to it
+    in units that grow as much.
     """
-    settings, good = problem.settings, begin
+    old = begin.grad.to(problem.device)
+    pixels = begin.pixels.to(problem.device) * (problem.settings.white / before.white)
+    now = _begin(problem, evaluate, pixels, begin.step)
+    unit = begin.unit * float(now.grad.norm() / old.norm())
+    if not begin.optimizer or not (math.isfinite(unit) and unit > 0):
+        return now
+    memory = _memory(begin.optimizer)
+    if _is_of_lbfgs(memory):
+        # L-BFGS will take the change of the gradient for what its last step has done.
+        then = memory["state"][0]["prev_flat_grad"]
+        then += (now.grad / unit - old / begin.unit).flatten().to(then.device)
+    return replace(now, optimizer=memory, unit=unit, rate=begin.rate, calm=begin.calm)
+
+
+def _descend(
+    problem: Problem, evaluate: Evaluate, good: Moment, *, end: int, warmup: int, remember: bool
+) -> Generator[Moment]:
+    """Minimise at one scale from a moment up to the step `end`, up to step `warmup` with Adam."""
+    settings = problem.settings
     pixels = good.pixels.to(problem.device, copy=True).requires_grad_()
-    pixels.grad = good.grad.to(problem.device)
+    pixels.grad = good.grad.to(problem.device) / good.unit
     optimizer: torch.optim.Optimizer | None = None
-    if good.optimizer and good.step != warmup:
+    if good.optimizer and _is_of_lbfgs(good.optimizer) == (good.step >= warmup):
         optimizer = _optimizer(pixels, settings, good.rate, adam=good.step < warmup)
-        optimizer.load_state_dict(copy.deepcopy(dict(good.optimizer)))
-    yield good
+        optimizer.load_state_dict(_memory(good.optimizer))
 
     while good.step < end:
         adam, lowest, rate, calm = good.step < warmup, good.lowest, good.rate, good.calm + 1
+        pixels.grad = good.grad.to(problem.device) / good.unit
         if optimizer is None or good.step == warmup:
             optimizer = _optimizer(pixels, settings, rate, adam=adam)
             lowest = good.losses.total
+        else:
+            optimizer.param_groups[0]["lr"] = rate * (settings.learning_rate if adam else 1.0)
         # Loss and gradient at `pixels` are known; the optimiser only has to take its step.
         optimizer.step(lambda loss=good.losses.total: loss)  # type: ignore[misc]
-        if not adam:
-            optimizer.param_groups[0]["lr"] = rate  # from L-BFGS's second step on
         losses, gradient = _loss_and_gradient(pixels, evaluate, settings.white)
         # Adam climbs out of a perfect start, and may do so.
         if not math.isfinite(losses.total) or (not adam and losses.total > EXPLOSION * lowest):
             with torch.no_grad():
                 pixels.copy_(good.pixels)
-            pixels.grad, optimizer = good.grad, None
+            optimizer = None
             good = replace(good, rate=rate / 2, calm=0)
             if good.rate < 0.5**MAX_EXPLOSIONS:
                 raise OptimizationError(
@@ -248,18 +313,16 @@ def _descend(
                     _iterate(problem, good),
                 )
             continue
-        if calm == CALM_STEPS:
-            optimizer.param_groups[0]["lr"] /= rate
-            rate = 1.0
         good = Moment(
             step=good.step + 1,
             pixels=pixels.detach().clone(),
             grad=gradient,
             losses=losses,
             lowest=min(lowest, losses.total),
-            rate=rate,
+            rate=1.0 if calm == CALM_STEPS else rate,
             calm=calm,
-            optimizer=_memory(optimizer) if remember else {},
+            unit=good.unit,
+            optimizer=_memory(optimizer.state_dict()) if remember else {},
         )
         yield good
 
@@ -296,12 +359,15 @@ def _optimizer(
     return torch.optim.LBFGS([pixels], lr=first, max_iter=1, history_size=HISTORY)
 
 
-def _memory(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """The `state_dict`, with copies of what the next step will change."""
-    tree = optimizer.state_dict()
+def _memory(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """A `state_dict` with copies of what the next step will change."""
     state = {
         # L-BFGS adds to its lists, but leaves the tensors in them as they are.
         name: value.clone() if isinstance(value, Tensor) else copy.copy(value)
         for name, value in tree["state"][0].items()
     }
     return {**tree, "state": {0: state}}
+
+
+def _is_of_lbfgs(tree: Mapping[str, Any]) -> bool:
+    return bool(tree) and "old_dirs" in tree["state"][0]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import bisect
 import contextlib
 import io
 import itertools
@@ -231,13 +230,9 @@ class Recorder:
         self.sizes.append(iterate.size)
         self.losses.append(iterate.losses)
 
-    def rewind(self, iterate: Iterate) -> None:
-        """Forget what came after an earlier iterate."""
-        count = bisect.bisect_right(self.steps, iterate.step)
-        for each in (self.steps, self.sizes, self.losses):
-            del each[count:]
-        self._latest = iterate
-        self._kept = [kept for kept in self._kept if kept.step <= iterate.step]
+    def copy(self) -> Recorder:
+        """One that goes on from here by itself."""
+        return replace(self, steps=[*self.steps], sizes=[*self.sizes], losses=[*self.losses])
 
     def state(self) -> dict[str, Any]:
         """Give what `restore` needs, as `checkpoints.save_tree` writes it."""

@@ -17,7 +17,7 @@ import yaml
 from workbench import runs, samples, stills
 from workbench.errors import InputError, WorkbenchError
 from workbench.files import write_bytes
-from workbench.painting import Move, Painting, effective
+from workbench.painting import Move, Painting, Snapshot
 from workbench.settings import Settings
 from workbench.stills import Still
 
@@ -151,9 +151,42 @@ class Session:
         """Return to the picture and the settings of some steps ago, and pause there."""
         if self.painting is None or not self.painting.step_back():
             self._set(self.state, "There is no earlier picture to go back to.")
-            return
+        else:
+            self._arrive(self.painting)
+
+    @_between_steps
+    def step_forward(self) -> None:
+        """Return to what was gone back from, and pause there."""
+        if self.painting is None or not self.painting.step_forward():
+            self._set(self.state, "There is no later picture to go forward to.")
+        else:
+            self._arrive(self.painting)
+
+    @_between_steps
+    def keep(self, callback: Callable[[Snapshot], None]) -> None:
+        """Hand the painting as it is then to `callback`, in the session's thread."""
+        snapshot = self.painting.snapshot() if self.painting is not None else None
+        if snapshot is None:
+            self._set(self.state, NO_PICTURE)
+        else:
+            callback(snapshot)
+
+    @_between_steps
+    def go_to(self, snapshot: Snapshot) -> None:
+        """Return to a picture that was kept, with its settings, and pause there."""
+        try:
+            if self.painting is None:
+                raise InputError(NO_PICTURE)
+            self.painting.go_to(snapshot)
+        except InputError as error:
+            self._set(self.state, str(error))
+        else:
+            self._arrive(self.painting)
+
+    def _arrive(self, painting: Painting) -> None:
+        """Take the settings of where a painting has gone to, and pause."""
         start_only = {name: getattr(self.settings, name) for name in START_ONLY}
-        self._take(self.painting.settings.changed(**start_only))
+        self._take(painting.settings.changed(**start_only))
         self._pause_at = None
         self._set("paused")
 
@@ -262,7 +295,7 @@ def save_settings(
     any.
     """
     names = {**_absolute(dict(names)), "original_colors": painting.still.original_colors}
-    moves = [move.as_dict() for move in effective(painting.log)]
+    moves = [move.as_dict() for move in painting.log]
     path = Path(output_dir) / "settings.yaml"
     note = _MOVED if moves else ""
     _save_yaml(path, "stylize_image", {**names, **_as_parameters(painting.settings_so_far())}, note)
@@ -300,7 +333,7 @@ def save_run(
         raise InputError(NO_PICTURE)
     folder = runs.start_run(output_dir)
     still = replace(painting.still, settings=painting.settings)
-    moves = effective(painting.log)
+    moves = painting.log
     files = {**_FILES, **{name: f"{name}.jpg" for name in still.inputs()}}
     paths = {name: folder / file for name, file in files.items()}
     stills.save(still, painting.recorder, iterate, paths, moves=[move.step for move in moves])

@@ -21,7 +21,7 @@ from workbench import runs, samples, sheets
 from workbench.chooser import PictureChooser, show_picture, small_jpeg
 from workbench.errors import InputError, WorkbenchError
 from workbench.notebook import encode, papermill_command
-from workbench.painting import Painting, effective
+from workbench.painting import Painting
 from workbench.session import CHOOSE, NO_PICTURE, Session, save_run, save_settings
 from workbench.settings import Settings
 from workbench.stills import Still
@@ -408,8 +408,7 @@ def _caption(painting: Painting, state: str) -> str:
 
 
 def _curves(painting: Painting) -> bytes:
-    steps = [move.step for move in effective(painting.log)]
-    figure = sheets.plot_losses(painting.recorder, steps)
+    figure = sheets.plot_losses(painting.recorder, [move.step for move in painting.log])
     figure.set_size_inches(7, 3)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=90)
@@ -421,8 +420,7 @@ def _log(painting: Painting) -> str:
     lines = []
     for move in reversed(painting.log):
         changes = [f"{name.replace('_', ' ')} {_text(v)}" for name, v in move.changes.items()]
-        what = ", ".join(changes) if move.back_to is None else f"back to step {move.back_to}"
-        lines.append(f"<li>step {move.step}: {escape(what or 'optimiser started anew')}</li>")
+        lines.append(f"<li>step {move.step}: {escape(', '.join(changes) or 'all steps anew')}</li>")
     return f'<ol style="margin: 0">{"".join(lines)}</ol>' if lines else "None yet."
 
 

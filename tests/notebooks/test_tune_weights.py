@@ -124,8 +124,7 @@ def test_a_saved_session_gives_the_very_picture_in_tune_weights(tmp_path: Path) 
         (17, lambda session: session.change(style_layers=["relu1_1"], content_weight=1)),
         (24, Session.pause),
     )
-    log = [(move.step, move.back_to) for move in painting.log]
-    assert log == [(5, None), (13, 10), (17, None)]
+    assert [move.step for move in painting.log] == [5, 17]
     done = papermill(
         tmp_path, "tune_weights", "-f", "panel/session.yaml", "-p", "output_dir", "again"
     )
@@ -134,4 +133,4 @@ def test_a_saved_session_gives_the_very_picture_in_tune_weights(tmp_path: Path) 
     assert pictures[0] == pictures[1]
     result = read_result(tmp_path / "again")
     assert result is not None
-    assert (result.figures["steps"], result.figures["moves"]) == (24, 3)
+    assert (result.figures["steps"], result.figures["moves"]) == (24, 2)
