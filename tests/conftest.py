@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,6 +18,13 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # The workers, and what they start, have a core each, and would fight for more.
     torch.set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"
+
+gc.disable()  # all that is imported and collected stays: to search it for rubbish takes seconds
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session", autouse=True)

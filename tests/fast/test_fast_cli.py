@@ -8,7 +8,8 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
 from subprocess import CompletedProcess
 
@@ -18,7 +19,7 @@ from sample_clip import clip
 from test_cli import interrupt
 from torch import Tensor
 
-from workbench import cli
+from workbench import cli, weights
 from workbench.colour import transfer_luma
 from workbench.fast import training
 from workbench.fast.models import read_folder, save_network
@@ -37,23 +38,20 @@ SMALL = [*OPTIONS.split(), *TINY]
 PROGRAM = [sys.executable, tiny_backbone.__file__]  # in a process of its own
 
 
-Call = Callable[..., CompletedProcess[str]]
-
-
-@pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
+def call(*arguments: object, cwd: Path) -> CompletedProcess[str]:
     """As `workbench`, in this process: seconds of imports are saved."""
-
-    def called(*arguments: object, cwd: Path) -> CompletedProcess[str]:
-        words = ["workbench", *map(str, arguments)]
-        monkeypatch.chdir(cwd)
-        monkeypatch.setattr(sys, "argv", words)
-        monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # `main` sets it
+    words = ["workbench", *map(str, arguments)]
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        redirect_stdout(StringIO()) as out,
+        redirect_stderr(StringIO()) as err,
+    ):
+        patch.chdir(cwd)
+        patch.setattr(sys, "argv", words)
+        patch.setattr(warnings, "showwarning", warnings.showwarning)  # `main` sets it
         with pytest.raises(SystemExit) as end:
             cli.main()
-        return CompletedProcess(words, int(end.value.code or 0), *capsys.readouterr())
-
-    return called
+    return CompletedProcess(words, int(end.value.code or 0), out.getvalue(), err.getvalue())
 
 
 @pytest.fixture(scope="module")
@@ -62,16 +60,13 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("trained")
     film = clip()
     film.sound.write_film(film.frames[:8], folder / "clip.mp4", film.fps)
-    command = [*PROGRAM, "train", STYLE, *SMALL, "--training-steps", "6"]
-    run = subprocess.run(command, cwd=folder, env=alone(folder), capture_output=True, text=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WORKBENCH_WEIGHTS", str(folder / "weights"))
+        patch.setitem(weights.BACKBONES, "tiny", tiny_backbone.tiny_backbone())
+        run = call("train", STYLE, *SMALL, "--training-steps", "6", cwd=folder)
     assert run.returncode == 0, run.stderr
     (folder / "printed.txt").write_text(run.stdout)
     return folder
-
-
-def alone(folder: Path) -> dict[str, str]:
-    """Surroundings in which the tiny backbone has a cache of its own."""
-    return {**os.environ, "WORKBENCH_WEIGHTS": str(folder / "weights")}
 
 
 def test_train_makes_checkpoints_previews_figures_and_a_plot(trained: Path) -> None:
@@ -89,7 +84,7 @@ def test_train_makes_checkpoints_previews_figures_and_a_plot(trained: Path) -> N
     assert f"the best is step {model.best.step}" in printed
 
 
-def test_labels_are_given_and_named(trained: Path, call: Call) -> None:
+def test_labels_are_given_and_named(trained: Path) -> None:
     labels = ["--label", "3=less good", "--label", "6=good"]
     run = call("train", "-o", "ink", *labels, cwd=trained)
     assert run.returncode == 0, run.stderr
@@ -104,7 +99,7 @@ def test_labels_are_given_and_named(trained: Path, call: Call) -> None:
     assert (run.returncode, "no checkpoint '7'" in run.stderr) == (2, True)
 
 
-def test_apply_paints_a_clip_with_its_sound(trained: Path, call: Call) -> None:
+def test_apply_paints_a_clip_with_its_sound(trained: Path) -> None:
     run = call("apply", "ink", "clip.mp4", "-o", "painted.mp4", cwd=trained)
     assert run.returncode == 0, run.stderr
     film = open_clip(trained / "painted.mp4")
@@ -115,7 +110,7 @@ def test_apply_paints_a_clip_with_its_sound(trained: Path, call: Call) -> None:
     )
 
 
-def test_apply_paints_pictures_and_folders(trained: Path, call: Call) -> None:
+def test_apply_paints_pictures_and_folders(trained: Path) -> None:
     run = call("apply", "ink@3", "sample:coffee", "-o", "cup.png", cwd=trained)
     assert run.returncode == 0, run.stderr
     assert load_image(trained / "cup.png").shape == (1, 3, 400, 600)
@@ -141,7 +136,6 @@ def test_presets_are_those_of_training(
     tiny: Settings,
     photo: Tensor,
     tmp_path: Path,
-    call: Call,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for name in "abc":
@@ -170,7 +164,7 @@ PLAIN = ("--device", "cpu", "--precision", "float32")
 
 @pytest.mark.parametrize("output", ["painted.v2", "painted.v2/", "there.png"])
 @pytest.mark.parametrize("content", ["photos", "photos/a.png photos/b.png", "photos/a.png"])
-def test_a_folder_may_have_a_dot(output: str, content: str, folder: Path, call: Call) -> None:
+def test_a_folder_may_have_a_dot(output: str, content: str, folder: Path) -> None:
     (folder / "there.png").mkdir()
     run = call("apply", "ink.safetensors", *content.split(), "-o", output, *PLAIN, cwd=folder)
     if (output, content) == ("painted.v2", "photos/a.png"):
@@ -180,7 +174,7 @@ def test_a_folder_may_have_a_dot(output: str, content: str, folder: Path, call: 
     assert load_image(folder / output / "a.png").shape == (1, 3, 60, 80)
 
 
-def test_apply_keeps_colours(folder: Path, photo: Tensor, call: Call) -> None:
+def test_apply_keeps_colours(folder: Path, photo: Tensor) -> None:
     words = ["apply", "ink.safetensors", "photos/a.png", *PLAIN]
     assert call(*words, "-o", "plain.png", cwd=folder).returncode == 0
     run = call(*words, "-o", "luma.png", "--original-colors", "luma", cwd=folder)
@@ -195,9 +189,7 @@ def test_apply_keeps_colours(folder: Path, photo: Tensor, call: Call) -> None:
     ("words", "sentence"),
     [("--precision half", "precision = 'half'"), ("--device meta", "device = 'meta'")],
 )
-def test_what_nothing_can_be_painted_with(
-    words: str, sentence: str, folder: Path, call: Call
-) -> None:
+def test_what_nothing_can_be_painted_with(words: str, sentence: str, folder: Path) -> None:
     run = call("apply", "ink.safetensors", "photos", "-o", "out", *words.split(), cwd=folder)
     assert run.returncode == 2, run.stderr
     assert sentence in run.stderr
@@ -221,9 +213,7 @@ BAD_TRAINING = [
 
 
 @pytest.mark.parametrize(("words", "sentence"), BAD_TRAINING)
-def test_bad_input_to_training_gets_one_sentence(
-    words: str, sentence: str, tmp_path: Path, call: Call
-) -> None:
+def test_bad_input_to_training_gets_one_sentence(words: str, sentence: str, tmp_path: Path) -> None:
     run = call("train", *words.split(), cwd=tmp_path)
     assert run.returncode == 2, run.stderr
     assert sentence in run.stderr.splitlines()[-1]
@@ -245,9 +235,7 @@ def test_bad_input_to_training_gets_one_sentence(
         ("ink clip.mp4 -o out.mp4 --device cuda:99", "device = 'cuda:99'"),
     ],
 )
-def test_bad_input_to_apply_gets_one_sentence(
-    words: str, sentence: str, trained: Path, call: Call
-) -> None:
+def test_bad_input_to_apply_gets_one_sentence(words: str, sentence: str, trained: Path) -> None:
     run = call("apply", *words.split(), cwd=trained)
     assert run.returncode == 2, run.stderr
     assert sentence in run.stderr
@@ -257,7 +245,7 @@ def test_bad_input_to_apply_gets_one_sentence(
 
 @pytest.mark.slow
 def test_ctrl_c_and_a_kill_lose_nothing(
-    trained: Path, tiny: Settings, tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+    trained: Path, tiny: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "clip.mp4").write_bytes((trained / "clip.mp4").read_bytes())
     monkeypatch.setenv("WORKBENCH_WEIGHTS", str(tmp_path / "weights"))
