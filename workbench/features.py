@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from workbench.convolution import direct, fastest, winograd
 from workbench.errors import InputError
 from workbench.weights import BACKBONES, Weights, block_of
 
@@ -32,6 +33,7 @@ class Network:
     convolutions: tuple[tuple[str, Tensor, Tensor], ...]  # (layer, weight, bias), in their order
     mean: Tensor  # (1, 3, 1, 1), float32, RGB in 0..255; subtracted from the picture
     pooling: str = "max"
+    winograd: frozenset[str] = frozenset()  # layers that go by that algorithm, not directly
 
     @property
     def dtype(self) -> torch.dtype:
@@ -59,16 +61,29 @@ class Network:
         `(1, C, H / 2**(block - 1), W / 2**(block - 1))`, in the network's dtype.
         """
         activations = {}
-        x = (picture - self.mean).to(self.dtype).contiguous(memory_format=torch.channels_last)
+        x = (picture - self.mean).to(self.dtype)
         for layer, weight, bias in self.convolutions:
             if layer.endswith("_1") and layer != "relu1_1":
                 x = self._pool(x)
-            x = F.relu_(F.conv2d(x, weight, bias, padding=1))
+            if layer in self.winograd:
+                x = winograd(x, weight, bias)
+            else:
+                x = direct(x.contiguous(memory_format=torch.channels_last), weight, bias)
+            x = F.relu_(x)
             if layer in layers:
                 activations[layer] = x
                 if len(activations) == len(set(layers)):
                     break  # nothing is asked for behind it
         return activations
+
+    def planned(self, shape: tuple[int, int]) -> Network:
+        """The same network, with the convolutions that are fastest here for pictures `(H, W)`."""
+        layers = frozenset(fastest(self.convolutions, shape))
+        convolutions = tuple(
+            (layer, weight.contiguous() if layer in layers else weight, bias)
+            for layer, weight, bias in self.convolutions
+        )
+        return replace(self, convolutions=convolutions, winograd=layers) if layers else self
 
     def _pool(self, x: Tensor) -> Tensor:
         if self.pooling == "max":

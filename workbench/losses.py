@@ -64,7 +64,9 @@ class _Gram(torch.autograd.Function):
     def backward(ctx: FunctionCtx, grad: Tensor) -> Tensor:
         columns: Tensor = ctx.saved_tensors[0]  # type: ignore[attr-defined]
         symmetric = (grad + grad.T).to(columns.dtype)
-        return columns @ symmetric
+        if columns.is_contiguous():
+            return columns @ symmetric
+        return (symmetric @ columns.T).T  # in the layout of the activation
 
 
 def style_loss(gram: Tensor, target: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from workbench.convolution import fastest
 from workbench.devices import (
     choose_device,
     choose_precision,
@@ -183,7 +184,9 @@ class Problem:
 
     def at(self, shape: tuple[int, int]) -> Evaluate:
         """The loss at one scale, for content pictures of `shape`."""
-        settings = self.settings
+        settings, network = self.settings, self.network
+        if torch.is_grad_enabled():  # one look alone is not worth timing
+            network = network.planned(shape)
         with torch.no_grad():
             content = self._targets(self.content, shape, settings.content_layers)
             temporal = [
@@ -200,7 +203,7 @@ class Problem:
                 targets = Targets(content, self.style_targets(max(shape)), (), temporal)
 
         def evaluate(pixels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-            activations = self.network(pixels, settings.layers)
+            activations = network(pixels, settings.layers)
             return weighted_losses(pixels, activations, targets, settings)
 
         return evaluate
@@ -303,6 +306,15 @@ class Problem:
             **machine(self.device, self.network.dtype),
         }
         return Identity(values)
+
+    def machine(self) -> dict[str, str]:
+        """What this was computed with: that of the identity, and which layers went by Winograd."""
+        plans = {
+            f"winograd at {width}x{height}": " ".join(fastest(self.network.convolutions, shape))
+            for shape, _ in self.scales
+            for height, width in [shape]
+        }
+        return machine(self.device, self.network.dtype) | plans
 
 
 def _averaged(mask: Tensor, shape: tuple[int, int]) -> Tensor:

@@ -55,7 +55,7 @@ class Result:
     figures: Mapping[str, float]
     settings: Mapping[str, Any]  # everything that the run was told
     weights: Mapping[str, str]  # `name` and `sha256` of the pretrained weights
-    versions: Mapping[str, str]  # of the programs
+    versions: Mapping[str, str]  # of the programs, and what the machine computed with
     seconds: float  # that the run took
 
 
@@ -183,6 +183,7 @@ def finish_run(
     figures: Mapping[str, float],
     settings: Mapping[str, Any],
     weights: Mapping[str, str],
+    machine: Mapping[str, str] | None = None,
     seconds: float | None = None,
 ) -> Result:
     """Write `result.json`, and put everything in the place of what an earlier run made.
@@ -198,6 +199,8 @@ def finish_run(
         Name -> path of a finished file inside `folder`, or kept beside it by an earlier run.
     figures, settings, weights
         See `Result`; figures that are not finite are refused.
+    machine
+        What it was computed with, such as the device and the precision, beside the versions.
     seconds
         How long the run took; None: since `start_run`.
     """
@@ -219,7 +222,8 @@ def finish_run(
             raise InputError(f"figure {name!r} is {value}, which is not a finite number.")
     if seconds is None:
         seconds = time.monotonic() - _began.get(folder.resolve(), time.monotonic())
-    result = Result(relative, figures, settings, weights, _versions(), round(seconds, 3))
+    versions = _versions() | dict(machine or {})
+    result = Result(relative, figures, settings, weights, versions, round(seconds, 3))
     write_bytes(folder / RESULT, json.dumps(asdict(result), indent=2).encode())
     if folder != home:
         _put_in_place(home)  # another one that is whole, if its process was killed just then

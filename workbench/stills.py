@@ -27,6 +27,7 @@ from workbench.descent import Iterate, measure, optimize
 from workbench.errors import OptimizationError
 from workbench.files import check_writable, refuse_overwriting
 from workbench.images import Box, Frame, from_array, save_image, to_array
+from workbench.problem import Problem
 from workbench.settings import Settings
 from workbench.video import clips
 from workbench.weights import load_weights
@@ -299,5 +300,6 @@ def finish(
         figures={**losses.figures(), **figures},
         settings=told,
         weights=load_weights(still.settings.backbone).as_dict(),
+        machine=Problem.of(still.content, still.styles, still.settings, still.masks).machine(),
         seconds=seconds,
     )
