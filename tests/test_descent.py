@@ -26,7 +26,7 @@ from workbench.features import Network, build_network
 from workbench.images import from_array, resize, save_image, to_array
 from workbench.losses import TemporalTarget, content_loss, gram_matrix, style_loss, tv_loss
 from workbench.problem import TARGETS_KEPT, scales
-from workbench.settings import Settings
+from workbench.settings import STYLE_LOSSES, Settings
 from workbench.weights import load_weights
 
 
@@ -770,6 +770,48 @@ def test_masks_that_do_not_fit_are_refused(tiny: Settings, photo: Tensor, painti
         next(optimize(photo, [painting], tiny, masks=halves()))
     with pytest.raises(InputError, match="mask 1: expected a floating-point tensor"):
         next(optimize(photo, [painting], tiny, masks=[photo]))
+
+
+# --- what style is -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", STYLE_LOSSES)
+def test_a_painting_lowers_every_kind_of_style_loss(
+    tiny: Settings, photo: Tensor, painting: Tensor, kind: str
+) -> None:
+    settings = replace(tiny, style_loss=kind)
+    first, *_, last = optimize(photo, [painting], settings)
+    assert last.losses.style_total < 0.6 * first.losses.style_total
+    assert last.losses.style_total == pytest.approx(
+        measure(last.image, photo, [painting], settings).style_total, rel=1e-4
+    )
+    layers = tiny.style_layers[1:] if kind == "cross-layer" else tiny.style_layers
+    assert tuple(last.losses.style) == layers
+
+
+@pytest.mark.parametrize("kind", STYLE_LOSSES)
+def test_every_kind_of_style_loss_blends_and_takes_masks(
+    tiny: Settings, photo: Tensor, painting: Tensor, kind: str
+) -> None:
+    settings, styles = replace(tiny, style_loss=kind), [painting, painting.flip(3)]
+    everywhere = [torch.ones(1, 1, 60, 80)]
+    whole = measure(photo, photo, [painting], settings).style_total
+    masked = measure(photo, photo, [painting], settings, masks=everywhere).style_total
+    assert masked == pytest.approx(whole, rel=1e-4)
+    blended = measure(photo, photo, styles, replace(settings, style_blend_weights=(1, 0)))
+    assert blended.style_total == pytest.approx(whole, rel=1e-4)
+    first, *_, last = optimize(photo, styles, settings, masks=halves())
+    assert last.losses.style_total < first.losses.style_total
+
+
+def test_what_is_kept_of_one_kind_of_style_loss_is_not_anothers(
+    tiny: Settings, photo: Tensor, painting: Tensor
+) -> None:
+    for layers in (tiny.style_layers, ("relu1_1", "relu3_1"), ("relu3_1", "relu2_1")):
+        for kind in STYLE_LOSSES:
+            settings = replace(tiny, style_loss=kind, style_layers=layers)
+            once = measure(photo, anew(photo), [anew(painting)], settings)
+            assert measure(photo, photo, [painting], settings) == once
 
 
 # --- what other programs have ------------------------------------------------------------

@@ -1,15 +1,19 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from hypothesis import given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from workbench import losses
-from workbench.settings import Settings
+from workbench.settings import STYLE_LOSSES, Settings
 
 SHALLOW = Settings(
     content_layers=("relu1_1",), content_weight=1.0, style_layers=("relu1_1",), tv_weight=1.0
@@ -207,7 +211,7 @@ def test_regions_count_by_their_share_and_nothing_counts_outside() -> None:
         losses.Region({"relu2_1": nowhere}, gram),
     ]
     ours = activation.clone().requires_grad_()
-    loss = losses.region_loss(ours, "relu2_1", regions)
+    loss = losses.region_loss([ours], "relu2_1", regions)
     alone = losses.style_loss(losses.gram_matrix(activation[..., :2]), gram["relu2_1"])
     assert loss.item() == pytest.approx(2 * 0.25 * alone.item(), rel=1e-5)
     loss.backward()
@@ -244,3 +248,185 @@ def test_a_gradient_of_nothing_stays_nothing() -> None:
     loss = 7 * losses.content_loss(losses.normalize_gradient(activation, 7.0), activation.detach())
     loss.backward()
     assert activation.grad.abs().max() == 0
+
+
+# --- other kinds of style loss -----------------------------------------------------------
+
+Matrix = npt.NDArray[np.float64]
+unhurried = hypothesis_settings(max_examples=40, deadline=None)
+KINDS = st.sampled_from(STYLE_LOSSES)
+
+
+def layers(kind: str, seed: int = 0, channels: int = 5, places: int = 12) -> list[Tensor]:
+    """Activations that a kind looks at, as those after a ReLU: `(1, C, H, W)` comes last."""
+    deeper = random(1, channels, 3, places // 3, seed=seed).relu()
+    shallower = random(1, 4, 7, 2 * (places // 3) + 1, seed=seed + 1).relu()
+    return [shallower, deeper] if kind == "cross-layer" else [deeper]
+
+
+def known(activations: Sequence[Tensor], kind: str, mask: Tensor | None = None) -> Tensor:
+    return losses.style_statistic(activations, kind, mask)
+
+
+def distance(one: Sequence[Tensor], two: Sequence[Tensor], kind: str) -> float:
+    return losses.style_distance(known(one, kind), known(two, kind), kind).item()
+
+
+def rows(activation: Tensor) -> Matrix:
+    return activation[0].flatten(1).double().numpy()
+
+
+def root(matrix: Matrix) -> Matrix:
+    """Square root of a symmetric matrix without negative eigenvalues."""
+    values, vectors = np.linalg.eigh(matrix)
+    return (vectors * np.sqrt(values.clip(0))) @ vectors.T
+
+
+def test_gram_is_the_loss_that_it_always_was() -> None:
+    one, two = layers("gram"), layers("gram", seed=5)
+    before = losses.style_loss(losses.gram_matrix(one[0]), losses.gram_matrix(two[0]))
+    assert distance(one, two, "gram") == before.item()
+
+
+def test_moments_loss_equals_float64() -> None:
+    one, two = (rows(layers("gram+mean", seed=seed)[0]) for seed in (0, 9))
+    grams = [each @ each.T / each.size for each in (one, two)]
+    expected = np.mean((grams[0] - grams[1]) ** 2)
+    expected += 10 * np.mean((one.mean(axis=1) - two.mean(axis=1)) ** 2)
+    expected += 10 * np.mean((one.std(axis=1) - two.std(axis=1)) ** 2)
+    pair = [known(layers("gram+mean", seed=seed), "gram+mean") for seed in (0, 9)]
+    assert losses.moments_loss(*pair).item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_wasserstein_loss_equals_float64(seed: int) -> None:
+    activations = [layers("wasserstein", each, places=60)[0] for each in (seed, seed + 9)]
+    one, two = map(rows, activations)
+    floor = 1e-3 * np.mean(two**2) * np.eye(len(one))
+    first, second = (np.cov(each, bias=True) + floor for each in (one, two))
+    between = root(root(second) @ first @ root(second))
+    expected = np.sum((one.mean(axis=1) - two.mean(axis=1)) ** 2)
+    expected += np.trace(first + second - 2 * between)
+    pair = [known([each], "wasserstein") for each in activations]
+    assert losses.wasserstein_loss(*pair).item() == pytest.approx(expected / len(one), rel=1e-4)
+
+
+def test_wasserstein_loss_of_channels_that_do_not_correlate_by_hand() -> None:
+    # Standard deviations 1 and 2, then 3 and 2; means 1 and 0, then 0 and 4.
+    one = torch.tensor([[2.0, 0.0, 2.0, 0.0], [2.0, 2.0, -2.0, -2.0]]).view(1, 2, 2, 2)
+    two = torch.tensor([[3.0, -3.0, 3.0, -3.0], [6.0, 6.0, 2.0, 2.0]]).view(1, 2, 2, 2)
+    expected = ((3 - 1) ** 2 + (2 - 2) ** 2 + 1**2 + 4**2) / 2
+    pair = [known([each], "wasserstein") for each in (one, two)]
+    assert losses.wasserstein_loss(*pair).item() == pytest.approx(expected, rel=2e-3)
+
+
+def test_cross_gram_matrix_repeats_the_deeper_layer() -> None:
+    shallower, deeper = layers("cross-layer")
+    there = deeper.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+    left, right = rows(shallower[..., :6, :8]), rows(there)
+    expected = left @ right.T / (np.sqrt(4 * 5) * right.shape[1])
+    matrix = losses.cross_gram_matrix(shallower, deeper)
+    np.testing.assert_allclose(matrix, expected, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize(("side", "halved"), [(15, 1), (8, 1), (15, 3), (9, 2), (5, 5)])
+def test_layers_of_any_distance_meet_on_the_deeper_grid(side: int, halved: int) -> None:
+    matrix = losses.cross_gram_matrix(random(1, 2, side, side), random(1, 3, halved, halved))
+    assert matrix.shape == (2, 3)
+
+
+def test_a_layer_crossed_with_itself_is_its_gram_matrix() -> None:
+    activation = random(1, 5, 6, 8)
+    mask = random(1, 1, 6, 8, seed=3).sigmoid()
+    for each in (None, mask):
+        crossed = losses.cross_gram_matrix(activation, activation, each)
+        torch.testing.assert_close(crossed, losses.gram_matrix(activation, each))
+
+
+@pytest.mark.parametrize("kind", STYLE_LOSSES)
+@pytest.mark.parametrize("masked", [False, True])
+def test_gradients_are_those_of_float64(kind: str, *, masked: bool) -> None:
+    activations = [each.double().requires_grad_() for each in layers(kind, places=24)]
+    target = known([each.detach().double() for each in layers(kind, seed=7)], kind)
+    mask = random(1, 1, 3, 8, seed=2).sigmoid().double() if masked else None
+
+    def loss(*values: Tensor) -> Tensor:
+        return losses.style_distance(known(values, kind, mask), target, kind)
+
+    assert torch.autograd.gradcheck(loss, tuple(activations))
+
+
+@unhurried
+@given(kind=KINDS, seed=st.integers(0, 10**6), channels=st.integers(1, 9))
+def test_a_picture_has_its_own_style(kind: str, seed: int, channels: int) -> None:
+    one, other = layers(kind, seed, channels), layers(kind, seed + 3, channels)
+    far = distance(one, other, kind)
+    assert distance(one, one, kind) <= 1e-6 * far
+    assert far >= 0
+
+
+@unhurried
+@given(kind=KINDS, seed=st.integers(0, 10**6))
+def test_style_forgets_where(kind: str, seed: int) -> None:
+    deeper = layers(kind, seed)[-1]
+    both = [deeper, deeper.flip(1)] if kind == "cross-layer" else [deeper]
+    order = torch.tensor(np.random.default_rng(seed).permutation(12))
+    moved = [each.flatten(2)[..., order].view_as(each) for each in both]
+    torch.testing.assert_close(known(moved, kind), known(both, kind), rtol=1e-4, atol=1e-5)
+
+
+@unhurried
+@given(kind=KINDS, seed=st.integers(0, 10**6))
+def test_regions_share_the_statistic_and_the_loss(kind: str, seed: int) -> None:
+    activations, target = layers(kind, seed), known(layers(kind, seed + 3), kind)
+    mask = random(1, 1, 3, 4, seed=seed + 1).sigmoid()
+    parts = [known(activations, kind, each) * each.mean() for each in (mask, 1 - mask)]
+    torch.testing.assert_close(parts[0] + parts[1], known(activations, kind), rtol=1e-4, atol=1e-5)
+    halves = [
+        losses.Region({"relu2_1": torch.full((1, 1, 3, 4), share)}, {"relu2_1": target})
+        for share in (0.25, 0.75)
+    ]
+    whole = losses.style_distance(known(activations, kind), target, kind).item()
+    shared = losses.region_loss(activations, "relu2_1", halves, kind).item()
+    assert shared == pytest.approx(whole, rel=1e-3)
+
+
+@pytest.mark.parametrize("kind", STYLE_LOSSES)
+def test_channels_that_are_dead_have_finite_gradients(kind: str) -> None:
+    activations = [each * 0 for each in layers(kind)]
+    for each in activations:
+        each.requires_grad_()
+    for target in (known(layers(kind, seed=4), kind), known(layers(kind), kind) * 0):
+        losses.style_distance(known(activations, kind), target, kind).backward()
+        assert all(torch.isfinite(each.grad).all() for each in activations)
+
+
+@pytest.mark.parametrize("kind", STYLE_LOSSES)
+def test_bfloat16_activations_give_nearly_the_same_loss(kind: str) -> None:
+    one, other = layers(kind, channels=32, places=300), layers(kind, 9, channels=32, places=300)
+    half = [each.bfloat16() for each in one]
+    assert known(half, kind).dtype == torch.float32
+    assert distance(half, other, kind) == pytest.approx(distance(one, other, kind), rel=0.02)
+
+
+@pytest.mark.parametrize("kind", STYLE_LOSSES)
+def test_normalized_gradients_take_every_kind(kind: str) -> None:
+    names = ("relu1_1", "relu2_1") if kind == "cross-layer" else ("relu2_1",)
+    settings = Settings(
+        style_loss=kind,
+        style_layers=names,
+        style_layer_weights=range(1, len(names) + 1),
+        style_weight=50.0 / len(names),
+        content_layers=("relu2_1",),
+        content_weight=0.0,
+        normalize_gradients=True,
+    )
+    own = dict(zip(names, layers(kind), strict=True))
+    for each in own.values():
+        each.requires_grad_()
+    style = {"relu2_1": known(layers(kind, seed=4), kind)}
+    targets = losses.Targets({"relu2_1": own["relu2_1"].detach()}, style)
+    total, _ = losses.weighted_losses(torch.zeros(1, 3, 6, 8), own, targets, settings)
+    total.backward()
+    for each in own.values():
+        assert each.grad.abs().sum().item() == pytest.approx(50.0, rel=1e-4)

@@ -18,6 +18,7 @@ from workbench.runs import (
     Identity,
     Result,
     check_result,
+    digest,
     finish_run,
     read_result,
     same_run,
@@ -373,3 +374,33 @@ def test_a_folder_with_a_lock_and_leftovers_is_as_good_as_new(tmp_path: Path) ->
     (tmp_path / "run.json").write_text("{")  # torn, before anything was made
     same_run(tmp_path, Identity({"model": "one"}))
     assert json.loads((tmp_path / "run.json").read_text()) == {"model": "one"}
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_run_from_before_there_was_a_knob_is_the_same_run(*, nested: bool) -> None:
+    """Of `style_loss`, the first to come later: what there was is what "gram" does."""
+
+    def identity(**changes: Any) -> Identity:
+        values = Settings().changed(**changes).as_dict()
+        return Identity({"settings": values} if nested else values)
+
+    before = Settings().as_dict()
+    del before["style_loss"]
+    old = {"settings": before} if nested else before
+    assert identity().key == digest(json.dumps(old, sort_keys=True).encode())[:16]
+    assert identity().differences(old) == []
+    other = identity(style_loss="wasserstein")
+    assert other.key != identity().key
+    if not nested:
+        assert other.differences(old) == ['style_loss was "gram", is "wasserstein"']
+        assert identity().differences(other.values) == ['style_loss was "wasserstein", is "gram"']
+
+
+def test_a_folder_from_before_there_was_a_knob_goes_on(tmp_path: Path) -> None:
+    values = Settings().as_dict()
+    old = {name: value for name, value in values.items() if name != "style_loss"}
+    (tmp_path / "run.json").write_text(json.dumps(old))
+    (tmp_path / "frame.png").touch()
+    same_run(tmp_path, Identity(values))
+    with pytest.raises(InputError, match='style_loss was "gram", is "cross-layer"'):
+        same_run(tmp_path, Identity({**values, "style_loss": "cross-layer"}))

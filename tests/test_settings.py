@@ -19,6 +19,7 @@ from workbench.settings import (
     OPTIMIZERS,
     POOLINGS,
     PRECISIONS,
+    STYLE_LOSSES,
     ClipSettings,
     Settings,
     TrainingSettings,
@@ -56,6 +57,7 @@ def valid_settings(draw: st.DrawFn) -> Settings:
         seed=draw(st.integers(0, 2**63 - 1)),
         backbone=backbone,
         pooling=draw(st.sampled_from(POOLINGS)),
+        style_loss=draw(st.sampled_from([each for each in STYLE_LOSSES if each != "cross-layer"])),
         device=draw(st.text()),
         precision=draw(st.sampled_from(PRECISIONS)),
     )
@@ -184,6 +186,8 @@ def test_bounds_of_size_belong_to_it(size: int) -> None:
         ("optimizer", "LBFGS"),
         ("optimizer", 1),
         ("pooling", "min"),
+        ("style_loss", "grams"),
+        ("style_loss", None),
         ("precision", "float16"),
         ("backbone", "resnet50"),
         ("backbone", None),
@@ -211,6 +215,7 @@ def test_two_zero_weights_leave_nothing_to_paint() -> None:
     [
         ("optimizer", OPTIMIZERS),
         ("pooling", POOLINGS),
+        ("style_loss", STYLE_LOSSES),
         ("precision", PRECISIONS),
         ("backbone", BACKBONES),
     ],
@@ -234,6 +239,21 @@ def test_each_style_layer_has_its_own_weight() -> None:
     assert settings.style_weight_of() == {"relu1_1": 10, "relu2_1": 5}
     alike = Settings(style_weight=10, style_layers=layers)
     assert alike.style_weight_of() == {"relu1_1": 10, "relu2_1": 10}
+
+
+def test_pairs_of_layers_go_from_shallow_to_deep() -> None:
+    names = ("relu4_1", "relu1_1", "relu3_1")
+    crossed = Settings(style_loss="cross-layer", style_layers=names)
+    pairs = {"relu3_1": ("relu1_1", "relu3_1"), "relu4_1": ("relu3_1", "relu4_1")}
+    assert crossed.compared_layers() == pairs
+    plain = Settings(style_layers=names)
+    assert plain.compared_layers() == {name: (name,) for name in names}
+
+
+def test_one_style_layer_makes_no_pair() -> None:
+    sentence = refusal(style_loss="cross-layer", style_layers=["relu3_1"])
+    assert sentence.startswith('style_loss = "cross-layer"')
+    assert "relu3_1 alone; name two or more" in sentence
 
 
 def test_layer_of_both_kinds_is_looked_at_once() -> None:

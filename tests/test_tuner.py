@@ -135,7 +135,7 @@ def settings_as_shown(settings: Settings) -> dict[str, Any]:
     """What the widgets have to stand at."""
     names = ("content_weight", "style_weight", "tv_weight", "style_scale", "size")
     names += ("optimizer", "init", "seed", "learning_rate", "normalize_gradients")
-    names += ("tv_kind", "white", "pooling")
+    names += ("style_loss", "tv_kind", "white", "pooling")
     factors = settings.style_layer_weights or (1.0,) * len(settings.style_layers)
     pairs = zip(settings.style_layers, factors, strict=True)
     return {

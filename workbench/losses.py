@@ -5,14 +5,20 @@ Every loss is computed and returned in float32, whatever the activations are in.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from workbench.settings import Settings
+
+# Kind of style loss -> factor with which a style weight takes as much of the photograph as with
+# "gram": the content loss of three paintings at 192 px is then that of "gram" within 17%.
+SCALES = {"gram+mean": 0.1, "cross-layer": 1.2, "wasserstein": 0.1}
 
 
 def content_loss(activation: Tensor, target: Tensor) -> Tensor:
@@ -36,14 +42,22 @@ def gram_matrix(activation: Tensor, mask: Tensor | None = None) -> Tensor:
     is the guided Gram matrix of Gatys et al. 2017 (arXiv 1611.07865, equation 3) with the root of
     the mask as guidance, which is the same for 0 and 1 and lets soft masks add up.
     """
-    # channels_last memory is the (H W, C) matrix as it stands: no copy is made.
-    _, channels, height, width = activation.shape
-    columns = activation.permute(0, 2, 3, 1).reshape(height * width, channels)
+    columns, channels = _columns(activation), activation.shape[1]
     if mask is None:
         gram: Tensor = _Gram.apply(columns)
         return gram / activation.numel()
     gram = _Gram.apply(columns * mask.reshape(-1, 1).sqrt().to(columns.dtype))
     return gram / (channels * mask.sum().clamp(min=1e-6))
+
+
+def _columns(activation: Tensor) -> Tensor:
+    """An activation `(1, C, H, W)` as `(H W, C)`; channels_last memory is that as it stands."""
+    return activation.permute(0, 2, 3, 1).flatten(0, 2)
+
+
+def _wide(values: Tensor) -> Tensor:
+    """Values in float32, or in float64 if they are."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 class _Gram(torch.autograd.Function):
@@ -56,7 +70,7 @@ class _Gram(torch.autograd.Function):
     @staticmethod
     def forward(ctx: FunctionCtx, columns: Tensor) -> Tensor:
         ctx.save_for_backward(columns)
-        wide = columns.float()
+        wide = _wide(columns)
         return wide.T @ wide
 
     @staticmethod
@@ -77,6 +91,109 @@ def style_loss(gram: Tensor, target: Tensor) -> Tensor:
     that are already divided by C H W.
     """
     return (gram - target).square().mean()
+
+
+def cross_gram_matrix(shallower: Tensor, activation: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Correlations between the channels of two layers: which features lie within which.
+
+    Yeh and Tang 2018 (arXiv 1801.01933), section 4; Yeh, Tang, Bhattad, Zou and Forsyth 2019
+    (arXiv 1910.09447). They bring the deeper layer to the shallower one's grid. Where each of its
+    values is repeated for all places above it, that comes to the same as to bring the shallower
+    one, E, to the deeper one's by the mean of these places, which is done here: a fraction of the
+    work. E F^T / (sqrt(B C) H W), so that of a layer with itself it is `gram_matrix`.
+
+    E is `(1, B, h, w)`; the deeper activation F `(1, C, H, W)`, with h // 2^k rows and w // 2^k
+    columns; the mask `(1, 1, H, W)`; the result `(B, C)`, float32.
+    """
+    cell = 1 << (shallower.shape[-1] // activation.shape[-1]).bit_length() - 1
+    left, right = _columns(F.avg_pool2d(shallower, cell)), _columns(activation)
+    counts = torch.ones_like(right[:, :1]) if mask is None else mask.reshape(-1, 1)
+    matrix = _wide(left).T @ (_wide(right) * counts)
+    scale = math.sqrt(left.shape[1] * right.shape[1])
+    return matrix / (scale * _wide(counts).sum().clamp(min=1e-6))
+
+
+def style_statistic(activations: Sequence[Tensor], kind: str, mask: Tensor | None = None) -> Tensor:
+    """What a style is known by at a layer, as `settings.style_loss` says, float32.
+
+    Every statistic is a mean over places: those of a picture's parts, or of several styles, blend.
+
+    Parameters
+    ----------
+    activations
+        That of the layer, `(1, C, H, W)`; before it, for "cross-layer", that of a shallower one.
+    kind
+        "gram": `gram_matrix`, `(C, C)`. "cross-layer": `cross_gram_matrix`, `(B, C)`. "gram+mean"
+        and "wasserstein": `gram_matrix`, and the mean of each channel as one more column,
+        `(C, C + 1)`.
+    mask
+        How much each place counts, `(1, 1, H, W)`, float32 in [0, 1], as in `gram_matrix`.
+    """
+    if kind == "cross-layer":
+        shallower, activation = activations
+        return cross_gram_matrix(shallower, activation, mask)
+    gram = gram_matrix(activations[-1], mask)
+    if kind == "gram":
+        return gram
+    columns = _columns(activations[-1])
+    if mask is None:
+        means = columns.mean(dim=0, dtype=gram.dtype)
+    else:
+        counts = mask.reshape(-1, 1).to(columns.dtype)
+        means = (columns * counts).sum(dim=0, dtype=gram.dtype) / counts.sum().clamp(min=1e-6)
+    return torch.cat([gram, means[:, None]], dim=1)
+
+
+def style_distance(statistic: Tensor, target: Tensor, kind: str) -> Tensor:
+    """How far apart two statistics of `style_statistic` are, a scalar.
+
+    The papers leave open what a loss weighs beside the photograph. Here, other kinds than "gram"
+    are multiplied by `SCALES`, so that a style weight takes about as much of it with each.
+    """
+    distances = {"gram+mean": moments_loss, "wasserstein": wasserstein_loss}
+    return SCALES.get(kind, 1.0) * distances.get(kind, style_loss)(statistic, target)
+
+
+def moments_loss(statistic: Tensor, target: Tensor) -> Tensor:
+    """Gram loss, and beside it how far the channels' means and standard deviations are apart.
+
+    Galerne, Raad, Lezama and Morel 2023 (arXiv 2212.13459): `style_loss` plus 10 times the mean
+    squared difference of means, and 10 times that of standard deviations, which are their
+    program's weights in the units here. Statistics are `(C, C + 1)`, as of `style_statistic`.
+    """
+    means = (statistic[:, -1] - target[:, -1]).square().mean()
+    spreads = (_spreads(statistic) - _spreads(target)).square().mean()
+    return style_loss(statistic[:, :-1], target[:, :-1]) + 10 * (means + spreads)
+
+
+def _spreads(statistic: Tensor) -> Tensor:
+    """Standard deviation of each channel; 0.001 or more, as the root has no gradient at 0."""
+    squares = len(statistic) * statistic.diagonal()
+    return (squares - statistic[:, -1].square()).clamp(min=1e-6).sqrt()
+
+
+def wasserstein_loss(statistic: Tensor, target: Tensor) -> Tensor:
+    """Squared 2-Wasserstein distance of Gaussians with these means and covariances, over C.
+
+    |m - n|^2 + tr(S + T - 2 (T^(1/2) S T^(1/2))^(1/2)): Dowson and Landau 1982
+    (doi 10.1016/0047-259X(82)90077-X); for style, as in style-transfer-pytorch. Of the matrix
+    under the last root, only eigenvalues are needed, and those of L^T S L are the same, where
+    T = L L^T is Cholesky's. A thousandth of the target's mean square is added to every variance
+    of both, as differences in channels that hardly stir are rounding. In float64 and on the CPU:
+    the matrix has the square of a covariance's condition. Statistics are `(C, C + 1)`.
+    """
+    wide = [each.to("cpu", torch.float64) for each in (statistic, target)]
+    floor = 1e-3 * wide[1].diagonal().sum() + 1e-6
+    own, theirs = (
+        len(each) * each[:, :-1] - each[:, -1:] * each[:, -1:].T + floor * torch.eye(len(each))
+        for each in wide
+    )
+    root = torch.linalg.cholesky(theirs)
+    values = torch.linalg.eigvalsh(root.T @ own @ root).clamp(min=floor**2)
+    means = (wide[0][:, -1] - wide[1][:, -1]).square().sum()
+    distance = means + own.trace() + theirs.trace() - 2 * values.sqrt().sum()
+    scaled: Tensor = distance / len(own)
+    return scaled.to(statistic)
 
 
 def tv_loss(picture: Tensor, kind: str = "squared") -> Tensor:
@@ -128,21 +245,24 @@ class Region:
     """A part of a picture that has a style of its own."""
 
     masks: Mapping[str, Tensor]  # layer -> where it lies, (1, 1, H, W) like the activation
-    grams: Mapping[str, Tensor]  # layer -> Gram matrix of its style, (C, C)
+    style: Mapping[str, Tensor]  # layer -> statistic of its style
     weight: float = 1.0  # of its style loss beside those of the other regions
 
 
-def region_loss(activation: Tensor, layer: str, regions: Sequence[Region]) -> Tensor:
-    """Style loss of a picture whose regions have different styles.
+def region_loss(
+    activations: Sequence[Tensor], layer: str, regions: Sequence[Region], kind: str = "gram"
+) -> Tensor:
+    """Style loss of a picture whose regions have different styles; `kind` as in `style_statistic`.
 
-    The sum over regions of `style_loss` of the region's Gram matrix, each weighted by the
+    The sum over regions of `style_distance` of the region's statistic, each weighted by the
     share of the picture that the region has: two halves of the same style come to what the
     whole would. (Gatys et al. 2017, arXiv 1611.07865, section 4.1, leave that weight open.)
     """
     terms = []
     for region in regions:
         mask = region.masks[layer]
-        loss = style_loss(gram_matrix(activation, mask), region.grams[layer])
+        statistic = style_statistic(activations, kind, mask)
+        loss = style_distance(statistic, region.style[layer], kind)
         terms.append(region.weight * mask.mean() * loss)
     return torch.stack(terms).sum()
 
@@ -152,7 +272,7 @@ class Targets:
     """What a picture is drawn towards."""
 
     content: Mapping[str, Tensor]  # layer -> activation of the content picture, (1, C, H, W)
-    style: Mapping[str, Tensor]  # layer -> Gram matrix of one style or a blend, (C, C)
+    style: Mapping[str, Tensor]  # layer -> statistic of one style or a blend
     regions: Sequence[Region] = ()  # parts with styles of their own, in the place of `style`
     temporal: Sequence[TemporalTarget] = ()  # earlier frames, as large as the picture
 
@@ -203,15 +323,15 @@ class Losses:
         }
 
 
-def blend(grams: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
-    """Mix Gram matrices `(C, C)` of several styles; of the weights, only proportions matter.
+def blend(statistics: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+    """Mix the statistics of several styles; of the weights, only proportions matter.
 
     As -style_blend_weights in neural_style.lua.
     """
     total = sum(weights)
-    mixed = torch.zeros_like(grams[0])
-    for gram, weight in zip(grams, weights, strict=True):
-        mixed += (weight / total) * gram
+    mixed = torch.zeros_like(statistics[0])
+    for statistic, weight in zip(statistics, weights, strict=True):
+        mixed += (weight / total) * statistic
     return mixed
 
 
@@ -260,12 +380,14 @@ def weighted_losses(
     for layer, weight in settings.content_weight_of().items():
         loss = content_loss(activation(layer, weight), targets.content[layer])
         terms[f"content {layer}"] = weight * loss
-    for layer, weight in settings.style_weight_of().items():
+    kind, weights = settings.style_loss, settings.style_weight_of()
+    for layer, looked_at in settings.compared_layers().items():
+        own = [activation(each, weights[layer]) for each in looked_at]
         if targets.regions:
-            loss = region_loss(activation(layer, weight), layer, targets.regions)
+            loss = region_loss(own, layer, targets.regions, kind)
         else:
-            loss = style_loss(gram_matrix(activation(layer, weight)), targets.style[layer])
-        terms[f"style {layer}"] = weight * loss
+            loss = style_distance(style_statistic(own, kind), targets.style[layer], kind)
+        terms[f"style {layer}"] = weights[layer] * loss
     terms["tv"] = settings.tv_weight * tv_loss(picture, settings.tv_kind)
     if targets.temporal:
         distances = [

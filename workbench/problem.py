@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
-from collections.abc import Callable, Hashable, MutableMapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,14 @@ from workbench.devices import (
 from workbench.errors import InputError
 from workbench.features import Network, build_network
 from workbench.images import check_image, fit, load_image, resize, shape_of, share_masks
-from workbench.losses import Region, Targets, TemporalTarget, blend, gram_matrix, weighted_losses
+from workbench.losses import (
+    Region,
+    Targets,
+    TemporalTarget,
+    blend,
+    style_statistic,
+    weighted_losses,
+)
 from workbench.runs import Identity, digest
 from workbench.settings import MIN_SIZE, Settings
 from workbench.weights import BACKBONES, block_of, cache_folder, load_weights
@@ -36,8 +44,10 @@ TARGETS_KEPT = 8  # of each picture: sizes, networks
 # A function of pixels (1, 3, H, W), float32, 0..white: the total loss and its weighted terms.
 Evaluate = Callable[[Tensor], tuple[Tensor, dict[str, Tensor]]]
 
-# Picture -> all else that its targets depend on -> layer -> activation or Gram matrix.
-kept_targets: MutableMapping[Tensor, dict[Hashable, dict[str, Tensor]]] = WeakTensorKeyDictionary()
+Seen = dict[tuple[str, ...], Tensor]  # layers that were looked at -> activation or style statistic
+
+# Picture -> all else that its targets depend on -> these.
+kept_targets: MutableMapping[Tensor, dict[Hashable, Seen]] = WeakTensorKeyDictionary()
 
 
 def scales(shape: tuple[int, int], settings: Settings) -> list[tuple[tuple[int, int], int]]:
@@ -188,7 +198,8 @@ class Problem:
         if torch.is_grad_enabled():  # one look alone is not worth timing
             network = network.planned(shape)
         with torch.no_grad():
-            content = self._targets(self.content, shape, settings.content_layers)
+            layers = {layer: (layer,) for layer in settings.content_layers}
+            content = self._targets(self.content, shape, layers)
             temporal = [
                 TemporalTarget(
                     resize(target.picture.to(self.device, torch.float32), shape),
@@ -210,33 +221,33 @@ class Problem:
 
     def _regions(self, shape: tuple[int, int]) -> list[Region]:
         """Where each style is painted in pictures of `shape`."""
-        grams, blends, regions = self._style_grams(max(shape)), self._blends(), []
+        styles, blends, regions = self._statistics(max(shape)), self._blends(), []
         mean = sum(blends) / len(blends)
-        for mask, gram, share in zip(self.masks, grams, blends, strict=True):
+        for mask, style, share in zip(self.masks, styles, blends, strict=True):
             resized, shrunk = resize(mask.cpu(), shape), {}
-            for layer in self.settings.style_layers:
+            for layer in style:
                 cell = 2 ** (block_of(layer) - 1)
                 cells = shape[0] // cell, shape[1] // cell
                 shrunk[layer] = _averaged(resized, cells).to(self.device)
-            regions.append(Region(shrunk, gram, share / mean))
+            regions.append(Region(shrunk, style, share / mean))
         return regions
 
     def style_targets(self, size: int) -> dict[str, Tensor]:
-        """Style layer -> Gram matrix that pictures whose longest side is `size` are drawn to."""
+        """Style layer -> statistic that pictures whose longest side is `size` are drawn to."""
         with torch.no_grad():
-            grams = self._style_grams(size)
+            styles = self._statistics(size)
             return {
-                layer: blend([gram[layer] for gram in grams], self._blends())
-                for layer in self.settings.style_layers
+                layer: blend([style[layer] for style in styles], self._blends())
+                for layer in styles[0]
             }
 
     def _blends(self) -> tuple[float, ...]:
         return self.settings.style_blend_weights or (1.0,) * len(self.styles)
 
-    def _style_grams(self, size: int) -> list[dict[str, Tensor]]:
-        layers = self.settings.style_layers
+    def _statistics(self, size: int) -> list[dict[str, Tensor]]:
+        layers, kind = self.settings.compared_layers(), self.settings.style_loss
         return [
-            self._targets(style, self._style_shape(style, size), layers, grams=True)
+            self._targets(style, self._style_shape(style, size), layers, kind)
             for style in self.styles
         ]
 
@@ -250,31 +261,37 @@ class Problem:
         return fit(shape, max(math.ceil(self.settings.style_scale * size), smallest))
 
     def _targets(
-        self, picture: Tensor, shape: tuple[int, int], layers: Sequence[str], *, grams: bool = False
+        self,
+        picture: Tensor,
+        shape: tuple[int, int],
+        layers: Mapping[str, tuple[str, ...]],
+        style_loss: str | None = None,
     ) -> dict[str, Tensor]:
-        """Layer -> activation, or Gram matrix, of a picture at `shape`; kept while it lives."""
+        """Layer -> activation, or style statistic, of a picture at `shape`; kept while it lives."""
         settings = self.settings
         if picture.is_inference():  # torch does not count how often it is written to
-            kept, version = dict[Hashable, dict[str, Tensor]](), 0
+            kept, version = dict[Hashable, Seen](), 0
         else:
             kept, version = kept_targets.setdefault(picture, {}), picture._version
         tf32 = self.device.type == "cuda" and torch.backends.cudnn.allow_tf32
         key: Hashable = (
-            (grams, shape, version, tf32),
+            (style_loss, shape, version, tf32),
             (settings.backbone, settings.pooling, settings.white, cache_folder()),
             (self.network.dtype, self.device),
         )
-        targets = kept.pop(key, {})
-        missing = [layer for layer in layers if layer not in targets]
+        targets = dict(kept.pop(key, {}))
+        missing = [looked_at for looked_at in layers.values() if looked_at not in targets]
         if missing:
-            new = self.network(self.pixels(picture, shape), missing)
-            if grams:
-                new = {layer: gram_matrix(activation) for layer, activation in new.items()}
-            targets = {**targets, **new}
+            new = self.network(
+                self.pixels(picture, shape), tuple(dict.fromkeys(itertools.chain(*missing)))
+            )
+            for looked_at in missing:
+                own = [new[layer] for layer in looked_at]
+                targets[looked_at] = style_statistic(own, style_loss) if style_loss else own[0]
         kept[key] = targets
         if len(kept) > TARGETS_KEPT:
             del kept[next(iter(kept))]  # the one that was not asked for the longest
-        return {layer: targets[layer] for layer in layers}
+        return {layer: targets[looked_at] for layer, looked_at in layers.items()}
 
     def pixels(self, picture: Tensor, shape: tuple[int, int]) -> Tensor:
         """A picture as the network takes it, in 0..white."""

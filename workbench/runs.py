@@ -32,6 +32,7 @@ from workbench.files import (
     replace,
     write_bytes,
 )
+from workbench.settings import NEWER
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -65,6 +66,9 @@ class Identity:
 
     values: Mapping[str, Any]  # as JSON has them; the `digest` of a picture stands for it
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "values", _as_ever(self.values))
+
     @property
     def key(self) -> str:
         """Short text, the same for the same values, for names of files."""
@@ -74,7 +78,8 @@ class Identity:
         """Say how this work differs from one before, as in "style_weight was 100.0, is 300.0"."""
         told = []
         for name in dict.fromkeys([*before, *self.values]):
-            then, now = (self._json(values.get(name)) for values in (before, self.values))
+            unsaid = NEWER.get(name)
+            then, now = (self._json(values.get(name, unsaid)) for values in (before, self.values))
             if then == now:
                 continue
             if _DIGEST.search(then) or _DIGEST.search(now):
@@ -89,6 +94,15 @@ class Identity:
     @staticmethod
     def _json(value: Any) -> str:
         return json.dumps(value, sort_keys=True)
+
+
+def _as_ever(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values as they were before there were newer knobs, where these do what was done then."""
+    return {
+        name: _as_ever(value) if isinstance(value, Mapping) else value
+        for name, value in values.items()
+        if name not in NEWER or value != NEWER[name]
+    }
 
 
 _DIGEST = re.compile(r'"[0-9a-f]{64}"')

@@ -8,6 +8,7 @@ command line can show the defaults at once.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import re
 from collections.abc import Collection, Mapping, Sequence
@@ -21,11 +22,13 @@ from workbench.weights import BACKBONES
 OPTIMIZERS = ("lbfgs", "adam")
 POOLINGS = ("max", "average", "average-unscaled", "l2")
 TV_KINDS = ("squared", "absolute", "mean-squared")
+STYLE_LOSSES = ("gram", "gram+mean", "cross-layer", "wasserstein")
 PRECISIONS = ("auto", "float32", "bfloat16")
 MODES = ("per-frame", "blended", "flow-warped", "temporal")
 FLOW_METHODS = ("dis", "farneback", "raft")
 MIN_SIZE, MAX_SIZE = 32, 8192
 NOT_TRAINED = ("steps", "optimizer", "learning_rate", "init")  # knobs of stills, not of training
+NEWER = {"style_loss": "gram"}  # knobs that earlier versions had not -> what these did
 CLOCK = re.compile(  # of a time: hours, minutes and seconds
     r"(?:(?:([0-9]{1,9}):(?=[0-5][0-9]:))?([0-9]{1,9}):(?=[0-5][0-9](?![0-9])))?"
     r"([0-9]{1,9}(?:\.[0-9]{0,9})?)"
@@ -152,6 +155,11 @@ class Settings(Knobs):
     style_layers: tuple[str, ...] = knob(
         ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1"), "from grain to motifs"
     )
+    style_loss: str = knob(
+        "gram",
+        'what style is: "gram", "gram+mean", "cross-layer" or "wasserstein"',
+        among=STYLE_LOSSES,
+    )
     content_layer_weights: tuple[float, ...] = knob(
         (), "a factor for each content layer; none: 1 for each", least=0
     )
@@ -221,6 +229,11 @@ class Settings(Knobs):
                     f"{kind}_layer_weights has {len(factors)} numbers for {len(layers)} {name};"
                     " give one for each, or none."
                 )
+        if not self.compared_layers():
+            raise InputError(
+                'style_loss = "cross-layer" compares pairs of style layers, and style_layers has'
+                f" {self.style_layers[0]} alone; name two or more."
+            )
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -234,6 +247,17 @@ class Settings(Knobs):
     def style_weight_of(self) -> dict[str, float]:
         """Style layer -> its whole weight, `style_weight` times the layer's own factor."""
         return _layer_weights(self.style_weight, self.style_layers, self.style_layer_weights)
+
+    def compared_layers(self) -> dict[str, tuple[str, ...]]:
+        """Style layer -> the layers, from shallow to deep, that its style loss looks at.
+
+        That is itself, or with "cross-layer" the style layer before it and itself; of the
+        shallowest, there is no loss then.
+        """
+        if self.style_loss != "cross-layer":
+            return {layer: (layer,) for layer in self.style_layers}
+        ordered = sorted(self.style_layers, key=BACKBONES[self.backbone].layers.index)
+        return {pair[1]: pair for pair in itertools.pairwise(ordered)}
 
     @classmethod
     def from_command(cls, text: str, **changes: Any) -> Settings:

@@ -8,6 +8,7 @@ with 8 bits.
     python experiments/benchmarks/still.py                 # all, about 10 minutes on 2 cores
     python experiments/benchmarks/still.py --pair photo.jpg style.jpg   # other pictures
     python experiments/benchmarks/still.py --checkpoints   # only what these cost, 2 minutes
+    python experiments/benchmarks/still.py --style-losses  # only these, beside "gram", 2 minutes
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from workbench.images import from_array, resize, to_array
 from workbench.losses import content_loss, style_loss, tv_loss
 from workbench.progress import Recorder
 from workbench.samples import load_picture
-from workbench.settings import Settings
+from workbench.settings import STYLE_LOSSES, Settings
 from workbench.weights import load_weights
 
 PAIRS = [
@@ -284,6 +285,27 @@ def checkpoint_rows(content: Tensor, style: Tensor) -> Iterator[tuple[str, str, 
         )
 
 
+def style_loss_rows(content: Tensor, style: Tensor) -> Iterator[tuple[str, str, str, str]]:
+    """Median seconds a step with each kind of style loss, the kinds taking turns."""
+    for size in (256, 512):
+        times: dict[str, list[float]] = {kind: [] for kind in STYLE_LOSSES}
+        iterates = {
+            kind: workbench.optimize(
+                content, [style], Settings(size=size, steps=(1000,), style_loss=kind)
+            )
+            for kind in STYLE_LOSSES
+        }
+        for _ in range(12):
+            for kind, steps in iterates.items():
+                start = time.perf_counter()
+                next(steps)
+                times[kind].append(time.perf_counter() - start)
+        gram, *others = (statistics.median(times[kind][3:]) for kind in STYLE_LOSSES)
+        for kind, seconds in zip(STYLE_LOSSES[1:], others, strict=True):
+            what = f'a step at {size} px, "{kind}" beside "gram"'
+            yield what, f"{gram:.3f} s", f"{seconds:.3f} s", f"{seconds / gram:.2f}"
+
+
 def rows(pairs: list[tuple[str, str]]) -> Iterator[tuple[str, str, str, str]]:
     """Rows of the table: what, reference, workbench, ratio."""
     content, style = (load(name) for name in pairs[0])
@@ -330,6 +352,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pair", nargs=2, action="append", metavar=("PHOTO", "STYLE"))
     parser.add_argument("--checkpoints", action="store_true", help="only what these cost")
+    parser.add_argument("--style-losses", action="store_true", help="only what these cost")
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.memory_of:
@@ -338,8 +361,14 @@ def main() -> None:
     load_weights()
     table = []
     pairs = [tuple(pair) for pair in arguments.pair or PAIRS]
-    only = checkpoint_rows(*map(load, pairs[0])) if arguments.checkpoints else None
-    for row in only or rows(pairs):
+    pictures = [*map(load, pairs[0])]
+    if arguments.checkpoints:
+        made = checkpoint_rows(*pictures)
+    elif arguments.style_losses:
+        made = style_loss_rows(*pictures)
+    else:
+        made = rows(pairs)
+    for row in made:
         print(" | ".join(row), flush=True)
         table.append(row)
     threads = torch.get_num_threads()

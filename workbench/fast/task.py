@@ -39,7 +39,7 @@ class Task:
         shown = held_out[0] if preview is None else resize_down(preview, settings.size)
         self.preview = shown.to(self.problem.device)
         longest = round(fmean(max(picture.shape[-2:]) for picture in held_out))
-        self.grams = self.problem.style_targets(longest)
+        self.style = self.problem.style_targets(longest)
 
     def draw(self, step: int) -> Batch:
         """Batch that the step after `step` others looks at."""
@@ -133,7 +133,7 @@ class Task:
         with torch.no_grad():
             content = _each(network(pictures * settings.white, settings.content_layers))
         each = [
-            weighted_losses(picture * settings.white, own, Targets(target, self.grams), settings)[1]
+            weighted_losses(picture * settings.white, own, Targets(target, self.style), settings)[1]
             for picture, own, target in zip(painted.split(1), seen, content, strict=True)
         ]
         return {name: torch.stack([terms[name] for terms in each]).mean() for name in each[0]}
