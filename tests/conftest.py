@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -18,6 +19,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # The workers, and what they start, have a core each, and would fight for more.
     torch.set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"
+
+# Else jsonschema takes a second to build grammars of addresses, which nobody here has.
+sys.modules["rfc3987_syntax"] = None  # type: ignore[assignment]
 
 gc.disable()  # all that is imported and collected stays: to search it for rubbish takes seconds
 

@@ -3,7 +3,6 @@ from __future__ import annotations
 import pytest
 import torch
 from tiny_backbone import tiny_tensors
-from torchvision.models import vgg16, vgg19
 
 from workbench import weights as weights_module
 from workbench.errors import InputError
@@ -46,12 +45,22 @@ def test_activations_are_frozen_but_pass_gradients_to_the_picture(weights: Weigh
     assert not any(w.requires_grad for _, w, _ in network.convolutions)
 
 
-@pytest.mark.parametrize(("name", "model"), [("vgg16", vgg16), ("vgg19", vgg19)])
-def test_equals_torchvision_with_the_same_weights(name: str, model: type) -> None:
+def torchvision_features(name: str) -> tuple[torch.nn.Sequential, dict[str, torch.Tensor]]:
+    """VGG as torchvision begins its training, without the large layers behind; and its state."""
+    from torchvision.models import vgg  # here, as it takes long
+
     torch.manual_seed(0)
-    whole = model(weights=None).eval()
-    reference = whole.features
-    tensors = weights_module._named(whole.state_dict(), name, CAFFE_MEAN)
+    features = vgg.make_layers(vgg.cfgs[{"vgg16": "D", "vgg19": "E"}[name]])
+    for layer in features:
+        if isinstance(layer, torch.nn.Conv2d):
+            torch.nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+    return features.eval(), {f"features.{key}": each for key, each in features.state_dict().items()}
+
+
+@pytest.mark.parametrize("name", ["vgg16", "vgg19"])
+def test_equals_torchvision_with_the_same_weights(name: str) -> None:
+    reference, state = torchvision_features(name)
+    tensors = weights_module._named(state, name, CAFFE_MEAN)
     layers = BACKBONES[name].layers
     network = build_network(Weights(name, tensors, "", ""), layers)
     x = picture(32, 48) - torch.tensor(CAFFE_MEAN).view(1, 3, 1, 1)
@@ -69,9 +78,7 @@ def test_equals_torchvision_with_the_same_weights(name: str, model: type) -> Non
 def test_vgg19_takes_its_own_normalisation_into_the_first_filters(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    torch.manual_seed(0)
-    reference = vgg19(weights=None).features.eval()
-    state = {f"features.{key}": value for key, value in reference.state_dict().items()}
+    reference, state = torchvision_features("vgg19")
     monkeypatch.setattr(weights_module, "_torchvision_state", lambda _: dict(state))
     tensors = weights_module._vgg19_from_torchvision()
     network = build_network(Weights("vgg19", tensors, "", ""), ("relu1_1",))

@@ -3,17 +3,17 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import subprocess
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from filelock import Timeout
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from workbench.errors import InputError, OutputError
+from workbench.errors import InputError, OutputError, WorkbenchError
 from workbench.files import (
     atomic,
     check_writable,
@@ -25,18 +25,9 @@ from workbench.files import (
     replace,
     write_bytes,
 )
+from workbench.images import save_image
 
 unhurried = hypothesis_settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
-BIG_PICTURE_ON_A_SMALL_DISK = """
-import resource, sys, torch
-from workbench import WorkbenchError, save_image
-resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-try:
-    save_image(torch.rand(1, 3, 256, 256), sys.argv[1])
-except WorkbenchError as error:
-    print(error)
-    sys.exit(error.exit_code)
-"""
 
 
 def listing(folder: Path) -> list[str]:
@@ -143,23 +134,32 @@ def test_other_trouble_does_not_ask_for_space(tmp_path: Path) -> None:
     assert "space" not in str(caught.value)
 
 
-@pytest.mark.skipif(os.name == "nt", reason="needs resource limits")
+@pytest.fixture
+def small_disk() -> Iterator[None]:
+    """No file may be longer than 20,000 bytes."""
+    resource = pytest.importorskip("resource", reason="needs resource limits")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.usefixtures("small_disk")
 @pytest.mark.parametrize("before", [None, b"old"])
-def test_picture_that_does_not_fit_on_the_disk(tmp_path: Path, before: bytes | None) -> None:
+def test_picture_that_does_not_fit_on_the_disk(
+    tmp_path: Path, before: bytes | None, capfd: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "big.png"
     if before is not None:
         path.write_bytes(before)
-    done = subprocess.run(
-        [sys.executable, "-c", BIG_PICTURE_ON_A_SMALL_DISK, path],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 1, done.stderr
-    assert done.stdout.count("\n") == 1
-    assert str(path) in done.stdout
-    assert "free some space" in done.stdout
-    assert not done.stderr
+    with pytest.raises(WorkbenchError) as caught:
+        save_image(torch.rand(1, 3, 256, 256), path)
+    sentence = str(caught.value)
+    assert caught.value.exit_code == 1
+    assert "\n" not in sentence
+    assert str(path) in sentence
+    assert "free some space" in sentence
+    assert capfd.readouterr() == ("", "")
     assert listing(tmp_path) == ([] if before is None else ["big.png"])
     assert before is None or path.read_bytes() == before
 

@@ -46,6 +46,7 @@ def write_notebook(path: Path, *cells: str, parameters: str = "answer: int = 42"
     return path
 
 
+@pytest.mark.slow
 def test_cells_are_announced_and_what_is_printed_can_be_read(tmp_path: Path) -> None:
     notebook = write_notebook(tmp_path / "a.ipynb", "print(answer + 1)", "", "print('end')")
     prints = io.StringIO()
@@ -74,6 +75,7 @@ def test_cells_are_announced_and_what_is_printed_can_be_read(tmp_path: Path) -> 
         ("from workbench.errors import *; raise OutputError('It is full.')", "It is full."),
     ],
 )
+@pytest.mark.slow
 def test_how_a_notebook_ended_is_one_sentence(cell: str, sentence: str, tmp_path: Path) -> None:
     notebook = write_notebook(tmp_path / "a.ipynb", "before = 1", cell, "after = 1")
     with pytest.raises(WorkbenchError) as caught:
@@ -375,6 +377,7 @@ def test_what_cannot_be_compared_is_one_sentence(a: object, b: object, sentence:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_an_executed_notebook_may_lie_in_the_folder_of_its_run(tmp_path: Path) -> None:
     written = write_notebook(
         tmp_path / "a.ipynb", "print(output_dir)", parameters="output_dir: str = ''"
@@ -383,6 +386,7 @@ def test_an_executed_notebook_may_lie_in_the_folder_of_its_run(tmp_path: Path) -
         run_notebook(written, tmp_path / "run" / "a.ipynb", {"output_dir": str(tmp_path / "run")})
 
 
+@pytest.mark.slow
 def test_kernels_started_at_once_in_one_folder_do_not_meet(tmp_path: Path) -> None:
     notebook = write_notebook(tmp_path / "a.ipynb", "print(answer)")
     script = (
@@ -418,6 +422,7 @@ quoted: "int | None" = None
 """
 
 
+@pytest.mark.slow
 def test_any_type_hint_may_stand_in_a_parameters_cell(tmp_path: Path) -> None:
     cell = "print([crop, mode, sizes, picture, query, quoted])"
     notebook = write_notebook(tmp_path / "a.ipynb", cell, parameters=MODERN)
@@ -429,6 +434,7 @@ def test_any_type_hint_may_stand_in_a_parameters_cell(tmp_path: Path) -> None:
         run_notebook(notebook, tmp_path / "out.ipynb", {"mod": "b"})
 
 
+@pytest.mark.slow
 def test_braces_in_paths_and_a_long_temporary_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -447,6 +453,7 @@ def test_braces_in_paths_and_a_long_temporary_folder(
     assert not list(long.iterdir())
 
 
+@pytest.mark.slow
 def test_a_stream_that_lacks_letters_gets_question_marks(tmp_path: Path) -> None:
     notebook = write_notebook(tmp_path / "a.ipynb", "print('\u00fc \u2588 \\udcff')")
     written = io.BytesIO()
@@ -461,6 +468,7 @@ def test_a_stream_that_lacks_letters_gets_question_marks(tmp_path: Path) -> None
         run_notebook(notebook, tmp_path / "\udcff.ipynb", {})
 
 
+@pytest.mark.slow
 def test_a_run_does_not_write_where_its_inputs_lie(tmp_path: Path) -> None:
     own = tmp_path / "runs" / "x" / "picture.png"
     own.parent.mkdir(parents=True)

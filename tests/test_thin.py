@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import tokenize
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -39,6 +40,7 @@ def docstring_lines(tree: ast.AST) -> set[int]:
     return lines
 
 
+@cache
 def code_lines(module: Path) -> set[int]:
     with module.open("rb") as file:
         tokens = [token for token in tokenize.tokenize(file.readline) if token.type not in NO_CODE]

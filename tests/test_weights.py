@@ -168,6 +168,7 @@ def test_the_cache_is_where_torch_keeps_weights(monkeypatch: pytest.MonkeyPatch)
     assert weights.cache_folder() == Path(torch.hub.get_dir()) / "checkpoints"
 
 
+@pytest.mark.slow
 def test_of_several_processes_one_fetches_and_the_others_wait(tmp_path: Path) -> None:
     script = textwrap.dedent("""
         import pathlib, sys, time
