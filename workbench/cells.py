@@ -30,6 +30,7 @@ TAKES: dict[str, dict[type[Knobs], frozenset[str]]] = {
     "stylize_image": {Settings: frozenset()},
     "train_style_model": {TrainingSettings: frozenset(), Settings: frozenset(NOT_TRAINED)},
     "tune_weights": {Settings: frozenset()},
+    "which_is_better": {Settings: frozenset({"style_blend_weights"})},
 }
 
 

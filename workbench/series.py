@@ -30,11 +30,12 @@ from torch import Tensor
 
 import workbench
 from workbench import notebook
+from workbench.colour import check_original_colors, match_colors
 from workbench.descent import measure, optimize
 from workbench.errors import InputError, OptimizationError
 from workbench.files import PICTURE_SUFFIXES, claimed, pictures_in, portable_name, write_bytes
 from workbench.images import Box, Frame, crop_image, from_array, load_image, save_image, to_array
-from workbench.progress import bar
+from workbench.progress import bar, keep_colors
 from workbench.runs import Identity, digest
 from workbench.samples import PREFIX, find_pictures, load_picture
 from workbench.settings import Settings
@@ -42,7 +43,7 @@ from workbench.sheets import contact_sheet, finish_plot, new_plot
 from workbench.weights import load_weights
 
 FIGURES = ("loss", "content_loss", "style_loss", "tv_loss", "steps", "seconds")
-CROP = "crop"  # may vary like a setting, although it is none
+CROP, COLORS = "crop", "original_colors"  # may vary like settings, although they are none
 _NAME_BYTES = 180  # what a file system takes, less what is put around it while writing
 _MEASURED = (  # the settings that `measure` looks at, beside weights
     *("content_layers", "style_layers", "style_blend_weights"),
@@ -53,7 +54,7 @@ _UNIT_WEIGHTS = {"content_weight": 1.0, "style_weight": 1.0, "tv_weight": 1.0}
 _CORNERS = ((6, 4, "left"), (-6, -11, "right"))
 
 Axis = tuple[str, Sequence[Any]]
-"""What changes along a side of a grid: the name of a setting, or "crop", and its values."""
+"""What changes along a side of a grid: a name, as `vary` takes it, and its values."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,7 @@ class Variation:
     crop: Box | None  # part of the photograph; None: all of it
     styles: tuple[str, ...]  # as `samples.load_picture` takes them
     settings: Settings
+    original_colors: str = "off"  # one of `colour.ORIGINAL_COLORS`
 
 
 @dataclass(frozen=True)
@@ -97,31 +99,59 @@ def grid(
 ) -> list[Variation]:
     """All combinations of the values of two settings, row by row.
 
-    Rows and columns are the name and the values of a setting, such as
-    `("style_weight", [10, 100])`, or of "crop", whose values are boxes or empty for the whole
-    photograph. `crop` is the box of all else: a part of the photograph, as `images.crop_image`
-    takes it; None: all of it.
+    Rows and columns are a name, as `vary` takes it, and its values, such as
+    `("style_weight", [10, 100])`. `crop` is the box of all else: a part of the photograph, as
+    `images.crop_image` takes it; None: all of it.
     """
-    known = [*(field.name for field in dataclasses.fields(Settings)), CROP]
     for name, values in (rows, columns):
-        if name not in known:
-            raise InputError(notebook.unknown_parameter(name, known))
+        _check_known(name)
         if isinstance(values, str) or not isinstance(values, Sequence) or not values:
             raise InputError(f"values of {name} = {values!r}: give a list of one or more.")
     if rows[0] == columns[0]:
         raise InputError(f"rows and columns are both {rows[0]}; give two different ones.")
+    base = Variation("", "", content, crop, tuple(styles), settings)
     variations: list[Variation] = []
     taken: set[str] = set()
     for row, column in itertools.product(rows[1], columns[1]):
-        changes = {rows[0]: row, columns[0]: column}
-        texts = [_label(name, value) for name, value in changes.items()]
-        box = _box(changes.pop(CROP)) if CROP in changes else crop
-        changed = replace(settings, **changes)
-        if any((changed, box) == (each.settings, each.crop) for each in variations):
-            raise InputError(f"{', '.join(texts)} is given twice; give each value once.")
-        name, caption = _own_name("-".join(texts), taken), ", ".join(texts)
-        variations.append(Variation(name, caption, content, box, tuple(styles), changed))
+        new = vary(base, {rows[0]: row, columns[0]: column}, taken)
+        if any(same_making(new, each) for each in variations):
+            raise InputError(f"{new.caption} is given twice; give each value once.")
+        variations.append(new)
     return variations
+
+
+def vary(base: Variation, changes: Mapping[str, Any], taken: set[str]) -> Variation:
+    """The same picture with some settings changed, which its name and its caption say.
+
+    `changes` are values of settings, of "original_colors", or of "crop": a box, or empty for the
+    whole photograph. The new name begins with that of `base`, and is none of `taken`.
+    """
+    settings = dict(changes)
+    for name in settings:
+        _check_known(name)
+    others = {name: settings.pop(name) for name in (CROP, COLORS) if name in settings}
+    if CROP in others:
+        others[CROP] = _box(others[CROP])
+    check_original_colors(others.get(COLORS, base.original_colors))
+    texts = [_label(name, value) for name, value in changes.items()] or ["unchanged"]
+    return replace(
+        base,
+        name=_own_name("-".join(filter(None, [base.name, *texts])), taken),
+        caption=", ".join(texts),
+        settings=replace(base.settings, **settings),
+        **others,
+    )
+
+
+def same_making(one: Variation, other: Variation) -> bool:
+    """Whether two variations are the same picture, whatever they are called."""
+    return replace(one, name="", caption="") == replace(other, name="", caption="")
+
+
+def _check_known(name: str) -> None:
+    known = [*(field.name for field in dataclasses.fields(Settings)), CROP, COLORS]
+    if name not in known:
+        raise InputError(notebook.unknown_parameter(name, known))
 
 
 def sweep(
@@ -184,9 +214,9 @@ def paint_variations(
     """Paint a series of variations into a folder, one after the other, with a progress bar.
 
     A variation that cannot be painted (its style picture is damaged, its loss explodes) gets a
-    sentence, and the others are painted all the same; the next run tries it again. Refused are a
-    photograph that cannot be used, a folder that another run paints into, and a series of which not
-    one could be painted.
+    sentence, and the others are painted all the same; the next run tries it again. Refused are the
+    only photograph, if it cannot be used, a folder that another run paints into, and a series of
+    which not one could be painted.
 
     Parameters
     ----------
@@ -203,16 +233,16 @@ def paint_variations(
     looked_at = {name: getattr(ruler, name) for name in _MEASURED}
     ruler = Settings(**looked_at, precision="float32").changed(**_UNIT_WEIGHTS)
     largest = max(each.largest for each in (ruler, *(each.settings for each in variations)))
-    contents = {
-        (name, crop): load_picture(name, for_size=largest, crop=crop)
-        for name, crop in {(each.content, each.crop) for each in variations}
-    }
+    photographs: dict[tuple[str, Box | None], Tensor] = {}
+    if len({each.content for each in variations}) == 1:
+        for each in variations:  # if it cannot be used, nothing is begun
+            _photograph(each, photographs, largest)
     folders = [Path(folder), *([Path(kept)] if kept is not None else [])]
     backbones = {ruler.backbone, *(each.settings.backbone for each in variations)}
     weights = {name: load_weights(name).sha256 for name in backbones}
     problems = []
     with claimed(Path(folder)):
-        steps = _paint_all(variations, contents, weights, folders, ruler, largest)
+        steps = _paint_all(variations, photographs, weights, folders, ruler, largest)
         for _, _, painted in bar(
             steps, "painting", "picture", where=lambda step: (step[0], len(variations), step[1])
         ):
@@ -225,7 +255,7 @@ def paint_variations(
 
 def _paint_all(
     variations: Sequence[Variation],
-    contents: Mapping[tuple[str, Box | None], Tensor],
+    photographs: dict[tuple[str, Box | None], Tensor],
     weights: Mapping[str, str],
     folders: Sequence[Path],
     ruler: Settings,
@@ -234,8 +264,8 @@ def _paint_all(
     """Yield, at each step, how many are done, which one it is, and that one if it is done with."""
     names: tuple[str, ...] = ()
     styles: list[Tensor] = []  # those in use
+    given: list[Tensor] = []  # the same, in the colours that they are painted with
     for done, variation in enumerate(variations):
-        content = contents[variation.content, variation.crop]
         caption = variation.caption[:30]
         path = folders[0] / f"{variation.name}.png"
         try:
@@ -244,14 +274,19 @@ def _paint_all(
             if painted is None:
                 if variation.styles != names:
                     styles.clear()
+                    given.clear()
                     names = variation.styles
                     styles += [load_picture(name, for_size=largest) for name in names]
+                colors = variation.original_colors
+                content = _photograph(variation, photographs, largest)
+                given[:] = [match_colors(style, content, colors) for style in styles]
                 started = time.monotonic()
-                for iterate in optimize(content, styles, variation.settings):
+                iterates = optimize(content, given, variation.settings)
+                for iterate in keep_colors(iterates, content, colors):
                     yield done, f"{caption}, step {iterate.step}/{iterate.steps}", None
                 seconds = time.monotonic() - started
                 picture = from_array(to_array(iterate.image))  # the colours that a file can hold
-                measured = measure(picture, content, styles, ruler)
+                measured = measure(picture, content, given, ruler)
                 figures = {
                     **measured.figures(),
                     "loss": iterate.losses.total,
@@ -267,6 +302,18 @@ def _paint_all(
         yield done + 1, caption, painted
 
 
+def _photograph(
+    variation: Variation, loaded: dict[tuple[str, Box | None], Tensor], largest: float
+) -> Tensor:
+    """Its part of the photograph; `loaded` has the parts that were asked for of the same one."""
+    name, crop = variation.content, variation.crop
+    if any(other != name for other, _ in loaded):
+        loaded.clear()
+    if (name, crop) not in loaded:
+        loaded[name, crop] = load_picture(name, for_size=largest, crop=crop)
+    return loaded[name, crop]
+
+
 def with_rest(painted: Sequence[Painted], variations: Sequence[Variation]) -> list[Painted]:
     """A series that was broken off, with a sentence for each variation that is missing."""
     rest = variations[len(painted) :]
@@ -280,6 +327,7 @@ def _key(variation: Variation, ruler: Settings, weights: Mapping[str, str]) -> s
     depends_on = {
         "content": _digest(variation.content),
         "crop": variation.crop,
+        "original_colors": variation.original_colors,
         "styles": [_digest(name) for name in variation.styles],
         "settings": settings.as_dict(),
         "init": init if init in ("content", "random") else _digest(init),
