@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -68,6 +69,15 @@ def test_every_page_and_every_picture_of_the_docs_is_shown_somewhere() -> None:
     text = "".join(page.read_text() for page in PAGES)
     for file in (ROOT / "docs").rglob("*.*"):
         assert f"{file.name})" in text or f"{file.name}#" in text, file.name
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda p: p.stem)
+def test_a_notebook_opens_on_what_people_look_at(path: Path) -> None:
+    for cell in json.loads(path.read_text("utf-8"))["cells"]:
+        if cell["cell_type"] == "code":
+            folded = cell["metadata"].get("jupyter", {}).get("source_hidden", False)
+            assert folded == ("parameters" not in cell["metadata"].get("tags", []))
+            assert (cell["outputs"], cell["execution_count"]) == ([], None)
 
 
 def test_importing_the_package_loads_neither_torch_nor_jupyter() -> None:
