@@ -18,6 +18,7 @@ import nbformat
 import numpy as np
 import pytest
 import torch
+from jupyter_client.manager import start_new_kernel
 from PIL import Image
 from tools import shown
 
@@ -171,41 +172,72 @@ def test_the_working_folder_becomes_the_projects_root(
     assert [str(tmp_path / root) in line for line in printed] == [True] * (start != root)
 
 
-class Kernel:
-    """As much of a kernel as tells who asks."""
-
-    def __init__(self, request: dict[str, object]) -> None:
-        self.kernel, self.request = self, request
-
-    def get_parent(self) -> dict[str, object]:
-        return self.request
-
-
 @pytest.mark.parametrize(
-    ("stdin", "metadata", "environment", "headless"),
+    ("stdin", "metadata", "environment", "modules", "program"),
     [
-        (True, {"cellId": "a"}, {}, False),  # JupyterLab, Notebook 7
-        (True, {}, {}, False),  # nbclassic, VS Code, a console
-        (False, {}, {}, True),  # papermill, nbconvert, jupyter execute
-        (False, {"cellId": "a"}, {}, False),
-        (False, {}, {"SERVER_SOFTWARE": "voila/0.5.8"}, False),
-        (True, {}, {"WORKBENCH_HEADLESS": "1"}, True),
+        (True, {"cellId": "a"}, {}, (), False),  # JupyterLab, Notebook 7
+        (True, {}, {}, (), False),  # nbclassic, VS Code, a console
+        (False, {}, {}, (), True),  # papermill, nbconvert, jupyter execute
+        (False, {"cellId": "a"}, {}, (), False),
+        (False, {}, {"SERVER_SOFTWARE": "voila/0.5.8"}, (), False),
+        (False, {}, {}, ("google.colab",), False),
+        (True, {}, {notebook.HEADLESS: "1"}, (), True),
+        (False, {}, {notebook.HEADLESS: "1"}, ("google.colab",), True),
+        (None, {}, {}, (), False),  # in doubt, somebody looks
     ],
 )
-def test_a_front_end_is_told_from_a_machine(
-    stdin: bool,
+def test_a_front_end_is_told_from_a_program(
+    stdin: bool | None,
     metadata: dict[str, str],
     environment: dict[str, str],
-    headless: bool,
-    monkeypatch: pytest.MonkeyPatch,
+    modules: tuple[str, ...],
+    program: bool,
 ) -> None:
-    monkeypatch.delenv(notebook.HEADLESS, raising=False)
-    monkeypatch.delenv("SERVER_SOFTWARE", raising=False)
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    kernel = Kernel({"content": {"allow_stdin": stdin}, "metadata": metadata})
-    monkeypatch.setattr("IPython.core.getipython.get_ipython", lambda: kernel)
-    assert notebook.is_headless() is headless
+    content = {} if stdin is None else {"allow_stdin": stdin}
+    request = {"content": content, "metadata": metadata}
+    assert notebook.comes_from_program(request, environment, modules) is program
+
+
+def test_a_script_is_headless() -> None:
+    assert notebook.is_headless()
+
+
+LOOKS = (
+    "from workbench import notebook\nprint('headless' if notebook.is_headless() else 'looked at')"
+)
+
+
+@pytest.mark.slow
+def test_programs_are_headless_and_front_ends_are_not(tmp_path: Path) -> None:
+    write_notebook(tmp_path / "a.ipynb", LOOKS)
+    convert = [*("nbconvert", "--execute", "--to", "notebook"), "a.ipynb", "--output"]
+    voila = {"SERVER_SOFTWARE": "voila/0.5.13"}
+    running = [
+        subprocess.Popen([sys.executable, "-m", *words], cwd=tmp_path, env=os.environ | environment)
+        for words, environment in (
+            (["papermill", "a.ipynb", "papermill.ipynb"], {}),
+            (["jupyter", "execute", "a.ipynb", "--output=execute.ipynb"], {}),
+            (["jupyter", *convert, "convert.ipynb"], {}),
+            (["jupyter", *convert, "voila.ipynb"], voila),
+        )
+    ]
+    manager, client = start_new_kernel()  # as VS Code asks it
+    try:
+        said: list[str] = []
+        client.execute_interactive(
+            LOOKS,
+            allow_stdin=True,
+            output_hook=lambda message: said.append(message["content"].get("text", "")),
+        )
+        assert "".join(said) == "looked at\n"
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel()
+    assert [process.wait(120) for process in running] == [0] * 4
+    for name in ("papermill", "execute", "convert", "voila"):
+        cells = nbformat.read(tmp_path / f"{name}.ipynb", 4).cells
+        (output,) = cells[-1].outputs
+        assert output.text == ("looked at\n" if name == "voila" else "headless\n"), name
 
 
 def numbers(closed: list[bool], interrupt_at: int) -> Iterator[int]:

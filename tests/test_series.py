@@ -15,11 +15,13 @@ import torch
 from torch import Tensor
 
 from workbench import notebook, series
+from workbench.colour import match_colors
 from workbench.descent import Iterate, measure, optimize
 from workbench.errors import InputError, OutputError
 from workbench.images import crop_image, load_image, save_image
+from workbench.progress import keep_colors
 from workbench.runs import finish_run
-from workbench.series import Painted, Variation, grid, paint_variations, sweep
+from workbench.series import Painted, Variation, grid, paint_variations, same_making, sweep, vary
 from workbench.settings import Settings
 
 WEIGHTS = ("content_weight", (1.0, 25.0)), ("style_weight", (10.0, 1000.0))
@@ -322,6 +324,35 @@ def test_what_is_not_whole_is_painted_anew_and_is_the_same(
     assert [each.found for each in again] == [False, True]
     assert picture.read_bytes() == bytes_before
     assert json.loads(figures.read_text())["figures"].keys() == set(series.FIGURES)
+
+
+def test_the_colours_of_the_photograph_may_vary(
+    tiny: Settings, content: str, style: str, tmp_path: Path
+) -> None:
+    ways = ("original_colors", ["off", "luma", "pca"])
+    painted = paint(grid(content, [style], tiny, ways, ("size", [64])), tmp_path / "out", tiny)
+    assert painted[2].variation.caption == "original_colors pca, size 64"
+    for each in painted:
+        how = each.variation.original_colors
+        photograph, own = load_image(content), load_image(style)
+        *_, last = keep_colors(
+            optimize(photograph, [match_colors(own, photograph, how)], tiny), photograph, how
+        )
+        assert (load_image(each.path) - last.image).abs().max() <= 0.5 / 255 + 1e-6
+
+
+def test_one_of_several_photographs_may_be_bad(
+    tiny: Settings, content: str, style: str, tmp_path: Path
+) -> None:
+    base = Variation("a", "", content, None, (style,), replace(tiny, steps=(2,)))
+    bad = replace(base, content=str(tmp_path / "nowhere.png"))
+    taken: set[str] = set()
+    made = [vary(each, {"tv_weight": tv}, taken) for each in (base, bad, base) for tv in (0.0, 1.0)]
+    painted = paint(made, tmp_path / "out", tiny)
+    assert ["nowhere.png" in (each.problem or "") for each in painted] == [0, 0, 1, 1, 0, 0]
+    assert len({each.path for each in painted}) == 6
+    assert same_making(made[0], made[4])
+    assert not same_making(made[0], made[1])
 
 
 def test_a_bad_file_costs_one_line(

@@ -33,8 +33,8 @@ ANSWERS = ("left", "none", "right")
 BACK = "back"  # takes the last answer back
 SURE = 0.95  # probability from which on a setting is said to be better
 _SEEN = 1.645 + 0.842  # deviations from level that are seen, at `SURE`, four times in five
-_DRAWS = 4000  # of the bootstrap
-_ROUNDS, _CLOSE = 10_000, 1e-12  # when strengths are good enough
+_DRAWS = 2000  # of the bootstrap
+_ROUNDS, _CLOSE = 10_000, 1e-10  # when strengths are good enough
 
 _BUTTONS = {  # what it does -> its text, and its key in the browser
     "left": ("← Left", "ArrowLeft"),

@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Generator, Iterable, Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -155,19 +155,26 @@ def check_above_zero(**numbers: float) -> None:
 
 
 def is_headless() -> bool:
-    """Whether nobody is looking: papermill or nbconvert runs the notebook, not a front end.
-
-    Those say with every request that nobody could answer a question, which front ends never
-    do, or say which of their cells it is for. Voila runs a notebook as they do, for a visitor.
-    """
+    """Whether nobody is looking: a program runs the notebook, or there is none."""
     from IPython.core.getipython import get_ipython
 
     kernel = getattr(get_ipython(), "kernel", None)
-    if kernel is None or HEADLESS in os.environ:
+    return kernel is None or comes_from_program(kernel.get_parent(), os.environ, sys.modules)
+
+
+def comes_from_program(
+    request: Mapping[str, Any], environment: Mapping[str, str], modules: Container[str]
+) -> bool:
+    """Whether the `request` to run a cell comes from papermill, nbconvert or `jupyter execute`.
+
+    Those say with every request that nobody could answer a question, which JupyterLab, Notebook
+    and VS Code never do, or they say which of their cells it is for. Voila runs a notebook as
+    programs do, but for a visitor, and Colab has a way of its own to ask. In doubt, somebody looks.
+    """
+    if HEADLESS in environment:
         return True
-    if os.environ.get("SERVER_SOFTWARE", "").startswith("voila"):
+    if environment.get("SERVER_SOFTWARE", "").startswith("voila") or "google.colab" in modules:
         return False
-    request = kernel.get_parent()
     asks = request.get("content", {}).get("allow_stdin", True)
     return not asks and "cellId" not in request.get("metadata", {})
 

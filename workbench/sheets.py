@@ -25,8 +25,10 @@ from workbench.progress import Recorder
 _GIF_COLOURS = (256, 128, 64, 32)
 _SMALLEST_GIF = 0.2  # times full size
 _PILLOW_WHITE = 252  # what Pillow rounds 255 to when it looks a colour up in a palette
-_GAP, _LINE = 8, 18  # px between pictures, and from line to line of a text
-_ROW_LABEL_WIDTH = 150  # px, at most
+_GAP = 8  # px between pictures
+_FONT, _LINE = 13, 18 / 13  # px of letters, and how much more from line to line
+_READ, _NARROW = 800, 130  # px that a sheet is read at, and a column has for each 13 of letters
+_ROW_LABEL = 11.5  # letters, at most
 
 
 # --- GIFs --------------------------------------------------------------------------------
@@ -176,7 +178,7 @@ def contact_sheet(
     All are brought to `height` pixels; a column is as wide as its widest picture. A row has
     `columns` pictures; None: all are in one. Row labels are texts at the left edge, column labels
     along the top; none given: no edge. Texts may have several lines; what is too wide is wrapped
-    between words.
+    between words. Letters are larger in a wide sheet, so that they can be read where it is shown.
     """
     if not frames:
         raise InputError("a contact sheet needs at least one picture.")
@@ -186,23 +188,28 @@ def contact_sheet(
         width = max(1, round(frame.shape[1] * height / frame.shape[0]))
         pictures.append(Image.fromarray(_resize_frame(frame, (height, width))))
     widths = [max(picture.width for picture in pictures[i::columns]) for i in range(columns)]
-    below = [_wrap(text, widths[i % columns]) for i, text in enumerate(captions)]
-    above = [_wrap(text, width) for text, width in zip(column_labels, widths, strict=False)]
-    beside = [_wrap(text, _ROW_LABEL_WIDTH) for text in row_labels]
+    larger = min((sum(widths) + _GAP * (columns + 1)) / _READ, min(widths) / _NARROW)
+    font = _font(round(_FONT * max(1.0, larger)))
+    below = [_wrap(text, widths[i % columns], font) for i, text in enumerate(captions)]
+    above = [_wrap(text, width, font) for text, width in zip(column_labels, widths, strict=False)]
+    beside = [_wrap(text, _ROW_LABEL * font.size, font) for text in row_labels]
 
-    left = math.ceil(max(map(_width, beside))) + _GAP if beside else 0
-    top = max(map(_height, above)) + _GAP if above else 0
-    row_height = height + 2 * _GAP + max(map(_height, below))
+    left = math.ceil(max(_width(text, font) for text in beside)) + _GAP if beside else 0
+    top = max(_height(text, font) for text in above) + _GAP if above else 0
+    row_height = height + 2 * _GAP + max(_height(text, font) for text in below)
     rows = math.ceil(len(pictures) / columns)
     size = (left + sum(widths) + _GAP * (columns + 1), top + rows * row_height)
     sheet = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(sheet)
     write = functools.partial(
-        draw.multiline_text, fill="black", font=_font(), spacing=_LINE - _font().getbbox("A")[3]
+        draw.multiline_text,
+        fill="black",
+        font=font,
+        spacing=_height("A", font) - font.getbbox("A")[3],
     )
     middles = [left + _GAP * (i + 1) + sum(widths[:i]) + widths[i] / 2 for i in range(columns)]
     for text, x in zip(above, middles, strict=False):
-        write((x, top - _height(text) / 2), text, anchor="mm", align="center")
+        write((x, top - _height(text, font) / 2), text, anchor="mm", align="center")
     for row, text in enumerate(beside):
         y = top + row * row_height + _GAP + height / 2
         write((left, y), text, anchor="rm", align="right")
@@ -210,44 +217,44 @@ def contact_sheet(
         row, column = divmod(i, columns)
         x, y = middles[column], top + row * row_height + _GAP
         sheet.paste(picture, (round(x - picture.width / 2), y))
-        write((x, y + height + (_GAP + _height(text)) / 2), text, anchor="mm", align="center")
+        write((x, y + height + (_GAP + _height(text, font)) / 2), text, anchor="mm", align="center")
     return np.asarray(sheet)
 
 
 @functools.cache
-def _font() -> ImageFont.FreeTypeFont:
+def _font(size: int) -> ImageFont.FreeTypeFont:
     """Matplotlib's, which knows more alphabets than Pillow's own."""
-    return ImageFont.truetype(findfont("DejaVu Sans"), 13)
+    return ImageFont.truetype(findfont("DejaVu Sans"), size)
 
 
-def _height(text: str) -> int:
-    return _LINE * (text.count("\n") + 1)
+def _height(text: str, font: ImageFont.FreeTypeFont) -> int:
+    return round(_LINE * font.size) * (text.count("\n") + 1)
 
 
-def _width(text: str) -> float:
-    return max(map(_font().getlength, text.split("\n")))
+def _width(text: str, font: ImageFont.FreeTypeFont) -> float:
+    return max(map(font.getlength, text.split("\n")))
 
 
-def _wrap(text: str, width: float) -> str:
+def _wrap(text: str, width: float, font: ImageFont.FreeTypeFont) -> str:
     """Break lines so that they have at most `width` pixels."""
     lines = []
     for paragraph in text.split("\n"):
         line = ""
         for word in paragraph.split():
             longer = f"{line} {word}" if line else word
-            if line and _width(longer) > width:
+            if line and _width(longer, font) > width:
                 lines.append(line)
                 longer = word
             line = longer
         lines.append(line)
-    return "\n".join(_shorten(line, width) for line in lines)
+    return "\n".join(_shorten(line, width, font) for line in lines)
 
 
-def _shorten(line: str, width: float) -> str:
+def _shorten(line: str, width: float, font: ImageFont.FreeTypeFont) -> str:
     """End a line that is too wide, a single word, in an ellipsis."""
-    if _width(line) <= width:
+    if _width(line, font) <= width:
         return line
-    while line and _width(line + "…") > width:
+    while line and _width(line + "…", font) > width:
         line = line[:-1]
     return line + "…"
 
