@@ -33,7 +33,7 @@ ANSWERS = ("left", "none", "right")
 BACK = "back"  # takes the last answer back
 SURE = 0.95  # probability from which on a setting is said to be better
 _SEEN = 1.645 + 0.842  # deviations from level that are seen, at `SURE`, four times in five
-_DRAWS = 2000  # of the bootstrap
+_DRAWS = 4000  # of the bootstrap
 _ROUNDS, _CLOSE = 10_000, 1e-10  # when strengths are good enough
 
 _BUTTONS = {  # what it does -> its text, and its key in the browser
@@ -45,6 +45,7 @@ _BUTTONS = {  # what it does -> its text, and its key in the browser
 # Jupyter takes keys for commands of its own, unless what has the focus asks it not to.
 _KEYS = f"""<style onload="
     const box = this.closest('.judging'), buttons = box.getElementsByTagName('button');
+    box.tabIndex = 0;
     box.addEventListener('focusin', event =>
         event.target.setAttribute('data-lm-suppress-shortcuts', 'true'));
     box.onkeydown = event => {{
@@ -139,7 +140,7 @@ class Sitting:
 
     path: Path
     compared: Sequence[Mapping[str, Any]]  # everything that the settings are, number by number
-    questions: Sequence[Question]
+    questions: Sequence[Question] = ()
     answers: list[Question] = field(default_factory=list)  # in the order they were given
 
     def __post_init__(self) -> None:
@@ -365,4 +366,4 @@ def panel(sitting: Sitting, painted: Sequence[Painted]) -> widgets.VBox:
     show()
     keys = widgets.HTML(f"{_KEYS}<i>To answer by these keys, click here, or come with Tab.</i>")
     parts = [head, widgets.HBox(inputs), widgets.HBox(pair), widgets.HBox(buttons), keys]
-    return widgets.VBox(parts, tabbable=True).add_class("judging")
+    return widgets.VBox(parts).add_class("judging")

@@ -64,7 +64,17 @@ def test_pairs_are_answered_by_keyboard_alone(project: Project, browser: Browser
     page.keyboard.press("Tab")  # to the first button, where keys do the same
     page.keyboard.press("Space")
     expect(panel).to_contain_text("Run the cells below")
+    page.keyboard.press("Backspace")
+    expect(panel).to_contain_text("1 of 2 are answered")
+    panel.locator("img:visible").last.click()
+    page.keyboard.press("ArrowRight")
+    expect(panel).to_contain_text("Run the cells below")
     given = json.loads(answers.read_text("utf-8"))["answers"]
-    assert [each["answer"] for each in given] == ["none", "left"]
+    assert [each["answer"] for each in given] == ["none", "right"]
+    page.locator(".jp-MarkdownCell:has-text('What the answers say')").click()
+    page.locator(".lm-MenuBar-item:has-text('Run')").first.click()
+    page.locator(".lm-Menu-itemLabel:text-is('Run Selected Cell and All Below')").click()
+    page.get_by_alt_text("Paintings with the names of their settings").wait_for()
+    page.get_by_text("in 1.5 of 2 answers").wait_for()
     page.close()
     expect.set_options(timeout=5_000)
