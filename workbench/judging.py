@@ -34,7 +34,7 @@ BACK = "back"  # takes the last answer back
 SURE = 0.95  # probability from which on a setting is said to be better
 _SEEN = 1.645 + 0.842  # deviations from level that are seen, at `SURE`, four times in five
 _DRAWS = 4000  # of the bootstrap
-_ROUNDS, _CLOSE = 10_000, 1e-10  # when strengths are good enough
+_ROUNDS, _CLOSE, _TINY = 10_000, 1e-10, 1e-300  # when strengths are good enough; almost 0
 
 _BUTTONS = {  # what it does -> its text, and its key in the browser
     "left": ("← Left", "ArrowLeft"),
@@ -200,17 +200,20 @@ def bradley_terry(wins: npt.ArrayLike) -> Floats:
     """Strengths `(..., K)` that add up to 1, of K players with `wins[..., i, j]` of i over j.
 
     The likeliest ones where i beats j with probability `s[i] / (s[i] + s[j])`: Bradley and Terry
-    1952 ("Rank analysis of incomplete block designs", Biometrika 39), found as in Hunter 2004 ("MM
-    algorithms for generalized Bradley-Terry models"). A tie is half a win for each.
+    1952 ("Rank analysis of incomplete block designs", Biometrika 39), found as in Newman 2023
+    ("Efficient computation of rankings from pairwise comparisons", JMLR 24). A tie is
+    half a win for each.
     """
     wins = np.asarray(wins, np.float64)
-    games, won = wins + wins.swapaxes(-1, -2), wins.sum(axis=-1)
-    strengths = np.full(won.shape, 1 / won.shape[-1])
+    strengths = np.full(wins.shape[:-1], 1 / wins.shape[-1])
     for _ in range(_ROUNDS):
-        before, both = strengths, strengths[..., :, None] + strengths[..., None, :]
-        shares = np.divide(games, both, out=np.zeros_like(games), where=both > 0).sum(axis=-1)
-        strengths = np.divide(won, shares, out=before.copy(), where=shares > 0)
-        strengths = strengths / strengths.sum(axis=-1, keepdims=True)
+        before = strengths.copy()
+        for i in range(wins.shape[-1]):
+            both = np.maximum(strengths[..., i, None] + strengths, _TINY)
+            won = (wins[..., i, :] * strengths / both).sum(axis=-1)
+            lost = (wins[..., :, i] / both).sum(axis=-1)
+            np.divide(won, lost, out=strengths[..., i], where=lost > 0)
+        strengths /= strengths.sum(axis=-1, keepdims=True)
         if np.abs(strengths - before).max() < _CLOSE:
             break
     return strengths
