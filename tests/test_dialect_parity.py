@@ -166,34 +166,34 @@ class Athalye(Program):
 
 COMMANDS: dict[str, tuple[str, type[Program], str, tuple[int, int]]] = {
     "lua": (
-        "th neural_style.lua -content_image {content} -style_image {first} -image_size 160"
+        "th neural_style.lua -content_image {content} -style_image {first} -image_size 96"
         " -content_weight 7 -style_weight 900 -tv_weight 0.02 -init image",
         Lua,
         "max",
-        (160, 160),
+        (96, 96),
     ),
     "lua, averages": (
-        "th neural_style.lua -content_image {content} -style_image {first} -image_size 160"
+        "th neural_style.lua -content_image {content} -style_image {first} -image_size 96"
         " -content_weight 7 -style_weight 900 -tv_weight 0.02 -init image -pooling avg",
         Lua,
         "avg",
-        (139, 160),
+        (83, 96),
     ),
     "pt": (
         "python neural_style.py -content_image {content} -style_image {first},{second}"
-        " -image_size 160 -style_weight 1e5 -normalize_weights -style_blend_weights 3,1"
+        " -image_size 96 -style_weight 1e5 -normalize_weights -style_blend_weights 3,1"
         " -content_layers relu2_2,relu4_2 -init image",
         Pt,
         "max",
-        (139, 160),
+        (83, 96),
     ),
     "athalye": (
         "python neural_style.py --content {content} --styles {first} {second} --output out.png"
-        " --width 160 --content-weight-blend 0.7 --style-layer-weight-exp 2"
+        " --width 96 --content-weight-blend 0.7 --style-layer-weight-exp 2"
         " --style-blend-weights 3 1 --initial {content}",
         Athalye,
         "max",
-        (160, 160),
+        (96, 96),
     ),
 }
 
@@ -214,14 +214,14 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     folder = tmp_path_factory.mktemp("pictures")
     pictures = {
         "content": resize(load_picture("sample:astronaut"), shape),
-        "first": resize(load_picture("sample:swirls"), (128, 160)),
-        "second": resize(load_picture("sample:mosaic"), (144, 160)),
+        "first": resize(load_picture("sample:swirls"), (80, 96)),
+        "second": resize(load_picture("sample:mosaic"), (64, 96)),
     }
     paths = {name: str(folder / f"{name}.png") for name in pictures}
     for name, picture in pictures.items():
         save_image(picture, paths[name])
     command = read_command(text.format(**paths))
-    assert (command.content, command.settings.size) == (paths["content"], 160)
+    assert (command.content, command.settings.size) == (paths["content"], 96)
     content, *styles = (load_image(path) for path in (command.content, *command.styles))
     settings = command.settings.changed(
         backbone="vgg16", precision="float32", device="cpu", steps=15
