@@ -48,7 +48,7 @@ def test_bfloat16_ends_where_float32_does() -> None:
         pytest.skip("bfloat16 is slower than float32 here, and is not taken")
     totals = {}
     for precision in ("float32", "bfloat16"):
-        settings = Settings(size=128, steps=(100,), precision=precision)
+        settings = Settings(size=96, steps=(80,), precision=precision)
         *_, last = optimize(photo, [painting], settings)
         totals[precision] = measure(last.image, photo, [painting], settings).total
     assert totals["bfloat16"] == pytest.approx(totals["float32"], rel=0.1)
