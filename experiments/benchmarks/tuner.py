@@ -2,9 +2,10 @@
 
 The panel runs without a browser; what stands in for it says at once that a picture arrived,
 as a browser on the same machine does. A slider is moved by setting the value of its widget.
-Nothing else may run on the machine meanwhile.
+Nothing else may run on the machine meanwhile. What a person sees of a move is measured without
+the panel, as the mean change of the picture from step to step in grey levels.
 
-    python experiments/benchmarks/tuner.py        # about a minute on 2 cores
+    python experiments/benchmarks/tuner.py        # about two minutes on 2 cores
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import io
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from itertools import islice
 
@@ -22,13 +23,16 @@ import torch
 from PIL import Image
 
 from workbench.descent import optimize
+from workbench.painting import Painting
 from workbench.samples import load_picture
 from workbench.settings import Settings
+from workbench.stills import Still
 from workbench.tuner import Tuner
 from workbench.weights import load_weights
 
 SETTINGS = replace(Settings.from_preset("draft"), steps=(2000,))
 MOVES = 20
+AT = 30  # step at which moves are made, when their change is measured
 DRAG_SECONDS = 5.0
 DRAG_EVENTS = 60  # a second, as a browser sends at the most
 
@@ -79,6 +83,56 @@ def plain_step() -> float:
     for _ in islice(iterates, 20):
         pass
     return (time.perf_counter() - began) / 20
+
+
+def changes(painting: Painting, moves: Iterable[dict[str, float]]) -> list[float]:
+    """Mean change of the picture at each step, in grey levels, with a move before each."""
+    seen = []
+    for move in moves:
+        assert painting.iterate is not None
+        before = painting.iterate.image
+        painting.change(**move)
+        painting.step()
+        seen.append(float((painting.iterate.image - before).abs().mean()) * 255)
+    return seen
+
+
+def show_changes() -> None:
+    """Print what is seen of moves, and of going back, beside a painting that is left alone."""
+    photo, style = load_picture("sample:astronaut"), load_picture("sample:swirls")
+    painting = Painting(Still(photo, [style], SETTINGS))
+    painting.step()
+    start = painting.snapshot()
+    assert start is not None
+    fresh = changes(painting, [{}] * AT)
+    there = painting.snapshot()
+    assert there is not None
+    alone = changes(painting, [{}] * MOVES)
+    print(f"\n| mean change of the picture after step {AT}, grey levels a step | | largest |")
+    print("| --- | ---: | ---: |")
+
+    def say(what: str, seen: list[float]) -> None:
+        print(f"| {what} | {statistics.mean(seen):.2f} | {max(seen):.2f} |", flush=True)
+
+    say(f"the first {AT} steps", fresh)
+    say(f"left alone for {MOVES} steps", alone)
+    for name in ("style_weight", "content_weight", "tv_weight"):
+        value = getattr(SETTINGS, name)
+        for factor in (10.0, 0.1):
+            painting.go_to(there)
+            drag = [{name: value * factor ** ((i + 1) / MOVES)} for i in range(MOVES)]
+            say(f"{name} dragged to {factor:g} times, a move a step", changes(painting, drag))
+            painting.go_to(there)
+            seen = changes(painting, [{name: value * factor}, *[{}] * 4])
+            say(f"{name} moved at once: the steps {[round(each, 2) for each in seen]}", seen)
+    assert painting.iterate is not None
+    while painting.step_back():
+        pass
+    changes(painting, [{}] * AT)
+    away = (painting.iterate.image - there.iterate.image).abs().mean() * 255
+    print(f"| back to the start and on, away from the fresh picture | {away:.2f} | |")
+    painting.go_to(start)
+    print(f"| largest step after it, again | | {max(changes(painting, [{}] * AT)):.2f} |")
 
 
 def main() -> None:
@@ -149,6 +203,7 @@ def main() -> None:
         print(f"| Pause, Stop: steps taken after the press | {extra[0]}, {extra[1]} | |")
         say("the longer of both", max(waits))
         print(f"| bytes of a picture, median | {statistics.median(watched.bytes):,.0f} | |")
+    show_changes()
 
 
 if __name__ == "__main__":
