@@ -262,11 +262,10 @@ def _moved(problem: Problem, evaluate: Evaluate, begin: Moment, before: Settings
     Its curvature is taken to have grown as the gradient has, so that the gradient is handed to it
     in units that grow as much.
     """
-    old = begin.grad.to(problem.device)
-    pixels = begin.pixels.to(problem.device) * (problem.settings.white / before.white)
-    now = _begin(problem, evaluate, pixels, begin.step)
+    old, white = begin.grad.to(problem.device), problem.settings.white / before.white
+    now = _begin(problem, evaluate, begin.pixels.to(problem.device) * white, begin.step)
     unit = begin.unit * float(now.grad.norm() / old.norm())
-    if not begin.optimizer or not (math.isfinite(unit) and unit > 0):
+    if not begin.optimizer or white != 1 or not (math.isfinite(unit) and unit > 0):
         return now
     memory = _memory(begin.optimizer)
     if _is_of_lbfgs(memory):
