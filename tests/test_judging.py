@@ -301,3 +301,11 @@ def test_the_panel_shows_pairs_without_names(painted: list[Painted], tmp_path: P
     assert "1 of 2 are answered" in head.value
     text = " ".join(str(each.value) for each in parts(panel, type(head)))
     assert "style_weight" not in text
+
+
+def test_what_cannot_be_saved_is_told(painted: list[Painted], tmp_path: Path) -> None:
+    (tmp_path / "<runs>").write_text("a file")
+    sitting = Sitting(tmp_path / "<runs>" / "answers.json", [], questions(painted, 0))
+    panel = judging.panel(sitting, painted)
+    parts(panel, Button)[0].click()
+    assert "&lt;runs&gt;/answers.json cannot be written" in panel.children[0].value

@@ -12,6 +12,7 @@ import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +22,7 @@ import numpy.typing as npt
 from matplotlib.figure import Figure
 
 from workbench.chooser import THUMBNAIL_SIDE, show_picture, small_jpeg
-from workbench.errors import InputError
+from workbench.errors import InputError, WorkbenchError
 from workbench.files import reading, write_bytes
 from workbench.notebook import short, table
 from workbench.samples import PREFIX, load_picture
@@ -352,7 +353,8 @@ def panel(sitting: Sitting, painted: Sequence[Painted]) -> widgets.VBox:
         if left:
             names = left[0].content, left[0].style
             shown = [sides[names][number].path for number in (left[0].left, left[0].right)]
-            data = [small_jpeg(load_picture(name), THUMBNAIL_SIDE) for name in names]
+            small = [load_picture(name, for_size=THUMBNAIL_SIDE) for name in names]
+            data = [small_jpeg(picture, THUMBNAIL_SIDE) for picture in small]
             data += [path.read_bytes() for path in shown]
         else:
             head.value += " Run the cells below to see what the answers say."
@@ -360,8 +362,11 @@ def panel(sitting: Sitting, painted: Sequence[Painted]) -> widgets.VBox:
             show_picture(image, picture)
 
     def press(what: str) -> None:
-        sitting.press(what)
-        show()
+        try:
+            sitting.press(what)
+            show()
+        except (WorkbenchError, OSError) as error:  # which nobody would see otherwise
+            head.value = escape(str(error))
 
     buttons = [widgets.Button(description=text) for text, _ in _BUTTONS.values()]
     for what, button in zip(_BUTTONS, buttons, strict=True):
