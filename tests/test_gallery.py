@@ -14,6 +14,7 @@ from urllib.parse import unquote, urlsplit
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 from workbench import cli
@@ -245,7 +246,9 @@ def test_nothing_is_written_when_nothing_can_be_shown(tmp_path: Path) -> None:
     ("files", "names", "still", "animation"),
     [
         (["strip.png", "picture.png", "a.gif", "progress.gif"], GIF_RUN, "picture", "progress.gif"),
-        (["b.jpg", "a.png", "film.mp4", "z.gif", "y.gif"], {}, None, "z.gif"),
+        (["b.jpg", "a.png", "moment.mp4", "z.gif", "y.gif"], {}, None, "moment.mp4"),
+        (["x.mp4", "film.mp4", "moment.gif"], {}, None, "film.mp4"),
+        (["x.mp4", "a.mp4", "m.gif"], {"a.mp4": "comparison_mp4"}, None, "a.mp4"),
         (["film.mp4", "other.mp4"], {"other.mp4": "mp4"}, None, "other.mp4"),
         (["table.csv", "sheet.webp", "flip.gif"], {"flip.gif": "gif"}, "sheet", "flip.gif"),
         (["moment.gif"], {}, None, "moment.gif"),
@@ -273,6 +276,9 @@ def test_still_and_animation_are_chosen(
         copied = tmp_path / "site" / exhibit.animation.address
         assert copied.read_bytes() == (run / animation).read_bytes()
         assert exhibit.animation.bytes == copied.stat().st_size
+        assert exhibit.for_posts is not None
+        gifs = [file for file in files if file.endswith(".gif")]
+        assert exhibit.for_posts.address.endswith(".gif" if gifs else ".mp4")
 
 
 def test_film_strip_is_no_still_for_a_film(tmp_path: Path) -> None:
@@ -301,7 +307,7 @@ def test_a_gif_that_begins_with_noise_is_shown_as_it_ends(tmp_path: Path) -> Non
         ("picture.png", "photo.jpg painted in the style of sketch.png"),
         ("film.mp4", "photo.jpg painted in the style of sketch.png"),
         ("sheet.png", "12 pictures of photo.jpg, painted in the style of sketch.png"),
-        ("texture_relu1_1.png", "run"),
+        ("texture_relu1_1.png", "run: texture relu1_1"),
     ],
 )
 def test_a_caption_claims_no_painting_that_there_is_not(
@@ -424,6 +430,79 @@ def addresses(elements: Elements) -> list[str]:
     ]
 
 
+def test_what_its_maker_says_of_a_run(tmp_path: Path) -> None:
+    for name in ("a", "b", "c", "d"):
+        make_run(tmp_path / "runs" / name, "picture.png", content="photo.jpg")
+    (tmp_path / "runs/a/gallery.yaml").write_text("title: Evening & <night>\ncaption: By the sea")
+    (tmp_path / "runs/b/gallery.yaml").write_text("show: false")
+    (tmp_path / "runs/c/gallery.yaml").write_text("")
+    (tmp_path / "runs/d/gallery.yaml").write_text("titel: Oops")
+    gallery = build(tmp_path / "runs", site=tmp_path / "site")
+    assert [(each.title, each.caption) for each in gallery.exhibits] == [
+        ("Evening & <night>", "By the sea"),
+        ("c", ""),
+    ]
+    (problem,) = gallery.problems
+    assert problem.endswith(
+        "d: left out, because gallery.yaml: give title: TEXT, caption: TEXT, show: false, or some"
+        " of them."
+    )
+    texts = read(gallery).texts
+    assert {"Evening & <night>", "By the sea"} <= set(texts)
+
+
+def test_parts_of_a_comparison_are_left_out(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "runs/modes", "per-frame/film.mp4", "comparison.mp4")
+    for folder in (run / "per-frame", run / "another"):
+        make_run(folder, "film.mp4")
+    gallery = build(tmp_path / "runs", site=tmp_path / "site")
+    assert [each.title for each in gallery.exhibits] == ["modes", "another"]
+
+
+def test_each_picture_has_a_link_its_settings_and_its_whole(tmp_path: Path) -> None:
+    settings = {"content": "/home/someone/photo.jpg", "style_weight": 3.0, "masks": ["/x/m.png"]}
+    make_run(tmp_path / "runs/one", "picture.png", output_dir="/home/someone/runs", **settings)
+    save(noise(900, 600), tmp_path / "runs/one/picture.png")
+    gallery = build(tmp_path / "runs", site=tmp_path / "site")
+    (exhibit,) = gallery.exhibits
+    elements = read(gallery)
+    (figure,) = elements.attributes("figure")
+    links = [link["href"] for link in elements.attributes("a")]
+    assert links == [f"#{figure['id']}", exhibit.whole.address, exhibit.settings_file]  # type: ignore[union-attr]
+    assert shape(tmp_path / "site" / links[1]) == (900, 600)
+    told = yaml.safe_load((tmp_path / "site" / links[2]).read_text())
+    assert told == {"content": "photo.jpg", "style_weight": 3.0, "masks": ["m.png"]}
+
+
+@pytest.mark.parametrize(("size", "compared"), [((96, 64), True), ((64, 96), False)])
+def test_a_painting_lies_over_what_it_was_painted_from(
+    tmp_path: Path, size: tuple[int, int], compared: bool
+) -> None:
+    photo = save(noise(*size), tmp_path / "photo.png")
+    run = make_run(tmp_path / "run", "picture.png", content=str(photo))
+    gallery = build(run, site=tmp_path / "site")
+    (exhibit,) = gallery.exhibits
+    assert (exhibit.before is not None) == compared
+    handles = [each for each in read(gallery).attributes("input") if each["type"] == "range"]
+    assert len(handles) == compared
+
+
+def test_an_address_makes_links_whole_and_gives_posts_a_picture(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", "picture.png", "progress.gif")
+    gallery = build(run, site=tmp_path / "site", title="Art", url="https://me.example/art")
+    (exhibit,) = gallery.exhibits
+    elements = read(gallery)
+    told = {each.get("property"): each.get("content") for each in elements.attributes("meta")}
+    assert told["og:image"] == f"https://me.example/art/{exhibit.still.address}"
+    assert (told["og:title"], told["og:url"]) == ("Art", "https://me.example/art/")
+    (snippet,) = re.findall(r"<textarea[^>]*>(.*?)</textarea>", gallery.page.read_text(), re.DOTALL)  # type: ignore[union-attr]
+    pasted = Elements(html.unescape(snippet))
+    assert pasted.attributes("a")[0]["href"].startswith("https://me.example/art/assets/")
+    assert pasted.attributes("img")[0]["src"].startswith("https://me.example/art/assets/")
+    with pytest.raises(InputError, match=r"^url = 'me.example': give the whole address"):
+        build(run, site=tmp_path / "site", url="me.example")
+
+
 def test_page_needs_nothing_but_its_own_folder(tmp_path: Path) -> None:
     make_run(tmp_path / "runs/run", "picture.png", "progress.gif")
     make_run(tmp_path / "runs/film", "film.mp4")
@@ -498,7 +577,7 @@ def test_odd_names_are_text_everywhere(tmp_path: Path) -> None:
         assert shown in texts
     assert f"Content: {evil}.png" in [image["alt"] for image in elements.attributes("img")]
     for path in (tmp_path / "site/assets").iterdir():
-        assert re.fullmatch(r"[a-z0-9-]+\.(webp|gif)", path.name)
+        assert re.fullmatch(r"[a-z0-9-]+\.(webp|gif|png|yaml)", path.name)
 
 
 def test_names_that_are_not_unicode(tmp_path: Path) -> None:
@@ -566,7 +645,7 @@ def test_what_others_put_beside_the_assets_stays(tmp_path: Path) -> None:
     build(run, site=tmp_path / "site")
     mine = sorted(path.name for path in assets.iterdir() if path.read_bytes() == b"mine")
     assert mine == ["Mine-0123456789.webp", "mine-0123456789.png", "mine.txt", "mine.webp"]
-    assert len(list(assets.iterdir())) == 5
+    assert len(list(assets.iterdir())) == 7
 
 
 @pytest.mark.parametrize("page", ["", "<title>My blog</title>"])
@@ -595,7 +674,7 @@ def test_the_page_is_written_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.undo()
     shutil.rmtree(run / "more")
     build(run, site=tmp_path / "site")
-    assert len(list((tmp_path / "site/assets").iterdir())) == 2  # nothing is forgotten
+    assert len(list((tmp_path / "site/assets").iterdir())) == 4  # nothing is forgotten
 
 
 def test_file_is_no_folder_for_a_page(tmp_path: Path) -> None:

@@ -526,12 +526,16 @@ def apply(
 @app.command()
 @documented
 def gallery(
-    folders: list[Path], output: Annotated[Path, OUTPUT] = Path("site"), title: str = "Gallery"
+    folders: list[Path],
+    output: Annotated[Path, OUTPUT] = Path("site"),
+    title: str = "Gallery",
+    url: str = "",
 ) -> None:
     """Show finished runs on a page for a blog: stills that play their GIF or film on a click.
 
     Everything lies in one folder, with index.html to open or to put on any web server. The
-    same command again brings it up to date.
+    same command again brings it up to date. A file gallery.yaml in the folder of a run may give it
+    a title and a caption, or leave it out (show: false).
 
     Example: workbench gallery runs/ -o site --title "Portraits"
 
@@ -543,11 +547,13 @@ def gallery(
         Folder to write the page to.
     title
         Heading of the page.
+    url
+        Address that the page will have, for what is pasted elsewhere.
     """
     from workbench.gallery import build_gallery
 
     try:
-        made = build_gallery(folders, output, title=title)
+        made = build_gallery(folders, output, title=title, url=url)
     except KeyboardInterrupt:
         _interrupted(f"Interrupted: the page in {output} is as it was; the same command goes on.")
     for problem in made.problems:

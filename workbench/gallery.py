@@ -15,33 +15,40 @@ from functools import cache
 from pathlib import Path, PurePath
 from typing import Any
 
+import yaml
 from PIL import Image
 
 from workbench import runs
 from workbench.cells import texts
 from workbench.errors import InputError
-from workbench.files import atomic, write_bytes
+from workbench.files import atomic, read_yaml, write_bytes
 from workbench.images import PICTURE_SUFFIXES, Box, load_image, to_array
-from workbench.pages import duration, number, plain, read_page, shown, template, webp
+from workbench.pages import (
+    Rows,
+    figure_rows,
+    plain,
+    read_page,
+    settings_rows,
+    shown,
+    template,
+    webp,
+)
 from workbench.progress import bar
 from workbench.runs import RESULT, Result, check_result
 from workbench.samples import PREFIX, load_picture
-from workbench.settings import ClipSettings, Settings
-from workbench.video.clips import open_clip, read_frames
+from workbench.video.clips import STILLS, open_clip, read_frames
 
 PAGE = "index.html"
 GENERATOR = "workbench gallery"
 _ASSETS = "assets"
-_ASSET = re.compile(r"[a-z0-9-]+-[0-9a-f]{10}\.(webp|gif|mp4)")
+_SAID = "gallery.yaml"  # in a run's folder: what its maker has to say
+_KEY = r"-[0-9a-f]{10}\."
+_ASSET = re.compile(rf"[a-z0-9-]+(-whole{_KEY}\w+|{_KEY}(webp|gif|mp4|yaml))")
 _STILL, _THUMBNAIL = 640, 160  # px, longest sides
-_ANIMATIONS = {".gif": "GIF", ".mp4": "film"}  # in the order of preference
+_KINDS = {".mp4": "film", ".gif": "GIF"}  # of what moves
 _STYLE_OUTPUT = re.compile(r"style([ _-]?\d+)?")
 _CONTENT_OUTPUTS = ("content", "photograph")
 _PAINTED = {"picture", "film", "sheet"}  # outputs of runs that paint a content picture
-_ALWAYS_SHOWN = {"size", "steps", "content_weight", "style_weight"}
-_NOT_LISTED = re.compile(r"content|clip|styles?|output_dir|quality|save_every|(gif|sheet)_\w+")
-
-Rows = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
@@ -55,24 +62,30 @@ class Asset:
 
 
 @dataclass(frozen=True)
-class Animation:
-    """A GIF or a film beside the page."""
+class File:
+    """A GIF, a film or a whole picture beside the page, loaded when a visitor asks for it."""
 
     address: str
     kind: str
-    bytes: int  # that a visitor loads
+    bytes: int
 
 
 @dataclass(frozen=True)
 class Exhibit:
     """One run as the page shows it."""
 
-    title: str  # the run's folder, with as many of its parents as tell it from the others
+    key: str  # what a link to it ends with
+    title: str  # its maker's, or its folder, with what tells it from the others
+    caption: str  # its maker's, or else empty
     still: Asset  # what is seen at first
-    animation: Animation | None  # what it is swapped for when a visitor asks for it
+    whole: File | None  # the picture in its full size
+    animation: File | None  # what the still is swapped for; a film, if there is one
+    for_posts: File | None  # the same for a post, where a GIF, if there is one, plays anywhere
+    before: Asset | None  # the content picture, in the still's shape
     content: Asset | None  # small pictures of what went in, as far as they can be found
     styles: tuple[Asset, ...]
-    settings: Rows  # (name, value), ready to be read
+    settings: Rows
+    settings_file: str  # address of all settings as YAML
     figures: Rows
 
 
@@ -90,8 +103,13 @@ def build_gallery(
     output_dir: str | os.PathLike[str],
     *,
     title: str = "Gallery",
+    url: str = "",
 ) -> Gallery:
     """Show all finished runs below some folders on one static page.
+
+    A file `gallery.yaml` in the folder of a run gives it a `title` and a `caption`, or leaves it
+    out with `show: false`. A run that is part of another, as each mode of a comparison, is left
+    out.
 
     Parameters
     ----------
@@ -103,17 +121,23 @@ def build_gallery(
         longer used; an asset keeps its name as long as its run stays where it is.
     title
         Heading of the page.
+    url
+        Address that the page will have, if that is known: posts that link to it then show a
+        picture, and what is copied for a blog needs no other change.
 
     Raises
     ------
     InputError
-        If a folder does not exist, or there is no run in any of them.
+        If a folder does not exist, there is no run in any of them, or `url` is no address.
     OutputError
         If the page cannot be written, or `output_dir` has an `index.html` of someone else's.
     """
     places = [Path(folder) for folder in folders]
     if not places:
         raise InputError("folders: name at least one folder with runs.")
+    if url and not re.match(r"https?://[^/]", url):
+        raise InputError(f"url = {url!r}: give the whole address, such as https://me.example/art/.")
+    base = url if not url or url.endswith("/") else f"{url}/"
     page = Path(output_dir, PAGE)
     finished, problems = find_runs(places, leave_out=output_dir)
     if not finished and not problems:
@@ -124,17 +148,20 @@ def build_gallery(
     read_page(page, GENERATOR, "name another folder.")
     assets = _Assets(page.with_name(_ASSETS))
     exhibits = []
-    titled = zip(finished, _titles([folder for folder, _ in finished]), strict=True)
-    for (folder, result), name in bar(titled, "gallery", "run", total=len(finished)):
+    shown = _without_parts(finished)
+    titled = zip(shown, _titles([folder for folder, _ in shown]), strict=True)
+    for (folder, result), name in bar(titled, "gallery", "run", total=len(shown)):
         try:
-            exhibits.append(_exhibit(folder, result, name, assets))
+            said = _said(folder)
+            if said.get("show", True):
+                exhibits.append(_exhibit(folder, result, said, name, assets))
         except InputError as error:
             problems.append(f"{folder}: left out, because {error}")
         except RecursionError:
             problems.append(f"{folder}: left out, because {RESULT} is nested too deeply.")
     if exhibits:
         look = template("gallery.html.j2")
-        html = look.render(title=title, exhibits=exhibits, generator=GENERATOR)
+        html = look.render(title=title, exhibits=exhibits, base=base, generator=GENERATOR)
         # A name on disk need not be valid Unicode.
         write_bytes(page, html.encode("utf-8", "replace"))
         assets.remove_unused()
@@ -203,58 +230,96 @@ def _titles(folders: Sequence[Path]) -> list[str]:
     return titles
 
 
-def _exhibit(folder: Path, result: Result, title: str, assets: _Assets) -> Exhibit:
+def _without_parts(finished: Sequence[tuple[Path, Result]]) -> list[tuple[Path, Result]]:
+    """Leave out runs whose folder holds an output of another one's."""
+    parts = {
+        home.resolve() / part
+        for home, result in finished
+        for output in result.outputs.values()
+        for part in [*PurePath(output).parents][:-1]
+    }
+    return [(folder, result) for folder, result in finished if folder.resolve() not in parts]
+
+
+def _said(folder: Path) -> dict[str, Any]:
+    """What the maker of a run has to say about it."""
+    path, kinds = folder / _SAID, {"title": str, "caption": str, "show": bool}
+    try:
+        said = (read_yaml(path) if path.exists() else None) or {}
+    except InputError as error:
+        raise InputError(f"{_SAID}: {error}") from None
+    if isinstance(said, dict) and all(isinstance(said[n], kinds.get(n, ())) for n in said):
+        return said
+    raise InputError(f"{_SAID}: give title: TEXT, caption: TEXT, show: false, or some of them.")
+
+
+def _exhibit(
+    folder: Path, result: Result, said: Mapping[str, Any], title: str, assets: _Assets
+) -> Exhibit:
     """Bring a run's files into the gallery; raises InputError if one cannot be read."""
     outputs = {name: folder / output for name, output in result.outputs.items()}
     settings = result.settings
     content = [*filter(None, texts(settings.get("content") or settings.get("clip")))][:1]
     styles = [*filter(None, texts(settings.get("style") or settings.get("styles")))]
-    name = f"{_slug(folder.resolve().name)}-{assets.key(folder)}"
-    moving = _animation(outputs)
-    still = _still(folder, result, moving)
-    if still is None:
+    slug, key = _slug(folder.resolve().name), assets.key(folder)
+    name = f"{slug}-{key}"
+    film, gif = (_moving(outputs, suffix) for suffix in _KINDS)
+    known = (*PICTURE_SUFFIXES, *_KINDS)
+    path = runs.shown({each: o for each, o in result.outputs.items() if o.lower().endswith(known)})
+    whole = folder / path if path.lower().endswith((*STILLS,)) else None
+    picture = _still(whole, film or gif)
+    if picture is None:
         raise InputError("it has neither a picture nor a GIF or MP4.")
-    alt = _alt(title, content, styles, result)
 
-    def small(sources: Iterable[str], crop: Box | None = None) -> list[Asset]:
+    def added(sources: Iterable[str], side: int, crop: Box | None = None) -> list[Asset]:
         """What went in, as far as it can be found."""
-        found = (assets.add_thumbnail(source, folder, crop) for source in sources)
+        found = (assets.add_input(source, folder, crop, side) for source in sources)
         return [asset for asset in found if asset is not None]
 
-    content_outputs = [str(outputs[each]) for each in _CONTENT_OUTPUTS if each in outputs]
+    def contents(side: int) -> Asset | None:
+        names = [str(outputs[each]) for each in _CONTENT_OUTPUTS if each in outputs]
+        found = added(names, side) or added(content, side, _crop(settings.get("crop")))
+        return found[0] if found else None
+
+    still = assets.add_still(picture, name, _alt(title, path, content, styles, result))
+    before = contents(_STILL) if "picture" in outputs else None
+    if before and not 0.9 < before.width / before.height * still.height / still.width < 1.1:
+        before = None
+    named = {film: name, gif: name, whole: f"{slug}-whole-{key}"}
+    files = {each: assets.add_file(each, named[each]) if each else None for each in named}
     style_outputs = [str(outputs[each]) for each in outputs if _STYLE_OUTPUT.fullmatch(each)]
-    contents = small(content_outputs) or small(content, _crop(settings.get("crop")))
     return Exhibit(
-        title,
-        assets.add_still(still, name, alt),
-        assets.add_animation(moving, name) if moving else None,
-        contents[0] if contents else None,
-        tuple(small(style_outputs) or small(styles)),
-        _settings(settings),
-        _figures(result),
+        name,
+        plain(said.get("title", title)),
+        plain(said.get("caption", "")),
+        still,
+        files[whole],
+        files[film or gif],
+        files[gif or film],
+        before,
+        contents(_THUMBNAIL),
+        tuple(added(style_outputs, _THUMBNAIL) or added(styles, _THUMBNAIL)),
+        settings_rows(settings, _without_folder),
+        assets.add_settings(settings, name),
+        figure_rows(result),
     )
 
 
-def _animation(outputs: Mapping[str, Path]) -> Path | None:
-    """The GIF, or else the film; of several, the one that is called so."""
-    for suffix in _ANIMATIONS:
-        found = {name: path for name, path in outputs.items() if path.suffix.lower() == suffix}
-        if found:
-            return found.get(suffix[1:]) or next(iter(found.values()))
-    return None
+def _moving(outputs: Mapping[str, Path], suffix: str) -> Path | None:
+    """What moves and ends so; of several, the one that is called so, or shows them all."""
+    found = {name: path for name, path in outputs.items() if path.suffix.lower() == suffix}
+    names = (suffix[1:], "film", f"comparison_{suffix[1:]}", *found)
+    return next((found[name] for name in names if name in found), None)
 
 
-def _still(folder: Path, result: Result, moving: Path | None) -> Image.Image | None:
+def _still(whole: Path | None, moving: Path | None) -> Image.Image | None:
     """The picture that stands for a run; of a film its first frame.
 
     Of a GIF it is the last one, as it may begin with noise.
     """
     still = _first_frame(moving) if moving else None  # finds out if it can be read, too
-    known = (*PICTURE_SUFFIXES, *_ANIMATIONS)
-    outputs = {name: path for name, path in result.outputs.items() if path.lower().endswith(known)}
-    path = runs.shown(outputs)
-    if path.lower().endswith(PICTURE_SUFFIXES) and not path.lower().endswith(".gif"):
-        return Image.fromarray(to_array(load_image(folder / path)))
+    if whole:
+        return Image.fromarray(to_array(load_image(whole)))
     if moving is not None and moving.suffix.lower() == ".gif":
         with (
             suppress(OSError, EOFError, SyntaxError, ValueError),  # damaged after its first frame
@@ -288,14 +353,29 @@ def _without_folder(text: str) -> str:
     return _short(text) if PurePath(text).is_absolute() else plain(text)
 
 
-def _alt(title: str, content: Sequence[str], styles: Sequence[str], result: Result) -> str:
-    """What is to be seen; a run that paints no content picture has its title alone."""
+def _public(value: Any) -> Any:
+    """A setting without where files lie."""
+    if isinstance(value, dict):
+        return {name: _public(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_public(each) for each in value]
+    return _without_folder(value) if isinstance(value, str) else value
+
+
+def _alt(
+    title: str, path: str, content: Sequence[str], styles: Sequence[str], result: Result
+) -> str:
+    """What is to be seen; of a run that paints no content picture, what its file is called."""
     films = any(output.endswith(".mp4") for output in result.outputs.values())
     if not (films or _PAINTED & result.outputs.keys()):
-        return title
+        return f"{title}: {plain(PurePath(path).stem.replace('_', ' ', 1))}" if path else title
     what = _short(content[0]) if content else title
     if "sheet" in result.outputs and "pictures" in result.figures:
-        what = f"{result.figures['pictures']:g} pictures of {what},"
+        axes = [shown(result.settings.get(axis, "")) for axis in ("rows", "columns")]
+        by = f" by {axes[0]} and {axes[1]}".replace("_", " ") if all(axes) else ""
+        what = f"{result.figures['pictures']:g} pictures of {what}{by},"
+    if isinstance(result.settings.get("steadiest"), str):
+        what = f"{what} and the films made of it, side by side,"
     if styles:
         *others, last = map(_short, styles)
         names = f"{', '.join(others)} and {last}" if others else last
@@ -311,26 +391,6 @@ def _crop(value: object) -> Box | None:
     return left, top, right, bottom
 
 
-def _settings(settings: Mapping[str, Any]) -> Rows:
-    """What was set to other than its default, and what everyone wants to know."""
-    defaults = {**Settings().as_dict(), **ClipSettings().as_dict()}
-    return tuple(
-        (plain(name.replace("_", " ")), shown(value, _without_folder))
-        for name, value in settings.items()
-        if not _NOT_LISTED.fullmatch(name)
-        and value not in (None, "", [], {})
-        and (name in _ALWAYS_SHOWN or name not in defaults or value != defaults[name])
-    )
-
-
-def _figures(result: Result) -> Rows:
-    rows = [(plain(name.replace("_", " ")), number(n)) for name, n in result.figures.items()]
-    rows.append(("time", duration(result.seconds)))
-    if isinstance(result.weights.get("name"), str):
-        rows.append(("network", plain(result.weights["name"])))
-    return tuple(rows)
-
-
 # --- files -------------------------------------------------------------------------------
 
 
@@ -340,7 +400,7 @@ class _Assets:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._used: set[str] = set()
-        self._thumbnail = cache(_thumbnail)
+        self._small = cache(_small)
 
     def key(self, run: Path) -> str:
         """A few letters that stay the same as long as the run stays where it is."""
@@ -350,24 +410,31 @@ class _Assets:
     def add_still(self, picture: Image.Image, name: str, alt: str) -> Asset:
         return self._asset(webp(picture, (_STILL, _STILL)), name, alt)
 
-    def add_thumbnail(self, source: str, folder: Path, crop: Box | None) -> Asset | None:
+    def add_input(self, source: str, folder: Path, crop: Box | None, side: int) -> Asset | None:
         """The same picture is written once, however many runs it went into."""
-        small = self._thumbnail(source, crop)
+        small = self._small(source, crop, side)
         if small is None and not source.startswith(PREFIX):
-            small = self._thumbnail(str(folder / source), crop)
+            small = self._small(str(folder / source), crop, side)
         if small is None:
             return None
         alt = _short(source)
         return self._asset(small, f"{_slug(PurePath(alt).stem)}-{runs.digest(small[0])[:10]}", alt)
 
-    def add_animation(self, source: Path, name: str) -> Animation:
-        """Copy a film or GIF of any size, byte for byte."""
+    def add_settings(self, settings: Mapping[str, Any], name: str) -> str:
+        """Write all that a run was told, as its notebook takes it, without where files lie."""
+        told = {each: _public(value) for each, value in settings.items() if each != "output_dir"}
+        text = yaml.safe_dump(told, sort_keys=False, default_flow_style=None, allow_unicode=True)
+        return self._written(f"{name}.yaml", text.encode("utf-8", "replace"))
+
+    def add_file(self, source: Path, name: str) -> File:
+        """Copy a film, GIF or picture of any size, byte for byte."""
         suffix = source.suffix.lower()
         path = self._claim(name + suffix)
         if not (path.is_file() and filecmp.cmp(source, path, shallow=False)):
             with atomic(path) as beside:
                 shutil.copyfile(source, beside)
-        return Animation(f"{_ASSETS}/{path.name}", _ANIMATIONS[suffix], source.stat().st_size)
+        kind = _KINDS.get(suffix, "picture")
+        return File(f"{_ASSETS}/{path.name}", kind, source.stat().st_size)
 
     def remove_unused(self) -> None:
         """Remove what galleries before this one showed."""
@@ -377,19 +444,22 @@ class _Assets:
 
     def _asset(self, small: tuple[bytes, tuple[int, int]], name: str, alt: str) -> Asset:
         data, (width, height) = small
-        path = self._claim(f"{name}.webp")
+        return Asset(self._written(f"{name}.webp", data), alt, width, height)
+
+    def _written(self, name: str, data: bytes) -> str:
+        path = self._claim(name)
         if not (path.is_file() and path.read_bytes() == data):
             write_bytes(path, data)
-        return Asset(f"{_ASSETS}/{path.name}", alt, width, height)
+        return f"{_ASSETS}/{name}"
 
     def _claim(self, name: str) -> Path:
         self._used.add(name)
         return self._folder / name
 
 
-def _thumbnail(name: str, crop: Box | None) -> tuple[bytes, tuple[int, int]] | None:
+def _small(name: str, crop: Box | None, side: int) -> tuple[bytes, tuple[int, int]] | None:
     try:
-        picture = load_picture(name, for_size=_THUMBNAIL, crop=crop)
+        picture = load_picture(name, for_size=side, crop=crop)
     except InputError:
         return None
-    return webp(Image.fromarray(to_array(picture)), (_THUMBNAIL, _THUMBNAIL))
+    return webp(Image.fromarray(to_array(picture)), (side, side))

@@ -5,8 +5,9 @@ from __future__ import annotations
 import base64
 import io
 import json
+import re
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,16 @@ from PIL import Image
 
 from workbench.errors import OutputError
 from workbench.files import check_writable, reading, write_bytes
+from workbench.runs import Result
+from workbench.settings import ClipSettings, Settings
 
 _FILMS = (".mp4", ".mov", ".mkv")
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF")  # others may start programs to be read
 _THUMBNAIL = 320, 200  # px, at most
+_ALWAYS_SHOWN = {"size", "steps", "content_weight", "style_weight"}
+_NOT_LISTED = re.compile(r"content|clip|styles?|output_dir|quality|save_every|(gif|sheet)_\w+")
+
+Rows = tuple[tuple[str, str], ...]  # (name, value), ready to be read
 
 
 @cache
@@ -55,7 +62,7 @@ def compare_html(
         Width and height of the second in px, for pages that load it late; None: as it is.
     """
     films = second.startswith("data:video/") or second.lower().endswith(_FILMS)
-    look = template("compare.html.j2").module
+    look = template("parts.html.j2").module
     return str(look.look() + look.compare(first, second, captions, size, films)).strip()
 
 
@@ -145,3 +152,24 @@ def duration(seconds: float) -> str:
     if hours:
         return f"{hours:,} h {minutes} min"
     return f"{minutes} min {left} s" if minutes else f"{left} s"
+
+
+def settings_rows(settings: Mapping[str, Any], text: Callable[[str], str] = plain) -> Rows:
+    """What was set to other than its default, and what everyone wants to know."""
+    defaults = {**Settings().as_dict(), **ClipSettings().as_dict()}
+    return tuple(
+        (plain(name.replace("_", " ")), shown(value, text))
+        for name, value in settings.items()
+        if not _NOT_LISTED.fullmatch(name)
+        and value not in (None, "", [], {})
+        and (name in _ALWAYS_SHOWN or name not in defaults or value != defaults[name])
+    )
+
+
+def figure_rows(result: Result) -> Rows:
+    """What a run measured, and what it took."""
+    rows = [(plain(name.replace("_", " ")), number(n)) for name, n in result.figures.items()]
+    rows.append(("time", duration(result.seconds)))
+    if isinstance(result.weights.get("name"), str):
+        rows.append(("network", plain(result.weights["name"])))
+    return tuple(rows)
