@@ -254,7 +254,7 @@ def test_good_run_is_in_its_place_with_all_that_belongs_to_it(
 ) -> None:
     run = ended("good")
     assert run.outcome == Outcome("done")
-    expected = ["batch.json", TITLE, "part-0", "picture.png", "pids", "result.json"]
+    expected = ["batch.json", "index.html", TITLE, "part-0", "picture.png", "pids", "result.json"]
     assert listing(run.output) == [*expected, record.THUMBNAIL]
     assert not run.work.exists()
     state = run.state

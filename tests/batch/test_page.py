@@ -13,10 +13,11 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
-from workbench.batch.page import GENERATOR, check_report, write_report
+from workbench.batch.page import GENERATOR, check_report, write_report, write_run_page
 from workbench.batch.plan import Plan
 from workbench.batch.record import PAGE, SUMMARY, THUMBNAIL, Record, Run
 from workbench.errors import OutputError
+from workbench.runs import Result
 
 EVIL = """<script>alert(1)</script> "quoted" 'single' & 100% #1? ünï côdé 絵"""
 VOID = {"meta", "link", "img", "input", "br"}
@@ -45,9 +46,9 @@ def touch(path: Path) -> Path:
 class Report(HTMLParser):
     """The table of a page: its heads, and for each row the text and the links of its cells."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, page: Path | None = None) -> None:
         super().__init__()
-        self.text = (plan.root / PAGE).read_text("utf-8")
+        self.text = (page or plan.root / PAGE).read_text("utf-8")
         self.elements: list[tuple[str, dict[str, str]]] = []
         self.heads: list[str] = []
         self.kinds: list[str] = []
@@ -178,6 +179,41 @@ def test_links_lead_where_they_say(tmp_path: Path) -> None:
     assert not {"failed/", "running/"} & set(addresses)
 
 
+def test_a_finished_run_has_a_page_of_its_own(tmp_path: Path) -> None:
+    name = EVIL.replace("/", "") + "/a b"
+    run = make_run(tmp_path, name, note=EVIL)
+    plan = make_plan(tmp_path, run)
+    files = {
+        "content": "content.jpg",
+        "film 1": "film 1.mp4",
+        "picture": "picture.png",
+        "t": "t.csv",
+    }
+    for file in files.values():
+        touch(run.output / file)
+    settings = {"content": "photo.jpg", "style_weight": 300.0, EVIL: EVIL}
+    result = Result(files, {"loss": 1234.5}, settings, {}, {}, 83.0)
+    write_run_page(plan, run, run.output, result)
+    states = {name: Record("done", folder=run.output)}
+    (row,) = [each for each in report(plan, states).attributes("a") if each.get("class") == "name"]
+    assert unquote(row["href"]) == f"{name}/index.html"
+    page = Report(plan, run.output / "index.html")
+    touch(run.output / plan.notebook.name)
+    touch(run.output / "result.json")
+    for address in page.addresses():
+        assert (run.output / unquote(address)).resolve().is_file()
+    assert unquote(page.attributes("a")[1]["href"]) == "../../index.html"
+    assert [image["alt"] for image in page.attributes("img")[2:]] == ["picture", "content"]
+    assert [film["aria-label"] for film in page.attributes("video")] == ["film 1"]
+    assert {"300", "1,234", "1 min 23 s", EVIL} <= set(page.words)
+    assert page.attributes("script") == []
+    assert page.attributes("input")[0]["type"] == "range"  # the handle between content and picture
+
+    (run.output / "index.html").write_text("the notebook's own")
+    write_run_page(plan, run, run.output, result)
+    assert (run.output / "index.html").read_text() == "the notebook's own"
+
+
 def test_thumbnails_wait_and_say_their_size(tmp_path: Path) -> None:
     run = make_run(tmp_path, "a")
     picture = touch(run.output / THUMBNAIL)
@@ -228,8 +264,9 @@ def test_figures_are_columns_in_the_order_in_which_they_occur(tmp_path: Path) ->
         "c": Record("done", figures={"warping_error": 0.0012345, "frames": 50}),
     }
     page = report(make_plan(tmp_path, *runs), states)
-    assert page.heads == ["run", "state", "style loss", "frames", "warping error", "time"]
-    assert page.column("style loss") == ["", "1,234,568", ""]
+    others = ["frames", "warping error", "time"]
+    assert page.heads == ["run", "state", "style loss, weighted", *others]
+    assert page.column("style loss, weighted") == ["", "1,234,568", ""]
     assert page.column("warping error") == ["", "", "0.001234"]
     values = [cell.get("data-value") for cell in page.attributes("td")]
     assert {"1234567.8", "0.0012345"} <= set(values)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,10 @@ import skimage.data
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
-from workbench.batch.page import write_report
+from workbench.batch.page import write_report, write_run_page
 from workbench.batch.plan import Plan
 from workbench.batch.record import THUMBNAIL, Record, Run
+from workbench.runs import Result
 
 pytestmark = pytest.mark.slow
 
@@ -153,17 +155,17 @@ def test_what_went_wrong_comes_first(page: Page, address: str) -> None:
 
 def test_a_click_on_a_head_sorts_and_another_turns_it_round(page: Page, address: str) -> None:
     page.goto(address)
-    head(page, "style loss").get_by_role("button").click()
-    expect(head(page, "style loss")).to_have_attribute("aria-sort", "ascending")
+    head(page, "style loss, weighted").get_by_role("button").click()
+    expect(head(page, "style loss, weighted")).to_have_attribute("aria-sort", "ascending")
     expect(page.locator("[aria-sort]")).to_have_count(1)
-    losses = [float(text.replace(",", "")) for text in cells(page, "style loss")[:31]]
+    losses = [float(text.replace(",", "")) for text in cells(page, "style loss, weighted")[:31]]
     assert losses == sorted(losses)
-    assert cells(page, "style loss")[31:] == [""] * 9
-    head(page, "style loss").get_by_role("button").click()
-    expect(head(page, "style loss")).to_have_attribute("aria-sort", "descending")
-    losses = [float(text.replace(",", "")) for text in cells(page, "style loss")[:31]]
+    assert cells(page, "style loss, weighted")[31:] == [""] * 9
+    head(page, "style loss, weighted").get_by_role("button").click()
+    expect(head(page, "style loss, weighted")).to_have_attribute("aria-sort", "descending")
+    losses = [float(text.replace(",", "")) for text in cells(page, "style loss, weighted")[:31]]
     assert losses == sorted(losses, reverse=True)
-    assert cells(page, "style loss")[31:] == [""] * 9  # what is missing stays last
+    assert cells(page, "style loss, weighted")[31:] == [""] * 9  # what is missing stays last
     head(page, "style weight").get_by_role("button").click()
     weights = cells(page, "style weight")
     assert [text for text, _ in itertools.groupby(weights)] == [
@@ -260,6 +262,26 @@ def test_the_page_never_scrolls_sideways(page: Page, address: str, width: int, s
     last = page.locator("tbody tr:has(img) td:not(:empty)").last
     last.scroll_into_view_if_needed()
     expect(last).to_be_in_viewport()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_nobody_is_shut_out(
+    page: Page, address: str, batch: Plan, scheme: Any, violations: Callable[[Page], list[str]]
+) -> None:
+    page.emulate_media(color_scheme=scheme)
+    page.goto(address)
+    assert violations(page) == []
+    run = next(run for run in batch.runs if (run.output / "film.jpg").exists())
+    outputs = {"picture": "film.jpg", "content": THUMBNAIL}
+    settings = {"style_weight": 300.0}
+    write_run_page(batch, run, run.output, Result(outputs, {"loss": 1.0}, settings, {}, {}, 3.0))
+    page.goto((run.output / "index.html").as_uri())
+    expect(page.get_by_role("heading", level=1)).to_have_text(run.name)
+    assert violations(page) == []
+    page.set_viewport_size({"width": 360, "height": 700})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    page.get_by_role("link", name=batch.file.stem).first.click()
+    expect(page.get_by_role("status")).to_have_text("40 runs")
 
 
 def test_heads_stay_in_sight(page: Page, address: str) -> None:

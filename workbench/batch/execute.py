@@ -26,6 +26,7 @@ from pathlib import Path
 import psutil
 
 import workbench
+from workbench.batch.page import write_run_page
 from workbench.batch.plan import Plan
 from workbench.batch.record import (
     THUMBNAIL,
@@ -259,11 +260,12 @@ def _make_claimed(run: Run, plan: Plan) -> Record:
     stage = _Stage(lambda text: write_record(work, replace(record, stage=text)))
     run_notebook(plan.notebook, work / record.notebook, told, prints=stage, on_cell=stage.enter)
     try:
-        output = shown(check_result(work).outputs)
+        result = check_result(work)
     except InputError as error:
         raise WorkbenchError(f"the notebook ended, but left no valid result: {error}") from None
-    if output:
+    if output := shown(result.outputs):
         save_thumbnail(work / output, work / THUMBNAIL)
+    write_run_page(plan, run, work, result)
     seconds = round(time.monotonic() - began, 3)
     record = replace(record, kind="done", shown=output, seconds=seconds)
     if changed := ", ".join(name for name in run.inputs if _changed(run, name)):

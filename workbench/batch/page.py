@@ -11,7 +11,7 @@ import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
@@ -19,9 +19,23 @@ from workbench.batch.plan import Plan
 from workbench.batch.record import PAGE, SUMMARY, THUMBNAIL, Record, Run
 from workbench.errors import OutputError
 from workbench.files import check_writable, write_bytes
-from workbench.pages import duration, number, plain, read_page, shown, template
+from workbench.pages import (
+    duration,
+    figure_rows,
+    number,
+    plain,
+    read_page,
+    settings_rows,
+    shown,
+    template,
+)
+from workbench.runs import Result
+from workbench.runs import shown as outputs_shown
 
 GENERATOR = "workbench batch"
+_PAIR = ("content", "picture")  # outputs, of which one was painted from the other
+_WEIGHTED = ("loss", "content_loss", "style_loss", "tv_loss")  # figures of a painting
+_KINDS = {".mp4": "film", **dict.fromkeys((".png", ".jpg", ".jpeg", ".webp", ".bmp"), "picture")}
 ORDER = ("failed", "changed", "running", "done", "waiting")  # of the page
 
 
@@ -48,6 +62,34 @@ def write_report(plan: Plan, states: Mapping[str, Record], *, title: str | None 
     write_bytes(plan.root / PAGE, page.encode("utf-8", "replace"))
     # After the page, by which this is known to be ours.
     write_bytes(plan.root / SUMMARY, _summary(plan, states).encode("utf-8", "replace"))
+
+
+def write_run_page(plan: Plan, run: Run, folder: Path, result: Result) -> None:
+    """Write a page about a finished run, for people, into the folder that it lies in.
+
+    If the notebook itself wrote an `index.html`, that stays.
+    """
+    page = folder / PAGE
+    if page.exists():
+        return
+    first = outputs_shown(result.outputs)
+    outputs = sorted(result.outputs.items(), key=lambda output: output[1] != first)
+    pair = [_quoted(result.outputs[name]) for name in _PAIR if name in result.outputs]
+    text = template("batch/run.html.j2").render(
+        generator=GENERATOR,
+        name=plain(run.name),
+        batch=plain(plan.file.stem),
+        back=_quoted(os.path.relpath(plan.root / PAGE, run.output)),
+        notebook=plan.notebook.name,
+        pair=pair if len(pair) == len(_PAIR) else None,
+        outputs=[
+            (plain(name), _quoted(path), _KINDS.get(PurePath(path).suffix.lower()))
+            for name, path in outputs
+        ],
+        settings=settings_rows(result.settings),
+        figures=figure_rows(result),
+    )
+    write_bytes(page, text.encode("utf-8", "replace"))
 
 
 def check_report(plan: Plan) -> None:
@@ -82,7 +124,7 @@ def _page(plan: Plan, states: Mapping[str, Record], title: str) -> str:
             counts={kind: kinds.count(kind) for kind in ORDER if kind in kinds},
             ranks={kind: rank for rank, kind in enumerate(ORDER)},
             heads=[
-                (plain(name.replace("_", " ")), any(cell.value is not None for cell in cells))
+                (_head(name), any(cell.value is not None for cell in cells))
                 for name, cells in columns
             ],
             rows=[
@@ -91,6 +133,11 @@ def _page(plan: Plan, states: Mapping[str, Record], title: str) -> str:
             ],
         )
     )
+
+
+def _head(name: str) -> str:
+    """What stands above a column; losses of pictures with other weights cannot be compared."""
+    return plain(name.replace("_", " ")) + (", weighted" if name in _WEIGHTED else "")
 
 
 def _columns(
@@ -124,12 +171,14 @@ def _number(value: float | None, words: Callable[[Any], str]) -> Cell:
 
 def _row(run: Run, state: Record, root: Path) -> dict[str, str]:
     """What the page shows of a run beside figures; addresses are "" where there is nothing."""
-    finished = state.kind in ("done", "changed")
+    page = ""
+    if state.kind in ("done", "changed"):  # older ones have no page of their own
+        page = _address(state.file(PAGE), root) or f"{_address(run.output, root)}/"
     return {
         "name": plain(run.name),
         "kind": state.kind,
         "says": plain((state.stage if state.kind == "running" else "") or state.sentence),
-        "folder": _address(run.output, root) + "/" if finished else "",
+        "page": page,
         "thumbnail": _address(state.file(THUMBNAIL), root),
         "shown": _address(state.file(state.shown), root),
         "notebook": _address(state.file(state.notebook), root),
@@ -141,7 +190,12 @@ def _address(path: Path | None, root: Path) -> str:
     if path is None:
         return ""
     name, above = os.fspath(path), os.fspath(root) + os.sep
-    relative = name.removeprefix(above) if name.startswith(above) else os.path.relpath(name, root)
+    return _quoted(
+        name.removeprefix(above) if name.startswith(above) else os.path.relpath(name, root)
+    )
+
+
+def _quoted(relative: str) -> str:
     return quote(os.fsencode(relative.replace(os.sep, "/")))
 
 
