@@ -23,6 +23,7 @@ from urllib.parse import quote
 import nbformat
 import numpy as np
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
@@ -67,6 +68,22 @@ def page(browser: Browser) -> Iterator[Page]:
     yield page
     context.close()
     assert errors == []
+
+
+@pytest.fixture
+def violations() -> Callable[..., list[str]]:
+    """Tell what on a page, or in a part of it, shuts people out (axe-core: serious, critical)."""
+
+    def found(page: Page, part: str | None = None) -> list[str]:
+        told = Axe().run(page, context=part).response["violations"]
+        return [
+            f"{each['id']}: {node['html']}"
+            for each in told
+            if each["impact"] in ("serious", "critical")
+            for node in each["nodes"]
+        ]
+
+    return found
 
 
 @dataclass(frozen=True)

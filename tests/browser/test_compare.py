@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ def handle_of(comparison: Locator) -> Locator:
 
 def seen(comparison: Locator) -> float:
     """Up to where the first picture is seen, as a share of the width."""
-    line, stage = (comparison.locator(each).bounding_box() for each in (".line", ".stage"))
+    line, stage = (comparison.locator(each).bounding_box() for each in (".line", ".pair"))
     assert line
     assert stage
     return (line["x"] + line["width"] / 2 - stage["x"]) / stage["width"]
@@ -60,7 +61,7 @@ def seen(comparison: Locator) -> float:
 
 def colours(comparison: Locator, at: float) -> str:
     """Which colour is on top at a share of the width."""
-    image = comparison.locator(".stage").screenshot()
+    image = comparison.locator(".pair").screenshot()
     return comparison.page.evaluate(
         """async ([bytes, at]) => {
           const picture = await createImageBitmap(new Blob([new Uint8Array(bytes)]));
@@ -77,7 +78,7 @@ def colours(comparison: Locator, at: float) -> str:
 def test_the_handle_is_dragged_where_the_pointer_is(page: Page, comparisons: list[Locator]) -> None:
     first, other, _ = comparisons
     assert [colours(first, at) for at in (0.4, 0.6)] == ["red", "blue"]
-    box = first.locator(".stage").bounding_box()
+    box = first.locator(".pair").bounding_box()
     assert box
     assert box["width"] == 400
     page.mouse.move(box["x"] + 0.5 * box["width"], box["y"] + 100)
@@ -127,6 +128,13 @@ def test_films_play_in_step(page: Page, comparisons: list[Locator]) -> None:
     assert seen(films) == pytest.approx(0.3, abs=0.01)
 
 
+def test_nobody_is_shut_out(
+    page: Page, comparisons: list[Locator], violations: Callable[..., list[str]]
+) -> None:
+    assert len(comparisons) == 3
+    assert violations(page, ".workbench-compare") == []
+
+
 @pytest.mark.parametrize("width", [320, 390])
 def test_on_a_phone_a_touch_moves_it(browser: Browser, exported: Path, width: int) -> None:
     context = browser.new_context(
@@ -136,7 +144,7 @@ def test_on_a_phone_a_touch_moves_it(browser: Browser, exported: Path, width: in
     page.route(re.compile("^http"), lambda route: route.fulfill(body=""))
     page.goto(exported.as_uri())
     first = page.locator(".workbench-compare").first
-    box = first.locator(".stage").bounding_box()
+    box = first.locator(".pair").bounding_box()
     assert box
     assert box["width"] < width
     page.touchscreen.tap(box["x"] + 0.75 * box["width"], box["y"] + 30)

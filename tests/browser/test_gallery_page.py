@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -62,9 +63,12 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A web server's folder with a gallery at /blog/my site/."""
     root = tmp_path_factory.mktemp("web")
     runs = tmp_path_factory.mktemp("runs")
-    make_run(runs / "1 painting", gif=True, film=True)
+    make_run(runs / "1 painting", gif=True)
     make_run(runs / "2 film", film=True)
-    make_run(runs / "3 still")
+    photo = tmp_path_factory.mktemp("photos") / "photo.png"
+    save_image(samples.from_array(frames(seed=7)[0]), photo)  # of the painting's shape
+    make_run(runs / "3 still", content=str(photo))
+    make_run(runs / "3z both", gif=True, film=True)
     make_run(runs / ("4 " + EVIL.replace("/", "")), gif=True, content=EVIL)
     build_gallery([runs], root / "blog" / "my site", title=f"Paintings {EVIL}")
     return root
@@ -122,7 +126,7 @@ def dialogs_of(page: Page) -> list[str]:
 
 
 def pictures_are_there(page: Page) -> None:
-    for image in page.locator("img").all():
+    for image in page.locator("img:visible").all():
         image.scroll_into_view_if_needed()
         assert image.evaluate("image => image.decode().then(() => image.naturalWidth)") > 0
 
@@ -168,7 +172,7 @@ def test_keys_play_and_stop(page: Page, address: str, key: str) -> None:
 def test_a_film_plays_where_there_is_no_gif(page: Page, address: str) -> None:
     animations = asked_for(page)
     page.goto(address)
-    swap = page.get_by_role("button", name="Play the film")
+    swap = page.get_by_role("button", name="Play the film").first
     swap.click()
     film = page.locator(".stage video")
     expect(film).to_be_visible()
@@ -215,6 +219,48 @@ def test_an_animation_that_is_gone_leaves_the_still(browser: Browser, root: Path
     page.close()
 
 
+def test_a_handle_lies_over_each_painting(page: Page, address: str) -> None:
+    page.goto(address)
+    figure = page.locator("figure").nth(2)
+    handle = figure.get_by_role("slider", name="How much is seen of before")
+    expect(handle).not_to_be_visible()
+    figure.get_by_text("Before and after").click()
+    pictures_are_there(page)
+    figure.locator(".pair").scroll_into_view_if_needed()
+    stage = figure.locator(".pair").bounding_box()
+    assert stage
+    page.mouse.move(stage["x"] + 0.5 * stage["width"], stage["y"] + 20)
+    page.mouse.down()
+    page.mouse.move(stage["x"] + 0.2 * stage["width"], stage["y"] + 20, steps=4)
+    page.mouse.up()
+    line = figure.locator(".line").bounding_box()
+    assert line
+    assert line["x"] + 1 - stage["x"] == pytest.approx(0.2 * stage["width"], abs=4)
+    handle.press("End")
+    expect(handle).to_have_value("100")
+    assert page.locator("figure").nth(0).evaluate(
+        "figure => getComputedStyle(figure).getPropertyValue('--workbench-at')"
+    ) in ("", "50%")
+
+
+def test_a_link_leads_to_one_picture_and_to_all_of_it(page: Page, address: str) -> None:
+    page.goto(address)
+    page.get_by_role("link", name="3z both").click()
+    expect(page.locator("figure:target h2")).to_have_text("3z both")
+    page.locator("figure:target").get_by_role("link", name="Whole picture").click()
+    page.wait_for_url("**/assets/3z-both-whole-*.png")
+
+
+def test_a_film_with_a_gif_is_a_film_here_and_a_gif_in_a_post(page: Page, address: str) -> None:
+    page.goto(address)
+    figure = page.locator("figure").nth(3)
+    figure.get_by_role("button", name="Play the film").click()
+    film = figure.locator("video")
+    expect(film).to_be_visible()
+    assert not film.evaluate("film => film.muted")
+    assert ".gif" in snippet(page, 3).input_value()
+
+
 def test_settings_and_figures_open_on_demand(page: Page, address: str) -> None:
     page.goto(address)
     weight = page.get_by_role("row", name="style weight 300").first
@@ -229,7 +275,7 @@ def snippet(page: Page, number: int = 0) -> Locator:
     return page.locator("textarea").nth(number)
 
 
-@pytest.mark.parametrize("number", range(4))
+@pytest.mark.parametrize("number", range(5))
 def test_snippet_works_in_a_post(
     browser: Browser, page: Page, root: Path, serve: Callable[[Path], str], number: int
 ) -> None:
@@ -246,7 +292,7 @@ def test_snippet_works_in_a_post(
     still = image.get_attribute("src")
     assert image.evaluate("image => image.decode().then(() => image.naturalWidth)") == 320
     image.click()
-    if number in (0, 3):
+    if number in (0, 3, 4):
         expect(image).to_have_js_property("src", page.locator("a").get_attribute("href"))
         image.click()
         expect(image).to_have_js_property("src", still)
@@ -295,6 +341,17 @@ def test_names_are_text_and_nothing_else(page: Page, address: str) -> None:
 def background(page: Page) -> tuple[int, ...]:
     colour = page.evaluate("getComputedStyle(document.body).backgroundColor")
     return tuple(map(int, colour.removeprefix("rgb(").removesuffix(")").split(",")))
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_nobody_is_shut_out(
+    page: Page, address: str, scheme: Any, violations: Callable[[Page], list[str]]
+) -> None:
+    page.emulate_media(color_scheme=scheme)
+    page.goto(address)
+    for summary in page.locator("summary").all():
+        summary.click()
+    assert violations(page) == []
 
 
 def test_dark_and_light(page: Page, address: str) -> None:
