@@ -148,7 +148,7 @@ class Session:
 
     @_between_steps
     def step_back(self) -> None:
-        """Return to the picture and the settings of some steps ago, and pause there."""
+        """Undo the last move or some steps, and pause there."""
         if self.painting is None or not self.painting.step_back():
             self._set(self.state, "There is no earlier picture to go back to.")
         else:
@@ -156,7 +156,7 @@ class Session:
 
     @_between_steps
     def step_forward(self) -> None:
-        """Return to what was gone back from, and pause there."""
+        """Redo what was undone, and pause there."""
         if self.painting is None or not self.painting.step_forward():
             self._set(self.state, "There is no later picture to go forward to.")
         else:
