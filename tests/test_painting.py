@@ -113,6 +113,19 @@ def test_what_was_gone_back_from_has_no_effect() -> None:
     assert effective([]) == []
 
 
+def test_a_log_of_an_earlier_version_that_goes_back_is_painted(
+    tiny: Settings, photo: Tensor, painting: Tensor
+) -> None:
+    log = [{"step": 4, "tv_weight": 0.5}, {"step": 9, "back_to": 3}, {"step": 6, "style_weight": 3}]
+    still = Still(photo, [painting], tiny)
+    *_, last = (work := Painting(still, moves=[Move.from_dict(move) for move in log]))
+    assert (last.step, work.settings) == (6 + 12, replace(tiny, style_weight=3.0))
+    *_, same = Painting(still, moves=[Move(3), Move(6, {"style_weight": 3.0})])
+    *_, plain = Painting(still, moves=[Move(6, {"style_weight": 3.0})])
+    assert torch.equal(same.image, last.image)
+    assert torch.equal(plain.image, last.image)
+
+
 # --- Painting ----------------------------------------------------------------------------
 
 
