@@ -96,7 +96,7 @@ BAD = [
     ("photo.jpg style.png -o out.png --style-weight -1", "style_weight = -1.0: give a number"),
     ("photo.jpg style.png -o out.png --content-weight nan", "content_weight = nan"),
     ("photo.jpg style.png -o out.png --style-layers relu9_9", "there is no layer 'relu9_9'"),
-    ("photo.jpg style.png -o out.png --size 3", "size = 3: give 32 to 8192 pixels"),
+    ("photo.jpg style.png -o out.png --size 3", "size = 3: give 32 to 16384 pixels"),
     ("photo.jpg style.png -o out.png --steps 3,x", "--steps 3,x: give numbers"),
     ("photo.jpg style.png -o out.png --crop 0,0,1", "--crop 0,0,1: give four numbers"),
     ("photo.jpg style.png -o out.png --crop 0.5,0,0.5,1", "0 <= left < right <= 1"),

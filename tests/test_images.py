@@ -736,7 +736,7 @@ def test_opaque_pictures_have_no_alpha(tmp_path: Path) -> None:
 
 
 @unhurried
-@given(st.integers(1, 20000), st.integers(1, 20000), st.integers(1, 8192))
+@given(st.integers(1, 20000), st.integers(1, 20000), st.integers(1, 16384))
 def test_fit_keeps_proportions_within_half_a_pixel(height: int, width: int, size: int) -> None:
     fitted = fit((height, width), size)
     scale = size / max(height, width)

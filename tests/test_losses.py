@@ -211,7 +211,8 @@ def test_regions_count_by_their_share_and_nothing_counts_outside() -> None:
         losses.Region({"relu2_1": nowhere}, gram),
     ]
     ours = activation.clone().requires_grad_()
-    loss = losses.region_loss([ours], "relu2_1", regions)
+    own = [losses.gram_matrix(ours, region.masks["relu2_1"]) for region in regions]
+    loss = losses.region_loss(own, "relu2_1", regions)
     alone = losses.style_loss(losses.gram_matrix(activation[..., :2]), gram["relu2_1"])
     assert loss.item() == pytest.approx(2 * 0.25 * alone.item(), rel=1e-5)
     loss.backward()
@@ -387,7 +388,8 @@ def test_regions_share_the_statistic_and_the_loss(kind: str, seed: int) -> None:
         for share in (0.25, 0.75)
     ]
     whole = losses.style_distance(known(activations, kind), target, kind).item()
-    shared = losses.region_loss(activations, "relu2_1", halves, kind).item()
+    own = [known(activations, kind, half.masks["relu2_1"]) for half in halves]
+    shared = losses.region_loss(own, "relu2_1", halves, kind).item()
     assert shared == pytest.approx(whole, rel=1e-3)
 
 

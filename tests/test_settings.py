@@ -49,7 +49,7 @@ def valid_settings(draw: st.DrawFn) -> Settings:
         style_layer_weights=draw(st.just([]) | factors),
         style_blend_weights=draw(st.lists(weights.filter(bool), max_size=3)),
         style_scale=draw(st.floats(0.01, 10)),
-        size=draw(st.integers(32, 8192)),
+        size=draw(st.integers(32, 16384)),
         steps=draw(st.integers(1, 999) | st.lists(st.integers(1, 999), min_size=1, max_size=4)),
         optimizer=draw(st.sampled_from(OPTIMIZERS)),
         learning_rate=draw(st.floats(1e-9, 1e9)),
@@ -127,7 +127,7 @@ def test_one_of_the_main_weights_may_be_zero(name: str) -> None:
     assert getattr(Settings(**{name: 0}), name) == 0
 
 
-@pytest.mark.parametrize("size", [32, 8192])
+@pytest.mark.parametrize("size", [32, 16384])
 def test_bounds_of_size_belong_to_it(size: int) -> None:
     assert Settings(size=size).size == size
 
@@ -163,7 +163,7 @@ def test_bounds_of_size_belong_to_it(size: int) -> None:
         ("style_blend_weights", ["1"]),
         ("style_blend_weights", [[1]]),
         ("size", 31),
-        ("size", 8193),
+        ("size", 16385),
         ("size", -512),
         ("size", 512.0),
         ("size", "512"),

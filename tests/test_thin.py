@@ -13,8 +13,8 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 MODULES = sorted((ROOT / "workbench").rglob("*.py"))
 
-CODE = 12_350  # lines that are neither blank, nor comment, nor docstring
-DOCSTRINGS = 2_800
+CODE = 12_500  # lines that are neither blank, nor comment, nor docstring
+DOCSTRINGS = 2_900
 OF_A_MODULE = 450
 OF_A_FUNCTION = 70
 TEMPLATES = 520

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from workbench.checkpoints import Checkpoints, Moment
-from workbench.devices import HISTORY, ran_out_of_memory
+from workbench.devices import history, ran_out_of_memory
 from workbench.errors import MemoryExceeded, OptimizationError
 from workbench.images import check_image, shape_of
 from workbench.losses import Losses, TemporalTarget, to_losses
@@ -355,7 +355,7 @@ def _optimizer(
     begins_with = pixels.grad / pixels.grad.abs().sum().clamp(min=1.0)
     length = float(begins_with.square().mean().sqrt())
     first = rate * FIRST_STEP / length if length > 0 else rate
-    return torch.optim.LBFGS([pixels], lr=first, max_iter=1, history_size=HISTORY)
+    return torch.optim.LBFGS([pixels], lr=first, max_iter=1, history_size=history(shape_of(pixels)))
 
 
 def _memory(tree: Mapping[str, Any]) -> dict[str, Any]:

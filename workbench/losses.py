@@ -250,20 +250,19 @@ class Region:
 
 
 def region_loss(
-    activations: Sequence[Tensor], layer: str, regions: Sequence[Region], kind: str = "gram"
+    statistics: Sequence[Tensor], layer: str, regions: Sequence[Region], kind: str = "gram"
 ) -> Tensor:
     """Style loss of a picture whose regions have different styles; `kind` as in `style_statistic`.
 
-    The sum over regions of `style_distance` of the region's statistic, each weighted by the
-    share of the picture that the region has: two halves of the same style come to what the
-    whole would. (Gatys et al. 2017, arXiv 1611.07865, section 4.1, leave that weight open.)
+    `statistics` are those of the picture at the layer, one for each region, with its mask. The
+    sum over regions of their `style_distance`, each weighted by the share of the picture that the
+    region has: two halves of the same style come to what the whole would. (Gatys et al. 2017,
+    arXiv 1611.07865, section 4.1, leave that weight open.)
     """
     terms = []
-    for region in regions:
-        mask = region.masks[layer]
-        statistic = style_statistic(activations, kind, mask)
+    for region, statistic in zip(regions, statistics, strict=True):
         loss = style_distance(statistic, region.style[layer], kind)
-        terms.append(region.weight * mask.mean() * loss)
+        terms.append(region.weight * region.masks[layer].mean() * loss)
     return torch.stack(terms).sum()
 
 
@@ -370,23 +369,55 @@ def weighted_losses(
     at every layer that `targets` names. The sum is a scalar, float32, and differentiable. Terms are
     "content relu4_2", "style relu1_1", ..., "tv", and "temporal" if there are earlier frames.
     """
+    return weigh(picture, means_over_places(activations, targets, settings), targets, settings)
+
+
+def means_over_places(
+    activations: Mapping[str, Tensor], targets: Targets, settings: Settings
+) -> dict[tuple[str, str, int], Tensor]:
+    """All that the losses need of activations: content losses and style statistics.
+
+    By what it is, its layer and the number of its region. Each is a mean over places, so that the
+    mean over the parts of a picture is that of the whole.
+    """
 
     def activation(layer: str, weight: float) -> Tensor:
         if settings.normalize_gradients:
             return normalize_gradient(activations[layer], weight)
         return activations[layer]
 
-    terms = {}
+    means = {}
     for layer, weight in settings.content_weight_of().items():
         loss = content_loss(activation(layer, weight), targets.content[layer])
-        terms[f"content {layer}"] = weight * loss
-    kind, weights = settings.style_loss, settings.style_weight_of()
+        means["content", layer, 0] = loss
+    weights = settings.style_weight_of()
     for layer, looked_at in settings.compared_layers().items():
         own = [activation(each, weights[layer]) for each in looked_at]
+        masks = [region.masks[layer] for region in targets.regions]
+        for number, mask in enumerate(masks or [None]):
+            means["style", layer, number] = style_statistic(own, settings.style_loss, mask)
+    return means
+
+
+def weigh(
+    picture: Tensor,
+    means: Mapping[tuple[str, str, int], Tensor],
+    targets: Targets,
+    settings: Settings,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """What `weighted_losses` gives, of the means that `means_over_places` gives."""
+    terms = {}
+    for layer, weight in settings.content_weight_of().items():
+        terms[f"content {layer}"] = weight * means["content", layer, 0]
+    kind, weights = settings.style_loss, settings.style_weight_of()
+    for layer in settings.compared_layers():
+        own = [
+            mean for (what, where, _), mean in means.items() if (what, where) == ("style", layer)
+        ]
         if targets.regions:
             loss = region_loss(own, layer, targets.regions, kind)
         else:
-            loss = style_distance(style_statistic(own, kind), targets.style[layer], kind)
+            loss = style_distance(own[0], targets.style[layer], kind)
         terms[f"style {layer}"] = weights[layer] * loss
     terms["tv"] = settings.tv_weight * tv_loss(picture, settings.tv_kind)
     if targets.temporal:

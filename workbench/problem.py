@@ -36,10 +36,12 @@ from workbench.losses import (
 )
 from workbench.runs import Identity, digest
 from workbench.settings import MIN_SIZE, Settings
+from workbench.tiles import Tiled, reach
 from workbench.weights import BACKBONES, block_of, cache_folder, load_weights
 
 MIN_COARSE_SIDE = 64  # pixels; a coarse scale with a shorter side is left out
 TARGETS_KEPT = 8  # of each picture: sizes, networks
+TILES = (1024, 512, 256)  # px; sides of tiles of pictures that do not fit into memory as a whole
 
 # A function of pixels (1, 3, H, W), float32, 0..white: the total loss and its weighted terms.
 Evaluate = Callable[[Tensor], tuple[Tensor, dict[str, Tensor]]]
@@ -146,23 +148,14 @@ class Problem:
 
     def check_memory(self) -> None:
         """Refuse, in a sentence that says what fits, what takes more memory than there is."""
-        free = free_megabytes(self.device)
-        if free is None:
-            return
-        if self.device.type != "cpu":
-            free /= 0.8  # what is forecast was measured on a CPU
+        free = self._free()
 
         def needed(**changes: Any) -> float:
             settings = replace(self.settings, **changes)
-            return still_megabytes(
-                scales(shape_of(self.content), settings)[-1][0],
-                settings,
-                precision=self.network.dtype,
-                styles=[self._style_shape(style, settings.size) for style in self.styles],
-                masks=len(self.masks),
-            )
+            shape, _ = scales(shape_of(self.content), settings)[-1]
+            return min(self._needed(shape, settings, side) for side in self._sides)
 
-        if needed() <= free:
+        if free is None or needed() <= free:
             return
         size = self.settings.size
         fits = [each for each in range(MIN_SIZE, size, 16) if needed(size=each) <= free]
@@ -174,6 +167,39 @@ class Problem:
             f"size = {size}: a painting of {width}x{height} pixels takes"
             f" {needed() / 1024:.1f} GB of memory, and there are {free / 1024:.1f} GB;"
             f" use {' or '.join(ways) or 'a machine with more'}."
+        )
+
+    def tile(self, shape: tuple[int, int]) -> int | None:
+        """Side in pixels of the tiles that pictures `(H, W)` are seen in; None: as a whole.
+
+        The largest that there is memory for.
+        """
+        free = self._free()
+        for side in self._sides:
+            if free is None or self._needed(shape, self.settings, side) <= free:
+                break
+        return side
+
+    @property
+    def _sides(self) -> tuple[int | None, ...]:
+        """Of tiles, the fastest first."""
+        # A gradient can be brought to a length only by who sees all of it.
+        return (None,) if self.settings.normalize_gradients else (None, *TILES)
+
+    def _free(self) -> float | None:
+        """Megabytes, in units of a CPU, where what is forecast was measured."""
+        free = free_megabytes(self.device)
+        return free if free is None or self.device.type == "cpu" else free / 0.8
+
+    def _needed(self, shape: tuple[int, int], settings: Settings, side: int | None) -> float:
+        """Megabytes that pictures `(H, W)` take, in tiles of a side."""
+        return still_megabytes(
+            shape,
+            settings,
+            precision=self.network.dtype,
+            styles=[self._style_shape(style, max(shape)) for style in self.styles],
+            masks=len(self.masks),
+            tile=side and side + 2 * reach(self.network),
         )
 
     @property
@@ -194,9 +220,9 @@ class Problem:
 
     def at(self, shape: tuple[int, int]) -> Evaluate:
         """The loss at one scale, for content pictures of `shape`."""
-        settings, network = self.settings, self.network
+        settings, network, side = self.settings, self.network, self.tile(shape)
         if torch.is_grad_enabled():  # one look alone is not worth timing
-            network = network.planned(shape)
+            network = network.planned(shape if side is None else (side, side))
         with torch.no_grad():
             layers = {layer: (layer,) for layer in settings.content_layers}
             content = self._targets(self.content, shape, layers)
@@ -214,8 +240,9 @@ class Problem:
                 targets = Targets(content, self.style_targets(max(shape)), (), temporal)
 
         def evaluate(pixels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-            activations = network(pixels, settings.layers)
-            return weighted_losses(pixels, activations, targets, settings)
+            if side is not None:
+                return Tiled(network, side).weighted_losses(pixels, targets, settings)
+            return weighted_losses(pixels, network(pixels, settings.layers), targets, settings)
 
         return evaluate
 
@@ -281,7 +308,15 @@ class Problem:
         )
         targets = dict(kept.pop(key, {}))
         missing = [looked_at for looked_at in layers.values() if looked_at not in targets]
-        if missing:
+        side = self.tile(shape) if missing else None
+        if side is not None:
+            tiled, pixels = Tiled(self.network, side), self.pixels(picture, shape)
+            for looked_at in missing:
+                if style_loss:
+                    targets[looked_at] = tiled.statistic(pixels, looked_at, style_loss)
+                else:
+                    targets |= {looked_at: tiled(pixels, looked_at)[looked_at[0]]}
+        elif missing:
             new = self.network(
                 self.pixels(picture, shape), tuple(dict.fromkeys(itertools.chain(*missing)))
             )

@@ -156,6 +156,11 @@ def paint(
         Steps between two snapshots; None: no snapshots.
     """
     newest = newest or picture
+    problem = Problem.of(still.content, still.styles, still.settings, still.masks)
+    (height, width), _ = problem.scales[-1]
+    if tile := problem.tile((height, width)):
+        print(f"{width}x{height} pixels are seen in tiles of {tile}: memory is short of the whole.")
+    del problem
     iterates = progress.show_progress(
         optimize(
             still.content, still.styles, still.settings, masks=still.masks, checkpoints=checkpoints

@@ -103,7 +103,7 @@ def open_clip(
     stride
         Take every so many of the frames, from 1 on. Fewer frames, same duration and sound.
     size
-        Longest side in pixels, 32 to 8192. Larger frames are shrunk, smaller ones left.
+        Longest side in pixels, 32 to 16384. Larger frames are shrunk, smaller ones left.
     fps
         Pictures a second, 25 if not given; for pictures only.
 

@@ -1,0 +1,202 @@
+"""The losses of a picture that is too large to be seen at once, and their gradient, in tiles.
+
+All that the losses need of a network's activations are means over places. A first pass adds these
+up over tiles, without a gradient. Their own gradients are known then, and a second pass takes each
+tile again with them. Galerne, Raad, Lezama and Morel 2023 (arXiv 2212.13459), section 4, do so for
+Gram matrices. It is exact, but for rounding: a tile is seen with as much around it as its
+activations depend on, and lies on the grid on which the whole picture would be pooled.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.autograd.function import FunctionCtx, once_differentiable
+
+from workbench.features import Network
+from workbench.losses import Targets, means_over_places, style_statistic, weigh
+from workbench.settings import Settings
+from workbench.weights import block_of
+
+Span = tuple[int, int]  # from the first pixel to behind the last
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A part of a picture, in rows and columns of pixels."""
+
+    inner: tuple[Span, Span]  # which no other tile has
+    outer: tuple[Span, Span]  # with what its activations depend on
+
+    def crop(self, picture: Tensor) -> Tensor:
+        """The outer part of a picture `(1, C, H, W)`."""
+        (top, bottom), (left, right) = self.outer
+        return picture[..., top:bottom, left:right]
+
+    def own(self, activation: Tensor, layer: str) -> Tensor:
+        """The inner part of the outer part's activation."""
+        corner = self.outer[0][0], self.outer[1][0]
+        return _cells(activation, layer, self.inner, corner)
+
+    def of_whole(self, activation: Tensor, layer: str) -> Tensor:
+        """The inner part of the whole picture's activation, or mask."""
+        return _cells(activation, layer, self.inner, (0, 0))
+
+
+def _cells(values: Tensor, layer: str, spans: tuple[Span, Span], corner: Span) -> Tensor:
+    cell = _cell(layer)
+    rows, columns = (
+        slice((start - first) // cell, (end - first) // cell)
+        for (start, end), first in zip(spans, corner, strict=True)
+    )
+    return values[..., rows, columns]
+
+
+def _cell(layer: str) -> int:
+    """Pixels of a side of what becomes one of its values by pooling."""
+    return int(2 ** (block_of(layer) - 1))
+
+
+def reach(network: Network) -> int:
+    """Pixels on each side that activations depend on, rounded up to the grid of the last pooling.
+
+    Each 3x3 convolution looks one of its cells further.
+    """
+    grid = network.smallest_side
+    pixels = sum(_cell(layer) for layer, _, _ in network.convolutions)
+    return -(-pixels // grid) * grid
+
+
+def tiles(shape: tuple[int, int], side: int, margin: int, grid: int) -> list[Tile]:
+    """Cut a picture `(H, W)` into tiles of `side`, a multiple of `grid` as `margin` is."""
+
+    def spans(length: int) -> list[tuple[Span, Span]]:
+        # What is left over at the end has a tile of its own only if the deepest layer sees it.
+        starts = [s for s in range(0, length, side) if s == 0 or length - s >= grid]
+        inner = zip(starts, [*starts[1:], length], strict=True)
+        return [((a, b), (max(0, a - margin), min(length, b + margin))) for a, b in inner]
+
+    return [
+        Tile((row[0], column[0]), (row[1], column[1]))
+        for row, column in itertools.product(*map(spans, shape))
+    ]
+
+
+@dataclass(frozen=True, eq=False)
+class Tiled:
+    """A network that looks at a picture tile by tile."""
+
+    network: Network
+    side: int  # of a tile's inner part in pixels; a multiple of `network.smallest_side`
+
+    def tiles(self, picture: Tensor) -> list[Tile]:
+        """Those of a picture `(1, 3, H, W)`."""
+        height, width = picture.shape[-2:]
+        grid = self.network.smallest_side
+        return tiles((height, width), self.side, reach(self.network), grid)
+
+    def __call__(self, pixels: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
+        """Activations of the whole picture, without a gradient; as `Network` gives them."""
+        whole: dict[str, Tensor] = {}
+        for tile in self.tiles(pixels):
+            for layer, own in self._look(tile, pixels, layers).items():
+                if layer not in whole:
+                    height, width = (length // _cell(layer) for length in pixels.shape[-2:])
+                    whole[layer] = own.new_empty(1, own.shape[1], height, width)
+                tile.of_whole(whole[layer], layer).copy_(own)
+        return whole
+
+    def statistic(self, pixels: Tensor, looked_at: Sequence[str], kind: str) -> Tensor:
+        """The `style_statistic` of a whole picture at the last of the layers."""
+        total, places = torch.zeros((), device=pixels.device), 0
+        for tile in self.tiles(pixels):
+            own = self._look(tile, pixels, looked_at)
+            count = own[looked_at[-1]][0, 0].numel()
+            total = total + count * style_statistic([own[each] for each in looked_at], kind)
+            places += count
+        return total / places
+
+    def weighted_losses(
+        self, pixels: Tensor, targets: Targets, settings: Settings
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """As `losses.weighted_losses`, of the picture alone; at most one tile is in memory."""
+        cut = self.tiles(pixels)
+        parts = [_part(targets, tile) for tile in cut]
+        means: dict[tuple[str, str, int], Tensor] = {}
+        shares = []
+        with torch.no_grad():
+            for tile, part in zip(cut, parts, strict=True):
+                own = self._look(tile, pixels, settings.layers)
+                shares.append(_counts(own, part, settings))
+                for key, mean in means_over_places(own, part, settings).items():
+                    means[key] = means.get(key, 0) + shares[-1][key] * mean
+            whole = {key: sum(share[key] for share in shares) for key in means}
+            means = {key: total / max(whole[key], 1e-6) for key, total in means.items()}
+        if not torch.is_grad_enabled():
+            return weigh(pixels, means, targets, settings)
+        for mean in means.values():
+            mean.requires_grad_()
+        total, terms = weigh(pixels, means, targets, settings)
+        back = torch.autograd.grad(total, list(means.values()), retain_graph=True)
+        gradient = torch.zeros_like(pixels)
+        for tile, part, share in zip(cut, parts, shares, strict=True):
+            crop = tile.crop(pixels).detach().requires_grad_()
+            own = {k: tile.own(v, k) for k, v in self.network(crop, settings.layers).items()}
+            sums = means_over_places(own, part, settings)
+            weighted = [
+                (grad * (share[key] / max(whole[key], 1e-6)) * sums[key]).sum()
+                for key, grad in zip(means, back, strict=True)
+            ]
+            torch.stack(weighted).sum().backward()
+            assert crop.grad is not None
+            tile.crop(gradient).add_(crop.grad)
+        return total + _Known.apply(pixels, gradient), terms
+
+    def _look(self, tile: Tile, pixels: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
+        with torch.no_grad():
+            seen = self.network(tile.crop(pixels), layers)
+        return {layer: tile.own(seen[layer], layer) for layer in layers}
+
+
+class _Known(torch.autograd.Function):
+    """Zero, with a gradient that is known already."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, pixels: Tensor, gradient: Tensor) -> Tensor:
+        ctx.save_for_backward(gradient)
+        return pixels.new_zeros(())
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None]:
+        gradient: Tensor = ctx.saved_tensors[0]  # type: ignore[attr-defined]
+        return grad * gradient, None
+
+
+def _part(targets: Targets, tile: Tile) -> Targets:
+    """The targets of a tile's inner part."""
+    content = {layer: tile.of_whole(each, layer) for layer, each in targets.content.items()}
+    regions = [
+        replace(region, masks={k: tile.of_whole(mask, k) for k, mask in region.masks.items()})
+        for region in targets.regions
+    ]
+    return replace(targets, content=content, regions=regions)
+
+
+def _counts(
+    own: dict[str, Tensor], part: Targets, settings: Settings
+) -> dict[tuple[str, str, int], float]:
+    """Over how many places each of a tile's `means_over_places` is a mean."""
+    counts: dict[tuple[str, str, int], float] = {
+        ("content", layer, 0): own[layer][0, 0].numel() for layer in settings.content_layers
+    }
+    for layer in settings.compared_layers():
+        if not part.regions:
+            counts["style", layer, 0] = own[layer][0, 0].numel()
+        for number, region in enumerate(part.regions):
+            counts["style", layer, number] = float(region.masks[layer].sum())
+    return counts
