@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -74,9 +75,9 @@ def test_precision_and_peak_are_asked_of_the_device_that_is_named(
         asked.append(device)
         return "a GPU"
 
-    def seconds(dtype: torch.dtype, device: torch.device) -> float:
+    def seconds(dtypes: Sequence[torch.dtype], device: torch.device) -> list[float]:
         asked.append(device)
-        return 1.0 if dtype == torch.float32 else 0.5
+        return [1.0 if dtype == torch.float32 else 0.5 for dtype in dtypes]
 
     second = torch.device("cuda:1")
     monkeypatch.setenv("WORKBENCH_WEIGHTS", str(tmp_path))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import platform
 import re
@@ -63,9 +64,8 @@ def choose_precision(precision: str, device: torch.device) -> torch.dtype:
         return _DTYPES[precision]
 
     def measure() -> str:
-        seconds = {name: time_convolutions(dtype, device) for name, dtype in _DTYPES.items()}
-        faster = seconds["bfloat16"] < _CLEARLY_FASTER * seconds["float32"]
-        return "bfloat16" if faster else "float32"
+        wide, narrow = time_convolutions([torch.float32, torch.bfloat16], device)
+        return "bfloat16" if narrow < _CLEARLY_FASTER * wide else "float32"
 
     return _DTYPES[remembered("precision", device, measure, _DTYPES.__contains__)]
 
@@ -110,29 +110,36 @@ def machine(device: torch.device, dtype: torch.dtype) -> dict[str, str]:
     }
 
 
-def time_convolutions(dtype: torch.dtype, device: torch.device) -> float:
-    """Seconds for a small stack of VGG-like convolutions, there and back; the best of five.
+def time_convolutions(dtypes: Sequence[torch.dtype], device: torch.device) -> list[float]:
+    """Seconds for a small stack of VGG-like convolutions, there and back, in each precision.
 
-    Infinite where the device cannot compute in that precision at all.
+    The best of five, in turns, so that other work on the machine slows all of them. Infinite where
+    the device cannot compute in that precision at all.
     """
+    times: list[list[float]] = [[] for _ in dtypes]
+    for _ in range(8):  # the first three warm up
+        for dtype, spent in zip(dtypes, times, strict=True):
+            if sum(spent) < 1.0:  # where it is emulated, one says enough
+                spent.append(_convolutions_seconds(dtype, device))
+    return [min(spent[3:] or spent) for spent in times]
+
+
+def _convolutions_seconds(dtype: torch.dtype, device: torch.device) -> float:
     try:
         x = torch.ones(1, 64, 96, 96, device=device).to(dtype, memory_format=torch.channels_last)
         weight = torch.full((64, 64, 3, 3), 1 / 600, device=device)
         weight = weight.to(dtype, memory_format=torch.channels_last)
-        times: list[float] = []
-        while len(times) < 8 and sum(times) < 1.0:  # where it is emulated, one says enough
-            y = x.clone().requires_grad_()
-            start = time.perf_counter()
-            z = y
-            for _ in range(4):
-                z = F.relu_(F.conv2d(z, weight, padding=1))
-            z.float().sum().backward()
-            assert y.grad is not None
-            y.grad.float().sum().item()  # waits for the device
-            times.append(time.perf_counter() - start)
+        x.requires_grad_()
+        start = time.perf_counter()
+        y = x
+        for _ in range(4):
+            y = F.relu_(F.conv2d(y, weight, padding=1))
+        y.float().sum().backward()
+        assert x.grad is not None
+        x.grad.float().sum().item()  # waits for the device
     except (RuntimeError, NotImplementedError):
-        return float("inf")
-    return min(times[3:] or times)  # the first three warm up
+        return math.inf
+    return time.perf_counter() - start
 
 
 def reset_peak_megabytes(device: torch.device | None = None) -> None:

@@ -1,24 +1,27 @@
 """Forecast and measured memory of stills, each painted in a process of its own.
 
     python experiments/benchmarks/memory.py [SIZE ...] [--precision float32]
+    python experiments/benchmarks/memory.py 768 --tile 256 --steps 3   # seen in tiles
 
 A row for each size and optimizer: what `devices.still_megabytes` says, what the process took on
-top of the program and its weights, and their ratio. L-BFGS fills its history.
+top of the program and its weights, their ratio, and the seconds of the last step. L-BFGS fills its
+history, unless `--steps` says otherwise.
 """
 
 from __future__ import annotations
 
 import argparse
 import multiprocessing
+import time
 
 import psutil
 import torch
 
 from workbench.descent import optimize
 from workbench.devices import (
-    HISTORY,
     choose_device,
     choose_precision,
+    history,
     peak_megabytes,
     reset_peak_megabytes,
     still_megabytes,
@@ -26,17 +29,21 @@ from workbench.devices import (
 from workbench.problem import Problem
 from workbench.samples import load_picture
 from workbench.settings import Settings
+from workbench.tiles import reach
 
 
-def measure(settings: Settings) -> tuple[tuple[int, int], float]:
-    """`(H, W)` of the picture, and the megabytes that painting it takes."""
+def measure(settings: Settings, tile: int | None) -> tuple[tuple[int, int], int, float, float]:
+    """`(H, W)`, the margin of tiles, megabytes that painting takes, seconds of the last step."""
+    Problem._sides = (tile,)  # type: ignore[assignment]
     photo, style = load_picture("sample:coffee"), load_picture("sample:swirls")
-    Problem.of(photo, [style], settings)  # its network is kept
+    margin = reach(Problem.of(photo, [style], settings).network)  # which is kept
     before = psutil.Process().memory_info().rss / 2**20
     reset_peak_megabytes()
+    began = time.perf_counter()
     for iterate in optimize(photo, [style], settings, start=photo):  # noqa: B007
-        pass
-    return (iterate.image.shape[2], iterate.image.shape[3]), peak_megabytes() - before
+        seconds, began = time.perf_counter() - began, time.perf_counter()
+    shape = (iterate.image.shape[2], iterate.image.shape[3])
+    return shape, margin, peak_megabytes() - before, seconds
 
 
 def main() -> None:
@@ -44,24 +51,35 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("sizes", nargs="*", type=int, default=[256, 512, 1024])
     parser.add_argument("--precision", default="auto")
+    parser.add_argument("--tile", type=int, help="side of tiles")
+    parser.add_argument("--steps", type=int)
+    parser.add_argument("--optimizer", nargs="*", default=["lbfgs", "adam"])
     options = parser.parse_args()
     precision = choose_precision(options.precision, choose_device("cpu"))
     print(f"{torch.get_num_threads()} threads, torch {torch.__version__}, {precision}\n")
-    print("| | forecast, MB | measured, MB | ratio |\n| --- | ---: | ---: | ---: |")
+    print("| | forecast, MB | measured, MB | ratio | a step |\n| --- | ---: | ---: | ---: | ---: |")
     for size in options.sizes:
-        for optimizer in ("lbfgs", "adam"):
+        for optimizer in options.optimizer:
+            most = history((size * 3 // 4, size)) + 2 if optimizer == "lbfgs" else 3
             settings = Settings(
                 size=size,
-                steps=(HISTORY + 2 if optimizer == "lbfgs" else 3,),
+                steps=(options.steps or most,),
                 optimizer=optimizer,
                 device="cpu",
                 precision=options.precision,
             )
             with multiprocessing.get_context("spawn").Pool(1) as fresh:
-                shape, taken = fresh.apply(measure, (settings,))
-            forecast = still_megabytes(shape, settings, precision=precision, styles=[(size, size)])
+                shape, margin, taken, seconds = fresh.apply(measure, (settings, options.tile))
+            forecast = still_megabytes(
+                shape,
+                settings,
+                precision=precision,
+                styles=[(size, size)],
+                tile=options.tile and options.tile + 2 * margin,
+            )
             row = f"{shape[1]}x{shape[0]}, {optimizer}"
-            print(f"| {row} | {forecast:.0f} | {taken:.0f} | {forecast / taken:.2f} |", flush=True)
+            figures = f"{forecast:.0f} | {taken:.0f} | {forecast / taken:.2f} | {seconds:.2f} s"
+            print(f"| {row} | {figures} |", flush=True)
 
 
 if __name__ == "__main__":
