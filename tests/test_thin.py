@@ -13,7 +13,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 MODULES = sorted((ROOT / "workbench").rglob("*.py"))
 
-CODE = 12_500  # lines that are neither blank, nor comment, nor docstring
+CODE = 12_860  # lines that are neither blank, nor comment, nor docstring
 DOCSTRINGS = 2_900
 OF_A_MODULE = 450
 OF_A_FUNCTION = 70

@@ -24,6 +24,7 @@ from workbench.notebook import encode, papermill_command
 from workbench.painting import Painting
 from workbench.session import CHOOSE, NO_PICTURE, Session, save_run, save_settings
 from workbench.settings import Settings
+from workbench.states import Sketches, States
 from workbench.stills import Still
 from workbench.weights import BACKBONES
 
@@ -102,6 +103,8 @@ class Tuner:
         self._make_buttons()
         self._make_pictures()
         self._make_knobs(settings)
+        self.states = States(self.session, self._say)
+        self.sketches = Sketches(self.states, self._show_settings)
         self._show_settings()
         self._show_choice()
         self._enable_buttons()
@@ -179,7 +182,14 @@ class Tuner:
             layout={"flex": "1 1 360px", "min_width": "330px", "max_width": "460px"},
         )
         right = widgets.VBox(
-            [self.picture, self.caption, self.curves, self.strip],
+            [
+                self.picture,
+                self.caption,
+                self.states.box,
+                self.sketches.box,
+                self.curves,
+                self.strip,
+            ],
             layout={"flex": "2 1 420px", "min_width": "320px"},
         )
         buttons = [*self.buttons.values()]
@@ -242,6 +252,7 @@ class Tuner:
     def _update(self) -> None:
         """Bring the browser up to date; called in the session's thread after every step."""
         session, now = self.session, time.monotonic()
+        self.states.update()
         turned = (session.state, session.message) != self._shown_state
         if turned:
             self._shown_state = session.state, session.message
