@@ -13,8 +13,8 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 MODULES = sorted((ROOT / "workbench").rglob("*.py"))
 
-CODE = 12_860  # lines that are neither blank, nor comment, nor docstring
-DOCSTRINGS = 2_900
+CODE = 13_350  # lines that are neither blank, nor comment, nor docstring
+DOCSTRINGS = 2_950
 OF_A_MODULE = 450
 OF_A_FUNCTION = 70
 TEMPLATES = 520

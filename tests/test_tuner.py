@@ -17,16 +17,20 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from ipywidgets import Button
 from PIL import Image
 from torch import Tensor
 
 from workbench import session
 from workbench.descent import stylize
+from workbench.errors import InputError
 from workbench.images import from_array, load_image, resize, save_image
+from workbench.knobs import label
 from workbench.notebook import papermill_command
 from workbench.painting import Move, Painting
+from workbench.remedies import REMEDIES
 from workbench.runs import read_result
-from workbench.settings import Settings
+from workbench.settings import MAX_SIZE, Settings
 from workbench.tuner import PICTURE_SIDE, Tuner, tuner
 
 PATIENCE = 30  # seconds, within which anything here must be done
@@ -52,7 +56,7 @@ def make(
 ) -> Iterator[Callable[..., Tuner]]:
     """Opens panels, whose sessions are stopped in the end whatever happens."""
     if request.node.get_closest_marker("curves") is None:  # which take a while to draw
-        monkeypatch.setattr("workbench.tuner._curves", lambda painting: b"curves")
+        monkeypatch.setattr("workbench.tuner.curves", lambda painting: b"curves")
     made: list[Tuner] = []
 
     def make(**changes: Any) -> Tuner:
@@ -106,7 +110,7 @@ def run_until(panel: Tuner, step: int) -> None:
 
 def said(panel: Tuner) -> str:
     """What the panel says, as a person reads it."""
-    assert len(re.findall(r"<[^>]*>", panel.message.value)) in (0, 2)  # one element at most
+    assert len(re.findall(r"<[^>]*>", panel.message.value)) in (0, 2, 4)  # and perhaps a link
     return html.unescape(re.sub(r"<[^>]*>", "", panel.message.value))
 
 
@@ -124,10 +128,9 @@ def shown_settings(panel: Tuner) -> dict[str, Any]:
     """What the widgets stand at."""
     layers = tuple(layer for layer, box in panel.style_layers.items() if box.value)
     return {
-        **{name: widget.value for name, widget in (panel.sliders | panel.others).items()},
-        "steps": panel.steps.value,
+        **{name: knob.field.value for name, knob in panel.knobs.items()},
         "content_layers": tuple(name for name, box in panel.content_layers.items() if box.value),
-        "style": {layer: panel.layer_weights[layer].value for layer in layers},
+        "style": {layer: panel.layer_weights[layer].field.value for layer in layers},
     }
 
 
@@ -212,7 +215,7 @@ def test_pictures_that_are_missing_are_told_and_no_other_takes_their_place(
     content, style = tmp_path / "<b>gone</b>.png", tmp_path / "lost.png"
     panel = make(content=str(content), style=str(style))
     assert said(panel) == f"{content}: there is no such file. {style}: there is no such file."
-    assert (panel.content.name, panel.style.name) == (str(content), str(style))
+    assert (panel.content.name, panel.styles.styles[0].picture.name) == (str(content), str(style))
     assert panel.content.path.value == str(content)  # to be mended there
     for press in (panel.buttons["start"], panel.buttons["save_settings"], panel.buttons["start"]):
         press.click()
@@ -223,7 +226,7 @@ def test_pictures_that_are_missing_are_told_and_no_other_takes_their_place(
     panel.content.path.value = pictures[0]
     run(panel)
     assert said(panel) == "Choose a content picture and a style picture first."
-    panel.style.path.value = pictures[1]
+    panel.styles.styles[0].picture.path.value = pictures[1]
     run(panel)
     assert panel.session.state == "finished"
     assert panel.session.painting.still.content is panel.content.image  # type: ignore[union-attr]
@@ -254,7 +257,7 @@ def test_images_without_a_picture_are_hidden(make: Callable[..., Tuner], tmp_pat
     panel = make(content=str(tmp_path / "gone.png"))
     images = panel.picture, panel.curves, panel.strip, panel.content.thumbnail
     assert [*map(hidden, images)] == [True] * 4
-    assert not hidden(panel.style.thumbnail)
+    assert not hidden(panel.styles.styles[0].picture.thumbnail)
     panel.content.path.value = "sample:astronaut"
     settle(panel)
     assert [*map(hidden, images)] == [False, True, True, False]
@@ -273,7 +276,7 @@ def test_the_photograph_shows_before_anything_is_painted(
     assert decoded(panel.picture.value).size == (PICTURE_SIDE, 213)
     assert "Press Start" in caption(panel)
     assert max(decoded(panel.content.thumbnail.value).size) <= 160
-    assert max(decoded(panel.style.thumbnail.value).size) <= 160
+    assert max(decoded(panel.styles.styles[0].picture.thumbnail.value).size) <= 160
 
 
 # --- painting ----------------------------------------------------------------------------
@@ -293,7 +296,7 @@ def test_start_paints_and_the_picture_arrives(
     painted = stylize(photo, [painting], replace(tiny, style_weight=400.0))
     shown = from_array(np.asarray(picture))
     assert (resize(shown, 16) - resize(painted, 16)).abs().mean() < 0.03  # JPEG
-    for part in ("finished", "step 12 of 12", "64×48 px", "content weight 5 ·", "tv weight 0.001"):
+    for part in ("finished", "step 12 ·", "64×48 px", "content weight 5 ·", "tv weight 0.001"):
         assert part in caption(panel)
     assert "style weight 400 ·" in caption(panel)
     assert "loss " in caption(panel)
@@ -308,7 +311,7 @@ def test_the_caption_names_a_weight_as_the_slider_does(
 ) -> None:
     panel = make(style_weight=weight)
     run(panel)
-    assert f"style weight {panel.sliders['style_weight'].label} ·" in caption(panel)
+    assert f"style weight {label(weight)} ·" in caption(panel)
 
 
 def test_a_large_picture_is_made_small_for_the_browser(make: Callable[..., Tuner]) -> None:
@@ -339,10 +342,10 @@ def test_every_slider_counts(panel: Tuner, tiny: Settings, name: str, value: flo
 
 
 def test_every_other_widget_counts(panel: Tuner, tiny: Settings) -> None:
-    panel.others["optimizer"].value = "adam"
-    panel.others["init"].value = "random"
-    panel.others["seed"].value = 77
-    panel.steps.value = 5
+    panel.knobs["optimizer"].field.value = "adam"
+    panel.knobs["init"].field.value = "random"
+    panel.knobs["seed"].field.value = 77
+    panel.knobs["steps"].field.value = 5
     settle(panel)
     wanted = tiny.changed(optimizer="adam", init="random", seed=77, steps=(5,))
     assert panel.session.settings == wanted
@@ -355,28 +358,170 @@ def test_every_other_widget_counts(panel: Tuner, tiny: Settings) -> None:
 
 def test_every_knob_says_what_it_does(panel: Tuner) -> None:
     texts = {field.name: field.metadata["text"] for field in fields(Settings)}
-    knobs = panel.sliders | panel.others | {"steps": panel.steps}
-    assert {name: widget.tooltip for name, widget in knobs.items()} == {
-        name: texts[name] for name in knobs
-    }
+    for name, knob in panel.knobs.items():
+        tips = {part.tooltip for part in filter(None, (knob.slider, knob.field, knob.row[0]))}
+        assert tips == {f"{name.replace('_', ' ')}: {texts[name]}"}
 
 
 def test_every_knob_of_one_value_is_in_the_panel(panel: Tuner) -> None:
     of_the_machine = {"backbone", "device", "precision"}
     single = {field.name for field in fields(Settings) if not str(field.type).startswith("tuple")}
-    assert single - of_the_machine == {*panel.sliders, *panel.others}
-    panel.others["normalize_gradients"].value = True
-    panel.others["learning_rate"].value = -1.0
+    assert (single - of_the_machine) | {"steps"} == {*panel.knobs}
+    panel.knobs["normalize_gradients"].field.value = True
+    panel.knobs["learning_rate"].field.value = -1.0
     assert said(panel) == "learning_rate = -1.0: give a number above 0."
-    assert panel.others["learning_rate"].value == 10.0
-    panel.others["pooling"].value = "l2"
+    assert panel.knobs["learning_rate"].field.value == 10.0
+    panel.knobs["pooling"].field.value = "l2"
     settings = panel.session.settings
     assert (settings.normalize_gradients, settings.pooling) == (True, "l2")
 
 
+# --- values that are typed, and ways back ------------------------------------------------
+
+
+def test_any_value_within_the_limits_can_be_typed(panel: Tuner, tiny: Settings) -> None:
+    knob = panel.knobs["style_weight"]
+    knob.field.value = 123.4
+    assert panel.session.settings == tiny.changed(style_weight=123.4)
+    assert knob.slider is not None
+    assert knob.slider.value == 123.4
+    knob.slider.value = 200.0
+    assert knob.field.value == 200
+    panel.knobs["size"].field.value = 300.0  # numbers come as floats from a browser
+    assert panel.session.settings.size == 300
+    assert type(panel.session.settings.size) is int
+    assert said(panel) == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("style_weight", -1.0, "style_weight = -1.0: give a number from 0 on."),
+        ("style_scale", 0.0, "style_scale = 0.0: give a number above 0."),
+        ("size", 1e6, f"size = 1000000: give 32 to {MAX_SIZE} pixels."),
+        ("size", 200.5, "size = 200.5: give a whole number of pixels."),
+        ("steps", 0.0, "steps = 0: give a whole number above 0."),
+        ("seed", -5.0, "seed = -5: give a whole number from 0 on."),
+    ],
+)
+def test_a_value_outside_the_limits_is_told_and_the_old_one_comes_back(
+    panel: Tuner, tiny: Settings, name: str, value: float, sentence: str
+) -> None:
+    before = panel.knobs[name].field.value
+    panel.knobs[name].field.value = value
+    assert said(panel) == sentence
+    assert panel.knobs[name].field.value == before
+    assert panel.session.settings == tiny
+
+
+def test_every_knob_has_a_way_back(panel: Tuner, tiny: Settings) -> None:
+    assert all(knob.reset.disabled for knob in panel.knobs.values())
+    assert panel.reset.disabled
+    for name, value in {"style_weight": 300.0, "pooling": "l2", "steps": 7}.items():
+        panel.knobs[name].field.value = value
+        assert not panel.knobs[name].reset.disabled
+    panel.knobs["style_weight"].reset.click()
+    assert panel.session.settings == tiny.changed(pooling="l2", steps=(7,))
+    panel.style_layers["relu5_1"].value = False
+    panel.reset.click()
+    assert panel.session.settings == tiny
+    assert panel.reset.disabled
+    assert shown_settings(panel) == settings_as_shown(tiny)
+
+
+def test_a_preset_says_what_it_changes_and_changes_that(panel: Tuner, tiny: Settings) -> None:
+    assert panel.preset.value == ""  # neither of them
+    labels = {name: label for label, name in panel.preset.options}
+    assert labels["fine"] == "fine: size 768, steps 60, 90, 150"
+    panel.preset.value = "fine"
+    assert panel.session.settings == tiny.changed(size=768, steps=(60, 90, 150))
+    panel.knobs["size"].field.value = 700
+    assert panel.preset.value == ""
+    assert panel.session.settings.size == 700
+
+
+def test_what_a_painting_takes_is_forecast(make: Callable[..., Tuner]) -> None:
+    panel = make(steps=(30,))
+    assert "64×48 px · 30 steps · how long is known after the first steps" in panel.forecast.value
+    assert re.search(r"at most \d+\.\d GB", panel.forecast.value)
+    run_until(panel, 5)
+    assert re.search(r"64×48 px · 30 steps · about \d+ s", panel.forecast.value)
+    assert re.search(r"step 5, 25 to go, about \d+ s · 64×48 px", caption(panel))
+    panel.knobs["size"].field.value = 128
+    assert "128×96 px" in panel.forecast.value
+
+
+def test_the_loss_is_told_as_a_change_since_the_last_move(panel: Tuner) -> None:
+    run_until(panel, 5)
+    assert re.search(r"loss \S+ · since the start: .*style -\d+%", caption(panel))
+    panel.sliders["style_weight"].value = 800.0
+    run_until(panel, 9)
+    assert re.search(r"loss \S+ · since the last move: content .*style -\d+%", caption(panel))
+
+
+def test_what_to_try_is_one_press_away(panel: Tuner) -> None:
+    run_until(panel, 3)
+    assert panel.try_it.disabled
+    panel.complaint.value = next(r for r in REMEDIES if r.knob == "style_weight")
+    assert "more style weight:<br>style weight 100 → 500" in panel.advice.value
+    panel.try_it.click()
+    settle(panel)
+    assert panel.session.painting.log == [Move(3, {"style_weight": 500.0})]  # type: ignore[union-attr]
+    assert "style weight 500 → 2500" in panel.advice.value
+
+
+def test_colours_of_the_photograph_come_back_while_it_is_painted(panel: Tuner) -> None:
+    run_until(panel, 3)
+    panel.complaint.value = next(r for r in REMEDIES if r.knob == "original_colors")
+    panel.try_it.click()
+    settle(panel)
+    painting = panel.session.painting
+    assert panel.original_colors.value == "luma"
+    assert painting is not None
+    assert not torch.equal(painting.shown.image, painting.iterate.image)  # type: ignore[union-attr]
+    panel.buttons["save_settings"].click()
+    settle(panel)
+    saved = yaml.safe_load((panel.output_dir / "settings.yaml").read_text())
+    assert saved["original_colors"] == "luma"
+    panel.original_colors.value = "pca"  # the styles change
+    settle(panel)
+    assert panel.session.state == "ready"
+    assert said(panel) == "Start begins with the new picture."
+
+
+def test_a_step_back_can_be_undone(make: Callable[..., Tuner]) -> None:
+    panel = make(steps=(30,))
+    run_until(panel, 4)
+    panel.sliders["style_weight"].value = 800.0
+    run_until(panel, 8)
+    panel.buttons["back"].click()
+    settle(panel)
+    assert panel.sliders["style_weight"].value == 100
+    panel.buttons["forward"].click()
+    settle(panel)
+    assert panel.sliders["style_weight"].value == 800
+    assert "step 8," in caption(panel)
+
+
+def every_widget(widget: Any) -> Iterator[Any]:
+    yield widget
+    for child in getattr(widget, "children", ()):
+        yield from every_widget(child)
+
+
+def test_nothing_says_null_when_it_is_pointed_at(panel: Tuner) -> None:
+    panel.styles.add()
+    for widget in every_widget(panel.box):
+        if getattr(widget, "description", "") and not isinstance(widget, Button):
+            assert widget.tooltip is not None, widget
+
+
+# --- steps and layers --------------------------------------------------------------------
+
+
 def test_the_steps_of_coarse_scales_stay(make: Callable[..., Tuner]) -> None:
     panel = make(steps=(3, 4, 5))
-    panel.steps.value = 9
+    panel.knobs["steps"].field.value = 9
     assert panel.session.settings.steps == (3, 4, 9)
 
 
@@ -391,11 +536,11 @@ def test_layers_and_their_weights_count(panel: Tuner, tiny: Settings) -> None:
     layers = ("relu1_1", "relu1_2", "relu2_1", "relu3_1", "relu4_1")
     assert panel.session.settings.style_layers == layers
     assert panel.session.settings.style_layer_weights == ()
-    panel.layer_weights["relu1_2"].value = 2.0
-    panel.layer_weights["relu5_3"].value = 10.0  # is off, so nothing changes
+    panel.layer_weights["relu1_2"].slider.value = 2.0
+    panel.layer_weights["relu5_3"].slider.value = 10.0  # is off, so nothing changes
     settle(panel)
     assert panel.session.settings.style_layer_weights == (1, 2, 1, 1, 1)
-    panel.layer_weights["relu1_2"].value = 1.0
+    panel.layer_weights["relu1_2"].slider.value = 1.0
     settle(panel)
     assert panel.session.settings == tiny.changed(content_layers=("relu2_2",), style_layers=layers)
 
@@ -441,25 +586,25 @@ def test_buttons_can_be_pressed_when_they_do_something(panel: Tuner) -> None:
     def enabled() -> set[str]:
         return {name for name, button in panel.buttons.items() if not button.disabled}
 
-    saving = {"save_settings", "save_gif", "save_run"}
+    saving = {"save_settings", "save_picture", "save_gif", "save_run"}
     assert enabled() == {"start", "save_settings"}
     assert panel.buttons["start"].description == "Start"
     seen: list[set[str]] = []
     at(panel, 3, lambda: (seen.append(enabled()), panel.buttons["pause"].click()))
     run(panel)
-    assert seen == [{"pause", "stop", "back", "replay", *saving}]
-    assert enabled() == {"start", "stop", "back", "replay", *saving}
+    assert seen == [{"pause", "stop", "back", "forward", "replay", *saving}]
+    assert enabled() == {"start", "stop", "back", "forward", "replay", *saving}
     assert panel.buttons["start"].description == "Go on"
     panel.buttons["stop"].click()
     settle(panel)
-    assert enabled() == {"start", "back", "replay", *saving}
+    assert enabled() == {"start", "back", "forward", "replay", *saving}
     assert panel.buttons["start"].description == "Start"
     run(panel)
     assert panel.session.state == "finished"
-    assert enabled() == {"start", "back", "replay", *saving}
+    assert enabled() == {"start", "back", "forward", "replay", *saving}
     panel.sliders["style_weight"].value = 3150.0
     settle(panel)
-    assert enabled() == {"start", "back", "replay", *saving}
+    assert enabled() == {"start", "back", "forward", "replay", *saving}
 
 
 def test_a_failure_is_told_and_a_slider_goes_on(make: Callable[..., Tuner]) -> None:
@@ -486,8 +631,8 @@ def test_a_slider_moved_in_mid_run_is_in_caption_and_log(panel: Tuner) -> None:
     run(panel)
     assert panel.session.painting.log == [Move(5, {"style_weight": 800.0})]  # type: ignore[union-attr]
     assert "style weight 800 ·" in caption(panel)
-    assert "step 17 of 17" in caption(panel)
-    assert "step 5: style weight 800.0" in panel.moves.value
+    assert "step 17 ·" in caption(panel)
+    assert "step 5: style weight 800" in panel.moves.value
 
 
 def test_step_back_moves_the_widgets_back(make: Callable[..., Tuner]) -> None:
@@ -497,15 +642,15 @@ def test_step_back_moves_the_widgets_back(make: Callable[..., Tuner]) -> None:
     panel.sliders["style_weight"].value = 800.0
     panel.sliders["size"].value = 128
     panel.style_layers["relu5_1"].value = False
-    panel.layer_weights["relu1_1"].value = 3.15
+    panel.layer_weights["relu1_1"].slider.value = 3.15
     panel.content_layers["relu1_1"].value = True
-    panel.others["optimizer"].value = "adam"
-    panel.steps.value = 9
+    panel.knobs["optimizer"].field.value = "adam"
+    panel.knobs["steps"].field.value = 9
     settle(panel)
     run_until(panel, 15)
     panel.buttons["back"].click()
     settle(panel)
-    assert "step 12 of 40" in caption(panel)
+    assert "step 12, 28 to go" in caption(panel)
     assert panel.session.settings == before
     assert shown_settings(panel) == settings_as_shown(before)
     assert panel.session.painting.settings == before  # type: ignore[union-attr]
@@ -513,7 +658,7 @@ def test_step_back_moves_the_widgets_back(make: Callable[..., Tuner]) -> None:
     for _ in range(3):  # quick clicks, that a browser has not answered to
         panel.buttons["back"].click()
     settle(panel)
-    assert "step 0 of 40" in caption(panel)
+    assert "step 0, 40 to go" in caption(panel)
     assert said(panel) == "There is no earlier picture to go back to."
 
 
@@ -602,10 +747,12 @@ def test_an_uploaded_picture_becomes_the_content_and_is_kept(panel: Tuner) -> No
 def test_an_uploaded_style_is_painted_with(
     panel: Tuner, tiny: Settings, pictures: tuple[str, str]
 ) -> None:
-    panel.style.upload.value = (upload(png((20, 200, 20)), "green.png"),)
+    panel.styles.styles[0].picture.upload.value = (upload(png((20, 200, 20)), "green.png"),)
     assert panel.content.name == pictures[0]
     run(panel)
-    painted = stylize(load_image(pictures[0]), [load_image(panel.style.name)], tiny)
+    painted = stylize(
+        load_image(pictures[0]), [load_image(panel.styles.styles[0].picture.name)], tiny
+    )
     assert torch.equal(panel.session.painting.iterate.image, painted)  # type: ignore[union-attr]
 
 
@@ -770,8 +917,8 @@ def test_a_broken_picture_is_told(panel: Tuner, tmp_path: Path, pictures: tuple[
 
 
 def test_a_sample_is_a_click_away(panel: Tuner) -> None:
-    assert panel.content.path.options == ("sample:astronaut",)
-    assert "sample:swirls" in panel.style.path.options
+    assert "sample:coffee" in panel.content.path.options
+    assert "sample:swirls" in panel.styles.styles[0].picture.path.options
     panel.content.path.value = "sample:astronaut"
     assert panel.content.name == "sample:astronaut"
     settle(panel)
@@ -805,6 +952,103 @@ def test_a_picture_chosen_in_mid_step_is_what_is_shown(
     assert said(panel) == "Start begins with the new picture."
     assert not panel.buttons["start"].disabled
     assert panel.buttons["pause"].disabled
+
+
+# --- several styles ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def masks(tmp_path: Path) -> tuple[str, str]:
+    """Masks of the left and the right half."""
+    paths = tmp_path / "left.png", tmp_path / "right.png"
+    for path, box in zip(paths, [(0, 0, 32, 48), (32, 0, 64, 48)], strict=True):
+        mask = Image.new("L", (64, 48))
+        mask.paste(255, box)
+        mask.save(path)
+    return str(paths[0]), str(paths[1])
+
+
+def test_styles_have_shares(panel: Tuner, tiny: Settings, pictures: tuple[str, str]) -> None:
+    one, two = pictures[1], pictures[0]
+    panel.styles.more.click()
+    settle(panel)
+    assert panel.styles.names == [one, "sample:swirls"]
+    panel.styles.styles[1].picture.path.value = two
+    share = panel.styles.styles[1].share
+    assert share.slider is not None
+    share.slider.value = 0.5
+    assert share.field.value == 0.5
+    assert panel.session.settings.style_blend_weights == (1.0, 0.5)
+    share.field.value = -1.0
+    assert said(panel) == "style_blend_weights = -1.0: give a number from 0 on."
+    assert share.field.value == 0.5
+    share.field.value = 0.25
+    run(panel)
+    wanted = tiny.changed(style_blend_weights=(1.0, 0.25))
+    painted = stylize(load_image(pictures[0]), [load_image(one), load_image(two)], wanted)
+    assert torch.equal(panel.session.painting.iterate.image, painted)  # type: ignore[union-attr]
+    panel.styles.fewer.click()
+    settle(panel)
+    assert panel.session.settings.style_blend_weights == ()
+    assert panel.styles.fewer.disabled
+
+
+def test_styles_have_masks_and_the_saved_settings_have_all(
+    panel: Tuner, pictures: tuple[str, str], masks: tuple[str, str]
+) -> None:
+    run_until(panel, 3)
+    panel.styles.add()
+    settle(panel)
+    panel.styles.styles[0].mask.path.value = masks[0]
+    assert said(panel) == "style 2 has no mask yet; give every style one, or none."
+    panel.buttons["start"].click()
+    settle(panel)
+    assert said(panel) == "style 2 has no mask yet; give every style one, or none."
+    panel.styles.styles[1].mask.path.value = masks[1]
+    run(panel)
+    painting = panel.session.painting
+    assert painting is not None
+    assert torch.equal(torch.cat([*painting.still.masks]).sum(dim=0), torch.ones(1, 48, 64))
+    panel.buttons["save_settings"].click()
+    settle(panel)
+    saved = yaml.safe_load((panel.output_dir / "settings.yaml").read_text())
+    assert saved["style"] == [pictures[1], "sample:swirls"]
+    assert saved["masks"] == [*masks]
+
+
+def test_a_mask_that_is_none_is_told(panel: Tuner, masks: tuple[str, str], tmp_path: Path) -> None:
+    chooser = panel.styles.styles[0].mask
+    chooser.path.value = masks[0]
+    Image.new("L", (8, 8)).save(tmp_path / "black.png")
+    chooser.path.value = str(tmp_path / "black.png")
+    assert "a mask is white where its style belongs" in said(panel)
+    assert chooser.path.value == masks[0]
+    chooser.path.value = ""
+    settle(panel)
+    assert chooser.image is None
+    assert panel.session.still.masks == []  # type: ignore[union-attr]
+
+
+def test_a_panel_opens_with_several_styles(
+    tiny: Settings, pictures: tuple[str, str], masks: tuple[str, str], tmp_path: Path
+) -> None:
+    styles = [pictures[1], "sample:mosaic"]
+    panel = tuner(pictures[0], styles, tiny, tmp_path, masks=masks, original_colors="pca")
+    assert (panel.styles.names, panel.styles.masks) == (styles, [*masks])
+    still = panel.session.still
+    assert still is not None
+    assert (len(still.styles), len(still.masks), still.original_colors) == (2, 2, "pca")
+    with pytest.raises(InputError, match="there are 2 masks for 1 style pictures"):
+        tuner(*pictures, tiny, tmp_path, masks=masks)
+
+
+def test_a_photograph_that_is_too_small_is_told(panel: Tuner, tmp_path: Path) -> None:
+    Image.new("RGB", (300, 4)).save(tmp_path / "line.png")
+    panel.content.path.value = str(tmp_path / "line.png")
+    run(panel)
+    assert panel.session.state == "failed"
+    assert said(panel).count(".") <= 2
+    assert "shorter side" in said(panel)
 
 
 @pytest.mark.slow
@@ -889,6 +1133,27 @@ def test_what_the_save_buttons_write(panel: Tuner, tiny: Settings) -> None:
     assert panel.session.state == "paused"
 
 
+def test_the_picture_alone_is_saved_under_a_new_name(panel: Tuner) -> None:
+    run_until(panel, 3)
+    for name in ("picture-001.png", "picture-002.png"):
+        panel.buttons["save_picture"].click()
+        settle(panel)
+        assert said(panel) == f"Saved {panel.output_dir / name}. Download it"
+        assert f'download="{name}"' in panel.message.value
+        assert load_image(panel.output_dir / name).shape == (1, 3, 48, 64)
+
+
+def test_every_pixel_can_be_seen(make: Callable[..., Tuner]) -> None:
+    panel = make(size=800, steps=(1,), style_layers=("relu1_1",), content_layers=("relu1_1",))
+    run(panel)
+    panel.full.value = True
+    settle(panel)
+    assert decoded(panel.picture.value).size == (800, 600)
+    panel.full.value = False
+    settle(panel)
+    assert decoded(panel.picture.value).size == (PICTURE_SIDE, 480)
+
+
 def test_every_saved_run_has_a_folder_of_its_own(panel: Tuner) -> None:
     for number, step in enumerate((3, 7, 8), start=1):
         run_until(panel, step)
@@ -909,7 +1174,9 @@ def test_a_run_can_be_saved_while_it_paints(make: Callable[..., Tuner], tiny: Se
     assert result.figures["steps"] == 7
     assert panel.session.state == "finished"
     assert panel.session.painting.iterate.step == 30  # type: ignore[union-attr]
-    again = stylize(panel.content.image, [panel.style.image], tiny.changed(steps=(30,)))
+    again = stylize(
+        panel.content.image, [panel.styles.styles[0].picture.image], tiny.changed(steps=(30,))
+    )
     assert torch.equal(panel.session.painting.iterate.image, again)  # type: ignore[union-attr]
 
 
@@ -942,7 +1209,7 @@ def test_what_is_said_of_a_save_stays_while_it_paints(make: Callable[..., Tuner]
 
 def test_the_log_shows_what_people_typed_as_text(make: Callable[..., Tuner]) -> None:
     panel = make(init="<img src=x onerror=alert(1)>.png", seed=1)
-    assert panel.others["init"].value == "<img src=x onerror=alert(1)>.png"
+    assert panel.knobs["init"].field.value == "<img src=x onerror=alert(1)>.png"
     run(panel)
     assert panel.session.state == "failed"
     assert "<img" not in panel.message.value + panel.caption.value + panel.moves.value

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import functools
+import math
 import os
+import statistics
 import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Concatenate, Literal, ParamSpec
 
+import torch
 import yaml
 
 from workbench import runs, samples, stills
+from workbench.devices import still_megabytes
 from workbench.errors import InputError, WorkbenchError
 from workbench.files import write_bytes
+from workbench.images import fit, shape_of
 from workbench.painting import Move, Painting, Snapshot
+from workbench.problem import scales
 from workbench.settings import Settings
 from workbench.stills import Still
 
@@ -95,6 +101,7 @@ class Session:
         self.painting: Painting | None = None
         self._on_update, self._on_settings = on_update, on_settings
         self._pause_at: int | None = None
+        self._paces: deque[float] = deque(maxlen=9)  # of the last steps, pixels a second
         self._taken = 0  # times that `settings` were set by other means than `change`
         self._requests: deque[Callable[[], None]] = deque()
         self._lock = threading.Lock()
@@ -204,6 +211,15 @@ class Session:
         self._set("running")
 
     @_between_steps
+    def show_colors(self, original_colors: str) -> None:
+        """Show and save what is painted with "luma" or "off" as `Still.original_colors`."""
+        if self.still is not None:
+            self.still = replace(self.still, original_colors=original_colors)
+        if self.painting is not None:
+            self.painting.still = replace(self.painting.still, original_colors=original_colors)
+        self._on_update()
+
+    @_between_steps
     def choose(self, still: Still) -> None:
         """Take other pictures; the next start begins with them."""
         self.still, self.painting = still, None
@@ -216,6 +232,11 @@ class Session:
             if self._worker is None or not self._worker.is_alive():
                 self._worker = threading.Thread(target=self._work, name="painting", daemon=True)
                 self._worker.start()
+
+    @property
+    def pace(self) -> float | None:
+        """Pixels that are painted in a second; None before the first steps."""
+        return statistics.median(self._paces) if self._paces else None
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until there is nothing left to do; False if that takes longer than `timeout`."""
@@ -241,7 +262,11 @@ class Session:
 
     def _step(self) -> None:
         assert self.painting is not None
+        before = self.painting.seconds
         iterate = self.painting.step()
+        if iterate is not None and iterate.step > 0:
+            took = self.painting.seconds - before
+            self._paces.append(math.prod(iterate.image.shape[-2:]) / max(took, 1e-6))
         if iterate is not None and iterate.step == self._pause_at:
             self.painting.make_due_moves()
         if self._pause_at is not None:
@@ -277,6 +302,37 @@ class Session:
                 other.pause("Paused, because another panel was started.")
         self.state, self.message = state, message
         self._on_update()
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a painting takes."""
+
+    shape: tuple[int, int]  # of the picture, (H, W)
+    seconds: float | None  # for the steps that are left; None: nothing is known of the pace
+    megabytes: float  # on top of the program and its weights, at most
+
+
+def forecast(still: Still, pace: float | None = None, left: int | None = None) -> Forecast:
+    """Forecast the time, by the pixels of every step, and the memory that a painting takes.
+
+    `pace` is that of `Session`, and `left` how many steps are left; None: all of them.
+    """
+    settings, plan = still.settings, scales(shape_of(still.content), still.settings)
+    left = sum(steps for _, steps in plan) if left is None else left
+    pixels = 0
+    for (height, width), steps in reversed(plan):
+        pixels += min(steps, left) * height * width
+        left -= min(steps, left)
+    side = math.ceil(settings.style_scale * settings.size)
+    megabytes = still_megabytes(
+        plan[-1][0],
+        settings,
+        precision=torch.bfloat16 if settings.precision == "bfloat16" else torch.float32,
+        styles=[fit(shape_of(style), side) for style in still.styles],
+        masks=len(still.masks),
+    )
+    return Forecast(plan[-1][0], pixels / pace if pace else None, megabytes)
 
 
 # --- what a session leaves behind --------------------------------------------------------

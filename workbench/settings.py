@@ -49,6 +49,19 @@ def seconds(time: float | str) -> float:
     return float(3600 * hours + 60 * minutes + rest)  # 1:05.1 is exactly what 65.1 is
 
 
+# Twenty stops of a slider to each power of ten: the preferred numbers R20 of ISO 3, rounded.
+# fmt: off
+_R20 = (1, 1.12, 1.25, 1.4, 1.6, 1.8, 2, 2.24, 2.5, 2.8,
+        3.15, 3.55, 4, 4.5, 5, 5.6, 6.3, 7.1, 8, 9)
+# fmt: on
+
+
+def decades(low: int, high: int) -> tuple[float, ...]:
+    """Stops of a slider from 10^low to 10^high, evenly spaced by their proportions."""
+    stops = (float(f"{stop}e{power}") for power in range(low, high) for stop in _R20)
+    return (*stops, 10.0**high)
+
+
 def knob(
     default: Any,
     text: str,
@@ -58,15 +71,17 @@ def knob(
     most: float = math.inf,
     among: Collection[str] = (),
     unit: str = "",
+    stops: Sequence[float] = (),
 ) -> Any:
     """A field of settings, with all that is said of it.
 
     `text` says what it does to the picture, in a sentence without capital and full stop. The limits
     `least`, `above` (values lie above it) and `most` hold for each item of a tuple; `among` are the
     texts that it may be (none: any), and `unit` is what a whole number counts, such as "pixels".
+    A slider for it has `stops`, its usual values; none: it needs no slider.
     """
     limits = {"least": least, "above": above, "most": most, "among": among, "unit": unit}
-    return field(default=default, metadata={"text": text, **limits})
+    return field(default=default, metadata={"text": text, "stops": stops, **limits})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,11 +147,23 @@ class Settings(Knobs):
         "fine": {"size": 768, "steps": (60, 90, 150)},
     }
 
-    content_weight: float = knob(5.0, "larger keeps more of the photograph", least=0)
-    style_weight: float = knob(100.0, "larger gives more brushwork", least=0)
-    tv_weight: float = knob(1e-3, "larger smooths away grain and, in the end, strokes", least=0)
+    content_weight: float = knob(
+        5.0, "larger keeps more of the photograph", least=0, stops=(0, *decades(-1, 3))
+    )
+    style_weight: float = knob(
+        100.0, "larger gives more brushwork", least=0, stops=(0, *decades(0, 4))
+    )
+    tv_weight: float = knob(
+        1e-3,
+        "larger smooths away grain and, in the end, strokes",
+        least=0,
+        stops=(0, *decades(-5, 0)),
+    )
     style_scale: float = knob(
-        1.0, "of the style picture relative to `size`; larger gives larger strokes", above=0
+        1.0,
+        "of the style picture relative to `size`; larger gives larger strokes",
+        above=0,
+        stops=(*decades(-1, 0)[8:], *decades(0, 1)[1:11]),
     )
     size: int = knob(
         512,
@@ -144,9 +171,13 @@ class Settings(Knobs):
         least=MIN_SIZE,
         most=MAX_SIZE,
         unit="pixels",
+        stops=(128, 192, 256, 320, 384, 448, 512, 640, 768, 1024),
     )
     steps: tuple[int, ...] = knob(
-        (60, 120), "coarse to fine: the last at `size`, each before it at half", least=1
+        (60, 120),
+        "coarse to fine: the last at `size`, each before it at half",
+        least=1,
+        stops=(10, 20, 30, 40, 60, 80, 100, 120, 150, 200, 300, 400, 600, 1000),
     )
 
     content_layers: tuple[str, ...] = knob(
@@ -164,10 +195,13 @@ class Settings(Knobs):
         (), "a factor for each content layer; none: 1 for each", least=0
     )
     style_layer_weights: tuple[float, ...] = knob(
-        (), "a factor for each style layer; none: 1 for each", least=0
+        (), "a factor for each style layer; none: 1 for each", least=0, stops=decades(-2, 2)[::2]
     )
     style_blend_weights: tuple[float, ...] = knob(
-        (), "share of each style picture, or with masks its strength; none: 1", least=0
+        (),
+        "share of each style picture, or with masks its strength; none: 1",
+        least=0,
+        stops=[tenths / 10 for tenths in range(11)],
     )
     init: str = knob("content", 'start from "content", "random" (noise) or a picture file')
     seed: int = knob(

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import io
-import math
+import itertools
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from html import escape
 from pathlib import Path
@@ -18,10 +18,26 @@ import ipywidgets as widgets
 from PIL import Image
 
 from workbench import runs, samples, sheets
-from workbench.chooser import PictureChooser, show_picture, small_jpeg
+from workbench.captions import WEIGHTS, Backpressure, ahead, caption, curves, moves
+from workbench.chooser import FLOW, PictureChooser, StylesChooser, show_picture, small_jpeg
+from workbench.colour import ORIGINAL_COLORS, check_original_colors, match_colors
 from workbench.errors import InputError, WorkbenchError
+from workbench.images import save_image
+from workbench.knobs import (
+    NAMES,
+    Knob,
+    checkbox,
+    choice,
+    grid,
+    image,
+    pressed,
+    section,
+    told,
+)
 from workbench.notebook import encode, papermill_command
+from workbench.pages import data_uri, shown
 from workbench.painting import Painting
+from workbench.remedies import REMEDIES
 from workbench.session import CHOOSE, NO_PICTURE, Session, save_run, save_settings
 from workbench.settings import Settings
 from workbench.states import Sketches, States
@@ -30,32 +46,26 @@ from workbench.weights import BACKBONES
 
 PICTURE_SIDE = 640  # px; longest side of the live picture that goes to the browser
 STRIP_PICTURES, STRIP_HEIGHT = 6, 120
-FASTEST = 0.1  # seconds between two pictures to the browser
-PATIENCE, LONGEST_PATIENCE = 1.0, 10.0  # seconds to wait for a browser that does not answer
 CURVES_SHARE = 0.08  # of the session's time that may go into drawing curves
-SCALES = (0.25, 0.35, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.12, 1.25, 1.4, 1.6, 1.8, 2.0, 2.5, 3.0)
-SIZES = (128, 192, 256, 320, 384, 448, 512, 640, 768, 1024)
-
-# Twenty stops of a slider to each power of ten: the preferred numbers R20 of ISO 3, rounded.
-# fmt: off
-STOPS = (1, 1.12, 1.25, 1.4, 1.6, 1.8, 2, 2.24, 2.5, 2.8,
-         3.15, 3.55, 4, 4.5, 5, 5.6, 6.3, 7.1, 8, 9)
-# fmt: on
-_WEIGHTS = ("content_weight", "style_weight", "tv_weight")
-_KNOBS = {field.name: field.metadata for field in dataclasses.fields(Settings)}
-# Knobs with widgets of their own, those for several pictures, and those of the machine.
-_ELSEWHERE = (
-    *("content_layers", "style_layers", "content_layer_weights", "style_layer_weights", "steps"),
-    *("style_blend_weights", "backbone", "device", "precision"),
-)
+_FRONT = (*WEIGHTS, "style_scale", "size", "steps")  # knobs that are always in sight
+_OF_THE_MACHINE = ("backbone", "device", "precision")
+_FITTED = {
+    "width": "100%",
+    "max_height": "62vh",
+    "object_fit": "contain",
+    "object_position": "left top",
+}
+_FULL = {"width": "auto", "max_height": "none", "object_fit": "none"}
 
 _BUTTONS = (  # name, text, icon, tip
     ("start", "Start", "play", "Begin, or go on after a pause"),
     ("pause", "Pause", "pause", "Hold on; Start goes on"),
     ("stop", "Stop", "stop", "End here; Start begins anew"),
     ("back", "Step back", "undo", "To the picture and the sliders of some steps ago, and pause"),
+    ("forward", "Redo", "share", "To what was stepped back from"),
     ("replay", "Replay", "repeat", "The same again from the log of all moves"),
     ("save_settings", "Save settings", "save", "What made this picture, as YAML for papermill"),
+    ("save_picture", "Save picture", "picture-o", "The picture as it is now, as PNG"),
     ("save_gif", "Save GIF", "film", "The progress so far"),
     ("save_run", "Save run", "folder-open", "Picture, GIF, curves and settings, in a new folder"),
 )
@@ -70,33 +80,46 @@ class Tuner:
     Parameters
     ----------
     content, style
-        Picture files, or samples. Others can be chosen or uploaded in the panel.
+        Picture files, or samples; `style` may be a list of them. Others can be chosen or uploaded
+        in the panel.
     settings
         Where the sliders begin; None: the preset "draft".
     output_dir
         Folder that the Save buttons write to, and uploads are kept in. Every saved run gets a
         folder of its own in it: 001, 002 and so on.
+    masks, original_colors
+        As for `stills.load`: where each style belongs, and what is to keep the photograph's
+        colours.
     """
 
     def __init__(
         self,
         content: str | os.PathLike[str] = "sample:astronaut",
-        style: str | os.PathLike[str] = "sample:swirls",
+        style: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = "sample:swirls",
         settings: Settings | None = None,
         output_dir: str | os.PathLike[str] = "runs/tune_weights",
+        *,
+        masks: Sequence[str] = (),
+        original_colors: str = "off",
     ) -> None:
+        check_original_colors(original_colors)
         settings = settings or Settings.from_preset("draft")
-        self.output_dir = Path(output_dir)
-        self.message = widgets.HTML()
-        self.content = PictureChooser(str(content), [samples.PHOTOGRAPH], self.output_dir)
-        self.style = PictureChooser(str(style), samples.STYLES, self.output_dir)
-        self.session = Session(
-            self._still(settings),
-            settings,
-            on_update=self._update,
-            on_settings=self._show_settings,
+        self.output_dir, self._begin = Path(output_dir), settings
+        self.message, self.forecast = widgets.HTML(), widgets.HTML()
+        self.content = PictureChooser(
+            str(content), samples.PHOTOGRAPHS, self.output_dir, what="photograph"
         )
-        self._backpressure = _Backpressure()
+        self.styles = StylesChooser(samples.find_pictures(style), masks, self.output_dir)
+        self.original_colors = choice("original colours", ORIGINAL_COLORS, original_colors)
+        self.session = Session(
+            None, settings, on_update=self._update, on_settings=self._show_settings
+        )
+        self._missing, self._names = "", self._names_chosen()
+        try:
+            self.session.still = self._still()
+        except InputError as error:
+            self._missing = str(error)
+        self._backpressure = Backpressure()
         self._thread = threading.local()  # `sets_widgets`, which is no person then
         self._shown_state = ("", "")
         self._next_curves = self._next_strip = 0.0
@@ -106,11 +129,12 @@ class Tuner:
         self.states = States(self.session, self._say)
         self.sketches = Sketches(self.states, self._show_settings)
         self._show_settings()
-        self._show_choice()
+        self._showchoice()
         self._enable_buttons()
         self._watch()
         self.box = widgets.VBox(self._lay_out())
-        self._say(" ".join(filter(None, (self.content.problem, self.style.problem))), bad=True)
+        problems = [self.content.problem, *(each.problem for each in self.styles.choosers)]
+        self._say(" ".join(filter(None, problems)), bad=True)
 
     def _repr_mimebundle_(self, **options: Any) -> Any:
         """What Jupyter shows."""
@@ -120,8 +144,15 @@ class Tuner:
 
     def _make_buttons(self) -> None:
         session = self.session
-        painting = (session.start, session.pause, session.stop, session.step_back, session.replay)
-        saving = (self._save_settings, self._save_gif, self._save_run)
+        painting = (
+            self._start,
+            session.pause,
+            session.stop,
+            session.step_back,
+            session.step_forward,
+            session.replay,
+        )
+        saving = (self._save_settings, self._save_picture, self._save_gif, self._save_run)
         actions = [*painting, *(partial(self._save, save) for save in saving)]
         self.buttons = {}
         for (name, text, icon, tip), act in zip(_BUTTONS, actions, strict=True):
@@ -133,119 +164,219 @@ class Tuner:
         self.buttons["start"].button_style = "primary"
 
     def _make_pictures(self) -> None:
-        self.picture, self.curves, self.strip = (
-            widgets.Image(format=kind, layout={"max_width": "100%"})
-            for kind in ("jpeg", "png", "jpeg")
-        )
+        self.picture = image("painting", **_FITTED)
+        self.curves = image("losses", "png", max_width="100%")
+        self.strip = image("stages", max_width="100%")
         self.caption, self.moves = widgets.HTML(), widgets.HTML()
+        self.full = widgets.ToggleButton(
+            description="Full size",
+            icon="search-plus",
+            tooltip="Show every pixel of the picture; scroll to see all of it",
+            layout={"width": "auto"},
+        )
 
     def _make_knobs(self, settings: Settings) -> None:
-        self.sliders = {
-            "content_weight": _slider("content_weight", [0.0, *_stops(-1, 3)]),
-            "style_weight": _slider("style_weight", [0.0, *_stops(0, 4)]),
-            "tv_weight": _slider("tv_weight", [0.0, *_stops(-5, 0)]),
-            # Targets must be made anew for these, so they count when they are let go.
-            "style_scale": _slider("style_scale", SCALES, continuous_update=False),
-            "size": _slider("size", SIZES, continuous_update=False),
-        }
+        fields = dataclasses.fields(Settings)
+        one = [field.name for field in fields if not str(field.type).startswith("tuple")]
+        names = [name for name in dict.fromkeys([*_FRONT, *one]) if name not in _OF_THE_MACHINE]
+        self.knobs = {name: Knob.of(name, _shown(settings, name)) for name in names}
+        self.sliders = {name: knob.slider for name, knob in self.knobs.items() if knob.slider}
         layers = BACKBONES[settings.backbone].layers
-        self.content_layers = {layer: _checkbox(f"Keep content at {layer}") for layer in layers}
-        self.style_layers = {layer: _checkbox(f"Match style at {layer}") for layer in layers}
-        self.layer_weights = {layer: _slider("", _stops(-2, 2)[::2]) for layer in layers}
-        fields = [field.name for field in dataclasses.fields(Settings)]
-        others = [name for name in fields if name not in (*self.sliders, *_ELSEWHERE)]
-        self.others = {name: _widget(name, getattr(settings, name)) for name in others}
-        self.steps = _whole_number("steps")
+        self.content_layers = {layer: checkbox(f"Keep content at {layer}") for layer in layers}
+        self.style_layers = {layer: checkbox(f"Match style at {layer}") for layer in layers}
+        self.layer_weights = {
+            layer: Knob.of("style_layer_weights", 1.0, f"{layer}, factor") for layer in layers
+        }
+        presets = [(f"{name}: {told(what)}", name) for name, what in Settings.PRESETS.items()]
+        self.preset = choice("preset", [("own settings", ""), *presets], "")
+        self.reset = widgets.Button(
+            description="All back", tooltip="All knobs back to where the panel began"
+        )
+        complaints = [(remedy.complaint, remedy) for remedy in REMEDIES]
+        self.complaint = choice("what the picture has", [("it has …", ""), *complaints], "")
+        self.advice = widgets.HTML()
+        self.try_it = widgets.Button(description="Do that", tooltip="Make this move")
 
     def _lay_out(self) -> list[widgets.Widget]:
         def row(*children: widgets.Widget, **layout: str) -> widgets.HBox:
-            flow = {"align_items": "center", "flex_flow": "row wrap", **layout}
-            return widgets.HBox(children, layout=flow)
+            return widgets.HBox(children, layout={**FLOW, **layout})
 
-        heads = ("layer", "content", "style", "its weight")
+        heads = ("layer", "content", "style", "its weight", "", "")
         cells = [widgets.HTML(f"<b>{head}</b>") for head in heads]
-        for layer, weight in self.layer_weights.items():
+        for layer, knob in self.layer_weights.items():
             toggles = self.content_layers[layer], self.style_layers[layer]
-            cells += [widgets.Label(layer), *toggles, weight]
-        grid = {"grid_template_columns": "60px 60px 44px 1fr", "align_items": "center"}
+            cells += [widgets.Label(layer), *toggles, *knob.row[1:]]
+        columns = "58px 60px 44px minmax(40px, 1fr) 60px 30px"
+        table = {"grid_template_columns": columns, "align_items": "center"}
         later = widgets.HTML("<i>init and seed count from the next start</i>")
+        others = [knob for name, knob in self.knobs.items() if name not in _FRONT]
         parts = {
-            "Content picture": self.content.box,
-            "Style picture": self.style.box,
-            "Layers": widgets.GridBox(cells, layout=grid),
-            "More knobs": widgets.VBox([*self.others.values(), self.steps, later]),
+            "What should I try?": widgets.VBox([self.complaint, self.advice, self.try_it]),
+            "Photograph and colours": widgets.VBox([self.content.box, self.original_colors]),
+            "Styles and masks": self.styles.box,
+            "Layers": widgets.GridBox(cells, layout=table),
+            "More knobs": widgets.VBox([grid(others), later]),
             "Moves so far": self.moves,
         }
-        more = widgets.Accordion([*parts.values()], titles=[*parts])
-        left = widgets.VBox(
-            [row(self.content.thumbnail, self.style.thumbnail), *self.sliders.values(), more],
-            layout={"flex": "1 1 360px", "min_width": "330px", "max_width": "460px"},
-        )
-        right = widgets.VBox(
+        front = grid([self.knobs[name] for name in _FRONT])
+        knobs = widgets.VBox(
             [
-                self.picture,
-                self.caption,
-                self.states.box,
-                self.sketches.box,
-                self.curves,
-                self.strip,
-            ],
-            layout={"flex": "2 1 420px", "min_width": "320px"},
+                row(self.content.thumbnail, self.styles.thumbnails),
+                row(self.preset, self.reset),
+                front,
+                self.forecast,
+                *itertools.chain(*(section(*part) for part in parts.items())),
+            ]
+        )
+        # What is longer than the window scrolls by itself, so that the picture stays in sight.
+        scrolls = {"display": "block", "max_height": "76vh", "overflow": "auto"}
+        sides = {"flex": "1 1 300px", "min_width": "290px", "max_width": "460px"}
+        left = widgets.VBox([knobs], layout={**sides, **scrolls})
+        frame = widgets.VBox([self.picture], layout=scrolls)
+        right = widgets.VBox(
+            [frame, self.caption], layout={"flex": "2 1 380px", "min_width": "300px"}
         )
         buttons = [*self.buttons.values()]
         return [
-            row(row(*buttons[:5]), row(*buttons[5:]), justify_content="space-between"),
+            row(row(*buttons[:-4]), row(self.full, *buttons[-4:]), justify_content="space-between"),
             self.message,
-            row(left, right, align_items="flex-start", grid_gap="0 24px"),
+            # In a narrow window the picture stands above the knobs.
+            row(
+                left, right, flex_flow="row wrap-reverse", align_items="flex-end", grid_gap="0 16px"
+            ),
+            self.states.box,
+            self.sketches.box,
+            row(self.strip, self.curves, align_items="flex-start", grid_gap="0 16px"),
+            widgets.HTML(NAMES),
         ]
 
     # --- what a person does --------------------------------------------------------------
 
     def _watch(self) -> None:
-        for name, widget in (self.sliders | self.others).items():
-            self._on_turn(widget, partial(_value, name, widget))
-        self._on_turn(self.steps, self._steps)
+        for name, knob in self.knobs.items():
+            knob.watch(partial(self._set, name))
         for toggle in self.content_layers.values():
-            self._on_turn(toggle, lambda: {"content_layers": _pressed(self.content_layers)})
-        for widget in (*self.style_layers.values(), *self.layer_weights.values()):
-            self._on_turn(widget, self._style_layers)
-        for chooser in (self.content, self.style):
+            toggle.observe(lambda _: self._turn(self._content_layers()), "value")
+        for toggle in self.style_layers.values():
+            toggle.observe(lambda _: self._turn(self._style_layers()), "value")
+        for layer, knob in self.layer_weights.items():
+            knob.watch(partial(self._set_layer, layer))
+        self.preset.observe(
+            lambda change: self._turn(Settings.PRESETS.get(change["new"], {})), "value"
+        )
+        self.reset.on_click(lambda _: self._turn(self._all_back()))
+        self.complaint.observe(lambda _: self._advise(), "value")
+        self.try_it.on_click(lambda _: self._try())
+        self.full.observe(lambda _: self._show_full(), "value")
+        self.original_colors.observe(lambda change: self._recolour(**change), "value")
+        self.styles.on_share = lambda: self._turn({"style_blend_weights": self.styles.shares})
+        for chooser in (self.content, self.styles):
             chooser.on_choice = self._choose
-            chooser.on_problem = lambda problem: self._say(problem, bad=True)
+            chooser.on_problem = partial(self._say, bad=True)
 
-    def _on_turn(self, widget: widgets.Widget, changes: Callable[[], dict[str, Any]]) -> None:
-        """Have `changes` made when a person, not the session, sets the widget."""
+    def _turn(self, changes: Mapping[str, Any]) -> None:
+        """Make a move, unless it was the session that set the widget."""
+        if getattr(self._thread, "sets_widgets", False):
+            return
+        try:
+            self.session.change(**changes)
+        except InputError as error:
+            self._say(str(error), bad=True)
+        else:
+            self._say("")
+        self._show_settings()
 
-        def turned(_: object) -> None:
-            if getattr(self._thread, "sets_widgets", False):
-                return
-            try:
-                self.session.change(**changes())
-            except InputError as error:
-                self._show_settings()
-                self._say(str(error), bad=True)
-            else:
-                self._say("")
+    def _set(self, name: str, value: Any) -> None:
+        steps = (*self.session.settings.steps[:-1], value)
+        self._turn({name: steps if name == "steps" else value})
 
-        widget.observe(turned, "value")
+    def _set_layer(self, layer: str, weight: float) -> None:
+        self._turn(self._style_layers({layer: weight}))
 
-    def _steps(self) -> dict[str, Any]:
-        return {"steps": (*self.session.settings.steps[:-1], self.steps.value)}
+    def _content_layers(self) -> dict[str, Any]:
+        return {"content_layers": pressed(self.content_layers)}
 
-    def _style_layers(self) -> dict[str, Any]:
-        layers = _pressed(self.style_layers)
-        factors = tuple(self.layer_weights[layer].value for layer in layers)
-        alike = all(factor == 1 for factor in factors)
-        return {"style_layers": layers, "style_layer_weights": () if alike else factors}
+    def _style_layers(self, turned: dict[str, float] | None = None) -> dict[str, Any]:
+        layers = pressed(self.style_layers)
+        factors = {layer: self.layer_weights[layer].field.value for layer in layers}
+        factors |= {layer: value for layer, value in (turned or {}).items() if layer in factors}
+        alike = all(factor == 1 for factor in factors.values())
+        return {
+            "style_layers": layers,
+            "style_layer_weights": () if alike else tuple(factors.values()),
+        }
 
-    def _still(self, settings: Settings) -> Still | None:
-        if self.content.image is None or self.style.image is None:
-            return None
-        return Still(self.content.image, self.style.images, settings)
+    def _all_back(self) -> dict[str, Any]:
+        values = {name: getattr(self._begin, name) for name in vars(self._begin)}
+        count = len(self.styles.styles)
+        same = len(self._begin.style_blend_weights) == count
+        return values if same else {**values, "style_blend_weights": ()}
+
+    def _advise(self) -> None:
+        """Say what can be tried, from the settings as they are."""
+        remedy, settings = self.complaint.value, self.session.settings
+        self.try_it.disabled = not remedy
+        self.advice.value = ""
+        if remedy:
+            ((name, value),) = remedy.change(settings).items()
+            now = getattr(settings, name, self.original_colors.value)
+            change = f"{told({name: now})} → {shown(value)}"
+            self.advice.value = f"{remedy.advice}:<br>{escape(change)}"
+
+    def _try(self) -> None:
+        changes = self.complaint.value.change(self.session.settings)
+        if "original_colors" in changes:
+            self.original_colors.value = changes["original_colors"]
+        else:
+            self._turn(changes)
+        self._advise()
+
+    def _recolour(self, old: str, new: str, **_: Any) -> None:
+        if {old, new} <= {"off", "luma"}:  # which is done to the painted picture
+            self.session.show_colors(new)
+        else:
+            self._choose()
+
+    def _names_chosen(self) -> dict[str, Any]:
+        styles, masks = self.styles.names, self.styles.masks
+        one = styles[0] if len(styles) == 1 else styles
+        return {"content": self.content.name, "style": one, **({"masks": masks} if masks else {})}
+
+    def _still(self) -> Still:
+        """What is chosen; `InputError` if something is missing."""
+        content, colours = self.content.image, self.original_colors.value
+        if content is None:
+            raise InputError(CHOOSE)
+        styles, masks = self.styles.pictures()
+        matched = [match_colors(style, content, colours) for style in styles]
+        return Still(content, matched, self.session.settings, masks, self.content.alpha, colours)
 
     def _choose(self) -> None:
-        if still := self._still(self.session.settings):
-            self.session.choose(still)
+        """Paint with what is chosen from the next start on, if nothing is missing."""
+        try:
+            still, self._missing = self._still(), ""
+        except InputError as error:
+            self._missing = str(error)
+            self._say(self._missing, bad=True)
+            if self.session.painting is None:
+                self._showchoice()
+            return
+        self._names = self._names_chosen()
+        self.session.choose(still)
+        if self.styles.shares != self.session.settings.style_blend_weights:
+            self.session.change(style_blend_weights=self.styles.shares)
+        self._show_settings()
+
+    def _start(self) -> None:
+        if self._missing:
+            self._say(self._missing, bad=True)
+        else:
+            self.session.start()
+
+    def _show_full(self) -> None:
+        for name, value in (_FULL if self.full.value else _FITTED).items():
+            setattr(self.picture.layout, name, value)
+        self.session.between_steps(self._show_picture)
 
     # --- what the session shows ----------------------------------------------------------
 
@@ -260,25 +391,39 @@ class Tuner:
             self._say(session.message, bad=session.state == "failed")
         painting, still = session.painting, session.state != "running"
         if painting is None:
-            self._show_choice()
+            self._showchoice()
             return
         if painting.iterate is None or not (turned or still or self._backpressure.free()):
             return
-        assert painting.shown is not None
-        show_picture(self.picture, small_jpeg(painting.shown.image, PICTURE_SIDE))
-        self.caption.value = _caption(painting, session.state)
+        self._show_picture()
+        self.caption.value = caption(painting, session.state, session.pace)
         if still or now >= self._next_strip:
             self._next_strip = now + 1.0
+            self._show_forecast()
             strip = sheets.progress_strip(
                 painting.recorder, count=STRIP_PICTURES, height=STRIP_HEIGHT
             )
             show_picture(self.strip, encode(Image.fromarray(strip), "JPEG", quality=85))
-            self.moves.value = _log(painting)
+            self.moves.value = moves(painting)
         if still or now >= self._next_curves:
             began = time.monotonic()
-            show_picture(self.curves, _curves(painting))
+            show_picture(self.curves, curves(painting))
             self._next_curves = began + (time.monotonic() - began) / CURVES_SHARE
         self._backpressure.sent()
+
+    def _show_picture(self) -> None:
+        painting = self.session.painting
+        shown = painting.shown if painting else None
+        picture = shown.image if shown else self.content.image
+        side = PICTURE_SIDE if picture is None or not self.full.value else max(picture.shape)
+        show_picture(self.picture, small_jpeg(picture, side))
+
+    def _show_forecast(self) -> None:
+        still, settings = self.session.still, self.session.settings
+        if still is None:
+            self.forecast.value = ""
+            return
+        self.forecast.value = ahead(replace(still, settings=settings), self.session.pace)
 
     def _enable_buttons(self) -> None:
         state = self.session.state
@@ -293,9 +438,9 @@ class Tuner:
         go_on = state in ("paused", "failed")
         self.buttons["start"].description = "Go on" if go_on else "Start"
 
-    def _show_choice(self) -> None:
+    def _showchoice(self) -> None:
         """The photograph, before there is anything else to see."""
-        show_picture(self.picture, small_jpeg(self.content.image, PICTURE_SIDE))
+        self._show_picture()
         self.caption.value = "Press Start."
         show_picture(self.curves, b"")
         show_picture(self.strip, b"")
@@ -306,206 +451,81 @@ class Tuner:
         settings = self.session.settings
         self._thread.sets_widgets = True
         try:
-            for name, slider in self.sliders.items():
-                _set_slider(slider, getattr(settings, name))
-            for name, widget in self.others.items():
-                widget.value = getattr(settings, name)
-            self.steps.value = settings.steps[-1]
+            for name, knob in self.knobs.items():
+                knob.show(_shown(settings, name))
+            self.styles.show_shares(settings.style_blend_weights)
+            presets = Settings.PRESETS.items()
+            alike = (name for name, what in presets if settings.changed(**what) == settings)
+            self.preset.value = next(alike, "")
+            self.reset.disabled = settings == self._begin
+            self._show_forecast()
+            self._advise()
             factors = settings.style_layer_weights or (1.0,) * len(settings.style_layers)
             weights = dict(zip(settings.style_layers, factors, strict=True))
             for layer, weight in self.layer_weights.items():
                 self.content_layers[layer].value = layer in settings.content_layers
                 # A factor of 0 is the same as not to look at the layer.
                 self.style_layers[layer].value = weights.get(layer, 0) > 0
-                _set_slider(weight, weights.get(layer) or 1.0)
+                weight.show(weights.get(layer) or 1.0)
         finally:
             self._thread.sets_widgets = False
 
-    def _say(self, sentence: str, *, bad: bool = False) -> None:
+    def _say(self, sentence: str, *, bad: bool = False, more: str = "") -> None:
         colour = "var(--jp-error-color1, #c62828)" if bad else "inherit"
         self.message.value = (
             f'<div role="status" style="color: {colour}; line-height: 1.4; white-space: pre-wrap">'
-            f"{escape(sentence)}</div>"
+            f"{escape(sentence)}{more}</div>"
         )
 
     # --- what is saved -------------------------------------------------------------------
 
-    def _save(self, save: Callable[[], str]) -> None:
+    def _save(self, save: Callable[[Painting], None]) -> None:
         """Save in the session's thread, between two steps, and say where."""
 
         def saving() -> None:
             try:
-                self._say(save())
+                save(self.session.painting or Painting(self._still()))
             except WorkbenchError as error:
                 self._say(str(error), bad=True)
 
         self.session.between_steps(saving)
 
-    def _save_settings(self) -> str:
-        painting = self.session.painting
-        if painting is None:
-            if (still := self._still(self.session.settings)) is None:
-                raise InputError(CHOOSE)
-            painting = Painting(still)
-        paths = save_settings(painting, self._names(), self.output_dir)
+    def _save_settings(self, painting: Painting) -> None:
+        paths = save_settings(painting, self._names, self.output_dir)
         name = "stylize_image" if len(paths) == 1 else "tune_weights"
         command = papermill_command(name, "-f", str(paths[-1]))
-        return f"Saved {', '.join(map(str, paths))}. In a terminal in {Path.cwd()}:\n{command}"
+        there = f"Saved {', '.join(map(str, paths))}."
+        self._say(f"{there} In a terminal in {Path.cwd()}:\n{command}")
 
-    def _names(self) -> dict[str, str]:
-        return {"content": self.content.name, "style": self.style.name}
+    def _save_picture(self, painting: Painting) -> None:
+        if painting.shown is None:
+            raise InputError(NO_PICTURE)
+        numbered = (self.output_dir / f"picture-{number:03}.png" for number in itertools.count(1))
+        path = next(path for path in numbered if not path.exists())
+        save_image(painting.shown.image, path, alpha=painting.still.alpha)
+        data = data_uri(path.read_bytes(), "image/png")
+        link = f' <a href="{data}" download="{path.name}">Download it</a>'
+        self._say(f"Saved {path}.", more=link)
 
-    def _save_gif(self) -> str:
-        assert self.session.painting is not None
+    def _save_gif(self, painting: Painting) -> None:
+        if painting.iterate is None:
+            raise InputError(NO_PICTURE)
         path = self.output_dir / "progress.gif"
-        frames = [snapshot.frame for snapshot in self.session.painting.recorder.snapshots()]
-        sheets.save_gif(frames, path)
-        return f"Saved {path}"
+        sheets.save_gif([snapshot.frame for snapshot in painting.recorder.snapshots()], path)
+        self._say(f"Saved {path}")
 
-    def _save_run(self) -> str:
-        painting = self.session.painting
-        if painting is None or painting.iterate is None:
+    def _save_run(self, painting: Painting) -> None:
+        if painting.iterate is None:
             raise InputError(NO_PICTURE)
         folder = runs.start_run(self.output_dir / runs.NUMBER)
-        save_run(painting, self._names(), folder)
-        return f"Saved {folder.parent}: picture.png, progress.gif and what made them"
+        save_run(painting, self._names, folder)
+        self._say(f"Saved {folder.parent}: picture.png, progress.gif and what made them")
 
 
-class _Backpressure:
-    """Keeps pictures from piling up on a slow line, or before a closed browser tab.
-
-    The browser copies a number that goes out behind every picture into one that comes back.
-    The next picture waits for that, or for as long as patience lasts.
-    """
-
-    def __init__(self) -> None:
-        self._out, self._back = widgets.IntText(), widgets.IntText()
-        self._link = widgets.jsdlink((self._out, "value"), (self._back, "value"))
-        self._last, self._patience = -math.inf, PATIENCE
-
-    def free(self) -> bool:
-        """Whether the next picture may go out."""
-        waited = time.monotonic() - self._last
-        if self._back.value == self._out.value:
-            self._patience = PATIENCE
-            return waited >= FASTEST
-        if waited < self._patience:
-            return False
-        self._patience = min(2 * self._patience, LONGEST_PATIENCE)
-        return True
-
-    def sent(self) -> None:
-        """To be called behind every picture."""
-        self._out.value += 1
-        self._last = time.monotonic()
-
-
-# --- small pieces of the panel -----------------------------------------------------------
-
-
-def _caption(painting: Painting, state: str) -> str:
-    iterate, settings = painting.iterate, painting.settings
-    assert iterate is not None
-    height, width = iterate.image.shape[-2:]
-    weights = (f"{name.replace('_', ' ')} {_label(getattr(settings, name))}" for name in _WEIGHTS)
-    losses = iterate.losses
-    return (
-        '<div style="line-height: 1.5">'
-        f"<b>{state}</b> · step {iterate.step} of {iterate.steps} · {width}×{height} px"
-        f"<br>{' · '.join(weights)}"
-        f"<br>loss {losses.total:,.0f} = content {losses.content_total:,.0f}"
-        f" + style {losses.style_total:,.0f} + tv {losses.tv:,.0f}</div>"
-    )
-
-
-def _curves(painting: Painting) -> bytes:
-    figure = sheets.plot_losses(painting.recorder, [move.step for move in painting.log])
-    figure.set_size_inches(7, 3)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=90)
-    return buffer.getvalue()
-
-
-def _log(painting: Painting) -> str:
-    """Every move with its step, the newest first."""
-    lines = []
-    for move in reversed(painting.log):
-        changes = [f"{name.replace('_', ' ')} {_text(v)}" for name, v in move.changes.items()]
-        lines.append(f"<li>step {move.step}: {escape(', '.join(changes) or 'all steps anew')}</li>")
-    return f'<ol style="margin: 0">{"".join(lines)}</ol>' if lines else "None yet."
-
-
-def _text(value: object) -> str:
-    return ", ".join(map(str, value)) or "none" if isinstance(value, tuple) else str(value)
-
-
-def _stops(low: int, high: int) -> list[float]:
-    """Stops of a slider from 10^low to 10^high."""
-    stops = [float(f"{stop}e{power}") for power in range(low, high) for stop in STOPS]
-    return [*stops, 10.0**high]
-
-
-_NO_WORDS = {"tooltip": "factor of the layer's style loss", "style": {"description_width": "0px"}}
-
-
-def _slider(
-    knob: str, stops: Sequence[float], *, continuous_update: bool = True
-) -> widgets.SelectionSlider:
-    """A slider with exact stops."""
-    return widgets.SelectionSlider(
-        options=[(_label(stop), stop) for stop in stops],
-        continuous_update=continuous_update,
-        layout={"width": "auto", "min_width": "0"},
-        **(_words(knob) if knob else _NO_WORDS),
-    )
-
-
-def _widget(knob: str, value: Any) -> widgets.ValueWidget:
-    """What a knob that has no place of its own is set with, by what values it takes."""
-    among = _KNOBS[knob]["among"]
-    if knob == "init":
-        among = dict.fromkeys(["content", "random", value])
-    if among:
-        return widgets.Dropdown(options=[*among], **_words(knob))
-    if isinstance(value, bool):
-        return widgets.Checkbox(indent=False, **_words(knob))
-    return _whole_number(knob) if isinstance(value, int) else widgets.FloatText(**_words(knob))
-
-
-def _whole_number(knob: str) -> widgets.BoundedIntText:
-    limits = _KNOBS[knob]
-    most = min(limits["most"], 2**53 - 1)  # larger ones would be rounded in the browser
-    return widgets.BoundedIntText(min=limits["least"], max=most, **_words(knob))
-
-
-def _words(knob: str) -> dict[str, Any]:
-    """How a knob is called, and what it does."""
-    style = {"description_width": "128px"}
-    return {"description": knob.replace("_", " "), "tooltip": _KNOBS[knob]["text"], "style": style}
-
-
-def _set_slider(slider: widgets.SelectionSlider, value: float) -> None:
-    """Put a slider to a value, which becomes a stop if it is none yet."""
-    stops = [stop for _, stop in slider.options]
-    if value not in stops:
-        slider.options = [(_label(stop), stop) for stop in sorted([*stops, value])]
-    slider.value = value
-
-
-def _label(stop: float) -> str:
-    return "off" if stop == 0 else f"{stop:.6g}"
-
-
-def _checkbox(tip: str) -> widgets.Checkbox:
-    return widgets.Checkbox(indent=False, tooltip=tip, layout={"width": "30px"})
-
-
-def _value(name: str, widget: widgets.Widget) -> dict[str, Any]:
-    return {name: widget.value}
-
-
-def _pressed(toggles: dict[str, widgets.Checkbox]) -> tuple[str, ...]:
-    return tuple(layer for layer, toggle in toggles.items() if toggle.value)
+def _shown(settings: Settings, name: str) -> Any:
+    """The value of a setting that its knob shows: of the steps, those of the last scale."""
+    value = getattr(settings, name)
+    return value[-1] if name == "steps" else value
 
 
 tuner = Tuner  # as notebooks call it

@@ -50,7 +50,7 @@ DECODED = """async img => {
     }
 }"""
 CAPTION = re.compile(
-    r"(?P<state>\w+) · step (?P<step>\d+) of \d+ · \d+×\d+ px\s+"
+    r"(?P<state>\w+) · step (?P<step>\d+)[^·]* · \d+×\d+ px\s+"
     r"content weight \S+ · style weight (?P<style_weight>\S+) · tv weight \S+\s+loss (?P<loss>\S+)"
 )
 
@@ -123,10 +123,14 @@ class Notebook:
         return str(address)
 
     def slider(self, title: str) -> Locator:
-        return self.page.locator(f"label:text-is('{title}')").last.locator("xpath=..")
+        return self.page.locator(f".widget-hslider[title^='{title}:']").last
+
+    def field(self, title: str) -> Locator:
+        """What a value is typed into."""
+        return self.page.locator(f"input[aria-label^='{title}:']").last
 
     def readout(self, title: str) -> float:
-        return float(self.slider(title).locator(".widget-readout").inner_text())
+        return float(self.field(title).input_value())
 
     def status(self) -> Locator:
         return self.page.locator(".widget-html-content [role=status]").last
@@ -139,12 +143,12 @@ class Notebook:
 
     def upload(self, path: Path) -> None:
         """Upload a content picture."""
-        header = self.page.locator(".jupyter-widget-Collapse-header", has_text="Content picture")
-        header.last.click()
+        header = self.button("Photograph and colours")
+        header.click()
         with self.page.expect_file_chooser() as chooser:
             self.page.locator("button.widget-upload:visible").click()
         chooser.value.set_files(path)
-        header.last.click()
+        header.click()
 
     def until(self, condition: Callable[[Caption], object]) -> Caption:
         """Wait until the caption is so."""
@@ -178,11 +182,13 @@ class Notebook:
 
 
 @contextmanager
-def tab(context: BrowserContext) -> Iterator[Page]:
-    """A tab, closed in the end, in which no script may fail."""
+def tab(context: BrowserContext, *, console: bool = False) -> Iterator[Page]:
+    """A tab, closed in the end, in which no script may fail, or tell an error in the console."""
     page = context.new_page()
     errors: list[str] = []
     page.on("pageerror", lambda error: errors.append(str(error)))
+    if console:
+        page.on("console", lambda told: told.type == "error" and errors.append(told.text))
     yield page
     page.close()
     assert errors == []
@@ -348,6 +354,131 @@ def test_an_upload_that_jupyter_drops_is_told_and_the_panel_stays(
     notebook.says(re.compile(r"^camera\.jpg has 12\.0 MB, .*drag the file into JupyterLab's file"))
     notebook.goes_on()
     assert notebook.message().startswith("camera.jpg")
+
+
+def test_a_first_time_user_finds_the_way_with_the_mouse(
+    project: Project, context: BrowserContext
+) -> None:
+    project.copy("tune_weights", "first", **LONG, output_dir="runs/first")
+    saved = project.root / "runs" / "first"
+    with tab(context, console=True) as page:
+        notebook = Notebook(page, project.url("first"))
+        notebook.run_all()
+        expect(page.get_by_text("128×96 px · 50000 steps")).to_be_visible()
+        notebook.start()
+        field = notebook.field("style weight")
+        field.fill("250")
+        field.press("Enter")
+        notebook.until(lambda c: c.style_weight == 250)
+        field.fill("-1")
+        field.press("Enter")
+        notebook.says("style_weight = -1.0: give a number from 0 on.")
+        expect(field).to_have_value("250")
+        back = page.locator("button[title='style weight: back to 100']")
+        back.click()
+        notebook.until(lambda c: c.style_weight == 100)
+        expect(back).to_be_disabled()
+        notebook.button("What should I try?").click()
+        page.locator("select[title='what the picture has']").select_option(
+            "too little of the style"
+        )
+        expect(page.get_by_text("more style weight")).to_be_visible()
+        notebook.button("Do that").click()
+        notebook.until(lambda c: c.style_weight == 500)
+        notebook.button("Pause").click()
+        paused = notebook.until(lambda c: c.state == "paused")
+        notebook.button("Step back").click()
+        notebook.until(lambda c: c.step < paused.step)
+        notebook.button("Redo").click()
+        notebook.until(lambda c: c == paused)
+        notebook.button("Save picture").click()
+        notebook.says(f"Saved {Path('runs/first/picture-001.png')}. Download it")
+        with page.expect_download() as download:
+            page.get_by_role("link", name="Download it").click()
+        assert Path(download.value.path()).read_bytes() == (saved / "picture-001.png").read_bytes()
+        notebook.button("Save settings").click()
+        notebook.says(re.compile("session.yaml"))
+        command = notebook.message().splitlines()[-1]
+    paste(command.removeprefix(f"In a terminal in {project.root}: "), project.root)
+    again = load_image(project.root / "runs" / "tune_weights" / "picture.png")
+    assert (again == load_image(saved / "picture-001.png")).all()
+
+
+def test_a_first_time_user_finds_the_way_with_the_keyboard(
+    project: Project, context: BrowserContext
+) -> None:
+    project.copy("tune_weights", "keys", **LONG, output_dir="runs/keys")
+    with tab(context, console=True) as page:
+        notebook = Notebook(page, project.url("keys"))
+        notebook.run_all()
+        notebook.button("Start").focus()
+        press = page.keyboard.press
+
+        def tab_to(element: Locator, key: str = "Tab") -> None:
+            for _ in range(60):
+                if element.evaluate("element => element === document.activeElement"):
+                    return
+                press(key)
+            raise AssertionError(element)
+
+        press("Enter")
+        notebook.until(lambda c: c.state == "running" and c.step > 0)
+        handle = notebook.slider("style weight").locator(".noUi-handle").first
+        expect(handle).to_have_attribute("aria-label", re.compile("^style weight: larger gives"))
+        tab_to(handle)
+        press("ArrowRight")
+        notebook.until(lambda c: c.style_weight > 100)
+        expect(handle).to_have_attribute("aria-valuetext", "112")
+        tab_to(notebook.field("style weight"))
+        press("Control+a")
+        page.keyboard.type("250")
+        press("Enter")
+        notebook.until(lambda c: c.style_weight == 250)
+        press("Tab")
+        press("Space")  # the way back
+        notebook.until(lambda c: c.style_weight == 100)
+        tab_to(notebook.button("What should I try?"))
+        press("Space")
+        complaints = page.locator("select[title='what the picture has']")
+        expect(complaints).to_be_visible()
+        tab_to(complaints)
+        page.keyboard.type("g")  # to "grain"
+        expect(notebook.button("Do that")).to_be_enabled()
+        expect(notebook.button("Do that")).to_be_enabled()
+        tab_to(notebook.button("Do that"))
+        press("Space")
+        expect(notebook.field("tv weight")).to_have_value("0.01")
+        tab_to(notebook.button("Pause"), "Shift+Tab")
+        press("Space")
+        notebook.until(lambda c: c.state == "paused")
+        tab_to(notebook.button("Save picture"))
+        press("Enter")
+        notebook.says(re.compile("picture-001.png"))
+    assert (project.root / "runs" / "keys" / "picture-001.png").is_file()
+
+
+@pytest.mark.parametrize("width", [900, 1600])
+def test_the_picture_stays_in_sight_while_knobs_are_turned(notebook: Notebook, width: int) -> None:
+    notebook.page.set_viewport_size({"width": width, "height": 900})
+    files = notebook.page.locator(".jp-SideBar.jp-mod-left [data-id='filebrowser']")
+    files.click()
+    try:
+        notebook.button("Layers").click()
+        notebook.button("Start").or_(notebook.button("Go on")).evaluate(
+            "element => element.scrollIntoView({block: 'start'})"
+        )
+        notebook.field("relu5_3, factor").scroll_into_view_if_needed()
+        expect(notebook.field("relu5_3, factor")).to_be_in_viewport()
+        picture = notebook.page.locator("img.is-painting").last
+        expect(picture).to_be_in_viewport(ratio=0.95)
+        expect(notebook.button("Pause")).to_be_in_viewport()
+        box = picture.bounding_box()
+        assert box is not None
+        assert box["x"] > width / 3
+    finally:
+        files.click()
+        notebook.button("Layers").click()
+        notebook.page.set_viewport_size({"width": 1400, "height": 1300})
 
 
 def test_a_closed_tab_loses_nothing(project: Project, context: BrowserContext) -> None:
