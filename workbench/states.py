@@ -188,7 +188,7 @@ class Card:
     def show(self, words: str = "", tip: str = "", *, chosen: bool = False) -> None:
         """Say what it is; one that is `chosen` has a frame. Without words, all is hidden."""
         self.words.value = f'<div style="line-height: 1.3; font-size: 11px">{escape(words)}</div>'
-        self.button.tooltip = self.picture.tooltip = tip
+        self.button.tooltip = tip
         colour = "var(--jp-brand-color1, #1976d2)" if chosen else "transparent"
         self.frame.layout.border = f"2px solid {colour}"
         self.box.layout.display = None if words else "none"
@@ -361,7 +361,7 @@ class States:
         else:
             first, second = _fitted(there)
             html = look(first, second, [*pictures])
-            # Or the arrow keys would fold the notebook's headings.
+            # Keys are for what lies in it, and not for the notebook.
             self.stage.value = f"<div data-lm-suppress-shortcuts>{html}</div>"
 
 
