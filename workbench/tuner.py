@@ -46,7 +46,7 @@ from workbench.weights import BACKBONES
 
 PICTURE_SIDE = 640  # px; longest side of the live picture that goes to the browser
 STRIP_PICTURES, STRIP_HEIGHT = 6, 120
-CURVES_SHARE = 0.08  # of the session's time that may go into drawing curves
+CURVES_SHARE = 0.03  # of the session's time that may go into drawing curves
 _FRONT = (*WEIGHTS, "style_scale", "size", "steps")  # knobs that are always in sight
 _OF_THE_MACHINE = ("backbone", "device", "precision")
 _FITTED = {
@@ -398,7 +398,7 @@ class Tuner:
         self._show_picture()
         self.caption.value = caption(painting, session.state, session.pace)
         if still or now >= self._next_strip:
-            self._next_strip = now + 1.0
+            self._next_strip = now + 3.0
             self._show_forecast()
             strip = sheets.progress_strip(
                 painting.recorder, count=STRIP_PICTURES, height=STRIP_HEIGHT
