@@ -260,7 +260,7 @@ def test_a_size_beyond_the_limit_of_the_address_space_is_refused(tmp_path: Path)
     )
     assert done.returncode == 2
     assert re.fullmatch(
-        r"workbench: size = 4096: a painting of 4096x4096 pixels takes \d\d\.\d GB of memory, and"
+        r"workbench: size = 4096: a painting of 4096x4096 pixels takes \d\.\d GB of memory, and"
         r" there are \d\.\d GB; use size \d+\.\n",
         done.stderr,
     )

@@ -360,9 +360,7 @@ class States:
             self.say(NO_PICTURE)
         else:
             first, second = _fitted(there)
-            html = look(first, second, [*pictures])
-            # Keys are for what lies in it, and not for the notebook.
-            self.stage.value = f"<div data-lm-suppress-shortcuts>{html}</div>"
+            self.stage.value = look(first, second, [*pictures])
 
 
 class Sketches:

@@ -24,6 +24,7 @@ SHORT: dict[str, dict[str, Any]] = {
     "stylize_image": {"gif_frames": 4},
     "train_style_model": {"on": "sample:clip", "training_steps": 2, "checkpoint_every": 1},
     "tune_weights": {},
+    "which_is_better": {"contents": ["sample:coffee"], "styles": ["sample:mosaic"]},
 }
 
 
