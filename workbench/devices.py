@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import os
 import platform
 import re
 import sys
@@ -80,11 +79,7 @@ def remembered(
     """
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
     able, threads = torch.backends.cpu.get_cpu_capability(), torch.get_num_threads()
-    waiting = os.environ.get("OMP_WAIT_POLICY", "active")
-    key = (
-        f"{what}, {name}, {able}, {device.type}, torch {torch.__version__},"
-        f" {threads} {waiting} threads"
-    )
+    key = f"{what}, {name}, {able}, {device.type}, torch {torch.__version__}, {threads} threads"
     memory = cache_folder() / "workbench-timings.json"
     if (memory, key) in _measured:
         return _measured[memory, key]

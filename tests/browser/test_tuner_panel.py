@@ -262,6 +262,7 @@ def test_a_slider_follows_the_mouse_to_the_end(notebook: Notebook) -> None:
         assert time.monotonic() < end, seen
     mouse.move(x + 37, y)
     mouse.up()
+    notebook.page.wait_for_timeout(1000)  # until the number has followed
     readout = notebook.readout("style weight")
     notebook.until(lambda c: c.style_weight == readout)
     assert notebook.readout("style weight") == readout
