@@ -178,6 +178,19 @@ def test_a_plan_is_remembered_and_timed_anew_if_it_is_broken(
     assert timed[-1] == ("relu4_2", 384 // 8)
 
 
+@pytest.mark.slow
+def test_processes_that_begin_at_once_take_one_plan(cache: Path) -> None:
+    code = (
+        "import sys, time, torch; from workbench.devices import remembered\n"
+        "def measure(): time.sleep(0.5); return sys.argv[1]\n"
+        "print(remembered('which', torch.device('cpu'), measure, str.isalpha))"
+    )
+    commands = [[sys.executable, "-c", code, name] for name in ("one", "other")]
+    both = [subprocess.Popen(each, stdout=subprocess.PIPE, text=True) for each in commands]
+    told = [process.communicate()[0].strip() for process in both]
+    assert told[0] == told[1] in ("one", "other")
+
+
 def test_what_cannot_be_taken_is_not_timed(
     monkeypatch: pytest.MonkeyPatch, network: Network, cache: Path
 ) -> None:

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 
 import workbench
 from workbench.errors import InputError, OutputError
-from workbench.files import write_bytes
+from workbench.files import locked, write_bytes
 from workbench.settings import PRECISIONS, Settings
 from workbench.weights import BACKBONES, block_of, cache_folder
 
@@ -83,15 +83,18 @@ def remembered(
     memory = cache_folder() / "workbench-timings.json"
     if (memory, key) in _measured:
         return _measured[memory, key]
-    try:
-        known = json.loads(memory.read_text())
-    except (OSError, ValueError):
-        known = None
-    known = known if isinstance(known, dict) else {}
-    if not (isinstance(known.get(key), str) and makes_sense(known[key])):
-        known[key] = measure()
-        with contextlib.suppress(OutputError):  # then it is timed again next time
-            write_bytes(memory, json.dumps(known, indent=1).encode())
+    with contextlib.ExitStack() as alone:
+        with contextlib.suppress(OutputError, OSError):  # where there are no locks, it goes without
+            alone.enter_context(locked(memory.with_suffix(".lock"), seconds=60))
+        try:
+            known = json.loads(memory.read_text())
+        except (OSError, ValueError):
+            known = None
+        known = known if isinstance(known, dict) else {}
+        if not (isinstance(known.get(key), str) and makes_sense(known[key])):
+            known[key] = measure()
+            with contextlib.suppress(OutputError):  # then it is timed again next time
+                write_bytes(memory, json.dumps(known, indent=1).encode())
     return _measured.setdefault((memory, key), known[key])
 
 
