@@ -35,7 +35,6 @@ def network() -> Network:
 @pytest.fixture
 def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.setenv("WORKBENCH_WEIGHTS", str(tmp_path))
-    monkeypatch.setenv("OMP_WAIT_POLICY", "passive")
     return tmp_path / "workbench-timings.json"
 
 
@@ -198,9 +197,6 @@ def test_what_cannot_be_taken_is_not_timed(
     assert fastest(network.convolutions, (64, 64)) == ()
     half = tuple((name, weight.bfloat16(), bias) for name, weight, bias in network.convolutions)
     assert fastest(half, (200, 200)) == ()
-    with monkeypatch.context() as spinning:
-        spinning.setenv("OMP_WAIT_POLICY", "active")
-        assert fastest(network.convolutions, (200, 200)) == ()
     monkeypatch.setattr(torch, "_nnpack_available", lambda: False, raising=False)
     assert fastest(network.convolutions, (200, 200)) == ()
     monkeypatch.delattr(torch, "_nnpack_available")

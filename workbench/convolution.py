@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import math
-import os
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -82,8 +81,6 @@ def fastest(convolutions: Sequence[Convolution], shape: tuple[int, int]) -> tupl
     # Without that call first, every convolution of NNPACK's fails.
     available: Callable[[], bool] = getattr(torch, "_nnpack_available", lambda: False)
     able = weight.device.type == "cpu" and weight.dtype == torch.float32
-    # Else OpenMP's threads spin beside NNPACK's, and both are slow.
-    able &= os.environ.get("OMP_WAIT_POLICY") == "passive"
     area = shape[0] * shape[1]
     if not able or area < SMALLEST or not available():
         return ()
