@@ -118,30 +118,31 @@ def fastest_stretch(
 
 
 def _times(convolution: Convolution, side: int) -> tuple[float, float, float]:
-    """Seconds of a layer: direct, by Winograd's algorithm, and of a change of layout before it."""
+    """Seconds of a layer, there and back: direct, by Winograd, and of a change of layout before it.
+
+    The best of three, in turns.
+    """
     _, weight, bias = convolution
     plain = torch.ones(1, weight.shape[1], side, side)
-    last = plain.to(memory_format=torch.channels_last)
-    filters = weight.contiguous()
+    last, filters = plain.to(memory_format=torch.channels_last), weight.contiguous()
 
     def change(x: Tensor) -> Tensor:
         return x.to(memory_format=torch.channels_last)
 
-    return (
-        _there_and_back(lambda x: direct(x, weight, bias), last),
-        _there_and_back(lambda x: winograd(x, filters, bias), plain),
-        _there_and_back(change, plain),
-    )
-
-
-def _there_and_back(function: Callable[[Tensor], Tensor], x: Tensor) -> float:
-    """Seconds of a function and its gradient; the best of three."""
-    x.requires_grad_()
-    grad = torch.ones_like(function(x))
-    times = []
-    for _ in range(3):
+    def seconds(function: Callable[[Tensor], Tensor], picture: Tensor) -> float:
+        x = picture.detach().requires_grad_()
         start = time.perf_counter()
-        function(x).backward(grad)
-        times.append(time.perf_counter() - start)
-        x.grad = None
-    return min(times)
+        y = function(x)
+        y.backward(torch.ones_like(y))
+        return time.perf_counter() - start
+
+    turns = [
+        (
+            seconds(lambda x: direct(x, weight, bias), last),
+            seconds(lambda x: winograd(x, filters, bias), plain),
+            seconds(change, plain),
+        )
+        for _ in range(3)
+    ]
+    one, other, change_of_layout = map(min, zip(*turns, strict=True))
+    return one, other, change_of_layout
