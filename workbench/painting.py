@@ -66,6 +66,11 @@ class Snapshot:
     log: tuple[Move, ...]  # every move that leads here
     recorder: progress.Recorder  # of the way here
 
+    @property
+    def shown(self) -> Iterate:
+        """The iterate, in the colours that the still is to have."""
+        return _in_colors(self.iterate, self.still)
+
     def leads_to(self, other: Snapshot) -> bool:
         """Whether the way to the other one leads through here."""
         made, to_make = other.log[: len(self.log)], other.log[len(self.log) :]
@@ -120,10 +125,7 @@ class Painting:
     @property
     def shown(self) -> Iterate | None:
         """The newest iterate, in the colours that the still is to have."""
-        if self.iterate is None:
-            return None
-        still = self.still
-        return next(progress.keep_colors([self.iterate], still.content, still.original_colors))
+        return _in_colors(self.iterate, self.still) if self.iterate else None
 
     def __iter__(self) -> Iterator[Iterate]:
         while (iterate := self.step()) is not None:
@@ -293,6 +295,10 @@ class Painting:
         self.settings = replace(self.settings, **changes)
         self.log.append(Move(step, changes))
         self._ahead, self._painted = [], None
+
+
+def _in_colors(iterate: Iterate, still: Still) -> Iterate:
+    return next(progress.keep_colors([iterate], still.content, still.original_colors))
 
 
 def _too_late(move: Move, end: int) -> InputError:

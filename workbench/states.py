@@ -19,6 +19,7 @@ from workbench.chooser import small_jpeg
 from workbench.descent import Iterate, optimize
 from workbench.errors import InputError, OptimizationError, WorkbenchError
 from workbench.images import fit, resize_down, shape_of, to_array
+from workbench.knobs import words
 from workbench.notebook import encode
 from workbench.pages import compare_html, data_uri, shown
 from workbench.painting import Painting, Snapshot
@@ -133,7 +134,7 @@ def describe(settings: Settings, names: Sequence[str], before: Settings | None =
     for name in names:
         now, then = getattr(settings, name), getattr(before or settings, name)
         was = f" (was {shown(then) or 'none'})" if then != now else ""
-        said.append(f"{name.replace('_', ' ')} {shown(now) or 'none'}{was}")
+        said.append(f"{words(name)} {shown(now) or 'none'}{was}")
     return ", ".join(said)
 
 
@@ -144,13 +145,6 @@ def flip_html(first: str, second: str, captions: Sequence[str]) -> str:
         for source, caption in zip((first, second), captions, strict=True)
     )
     return _FLIP.format(*figures)
-
-
-def _shown(state: Painting | Snapshot) -> Tensor | None:
-    """The picture, in the colours that it is to have."""
-    still, iterates = state.still, [state.iterate] if state.iterate else []
-    shown = next(keep_colors(iterates, still.content, still.original_colors), None)
-    return shown.image if shown else None
 
 
 def _fitted(pictures: Sequence[Tensor]) -> Iterator[str]:
@@ -280,7 +274,7 @@ class States:
                 self.say(f"This state is kept already, as {kept.number}.")
             return
         self._count += 1
-        jpeg = small_jpeg(_shown(snapshot), CARD_SIDE)
+        jpeg = small_jpeg(snapshot.shown.image, CARD_SIDE)
         everything = [*self.kept, Kept(self._count, why, snapshot, jpeg)]
         if len(everything) > KEPT:
             stays = (everything[-1], stay, *self.marked.values())
@@ -343,14 +337,15 @@ class States:
     def _compare(self, look: Look | None, *, photograph: bool = False) -> None:
         """Show A and B at one place, or the photograph and the painting, or nothing."""
         still, painting = self.session.still, self.session.painting
+        painted = painting.shown if painting else None
         pictures = {
             "A = photograph": still.content if still else None,
-            "B = painting": _shown(painting) if painting else None,
+            "B = painting": painted.image if painted else None,
         }
         if not photograph:
             pairs = zip(self._pair().items(), pictures.items(), strict=True)
             pictures = dict(
-                (f"{letter} = {kept}", _shown(kept.snapshot)) if kept else other
+                (f"{letter} = {kept}", kept.snapshot.shown.image) if kept else other
                 for (letter, kept), other in pairs
             )
         there = [each for each in pictures.values() if each is not None]
@@ -384,7 +379,7 @@ class Sketches:
         self.knobs = {
             name: widgets.Checkbox(
                 value=name in USUAL,
-                description=name.replace("_", " "),
+                description=words(name),
                 tooltip="Whether it is another in each of the nine",
                 indent=False,
                 layout={"width": "auto"},

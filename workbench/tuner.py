@@ -129,7 +129,7 @@ class Tuner:
         self.states = States(self.session, self._say)
         self.sketches = Sketches(self.states, self._show_settings)
         self._show_settings()
-        self._showchoice()
+        self._show_choice()
         self._enable_buttons()
         self._watch()
         self.box = widgets.VBox(self._lay_out())
@@ -359,7 +359,7 @@ class Tuner:
             self._missing = str(error)
             self._say(self._missing, bad=True)
             if self.session.painting is None:
-                self._showchoice()
+                self._show_choice()
             return
         self._names = self._names_chosen()
         self.session.choose(still)
@@ -391,7 +391,7 @@ class Tuner:
             self._say(session.message, bad=session.state == "failed")
         painting, still = session.painting, session.state != "running"
         if painting is None:
-            self._showchoice()
+            self._show_choice()
             return
         if painting.iterate is None or not (turned or still or self._backpressure.free()):
             return
@@ -438,7 +438,7 @@ class Tuner:
         go_on = state in ("paused", "failed")
         self.buttons["start"].description = "Go on" if go_on else "Start"
 
-    def _showchoice(self) -> None:
+    def _show_choice(self) -> None:
         """The photograph, before there is anything else to see."""
         self._show_picture()
         self.caption.value = "Press Start."
