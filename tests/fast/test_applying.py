@@ -232,7 +232,7 @@ def test_memory_does_not_grow_with_the_clip(tmp_path: Path) -> None:
         "from workbench.fast import applying, StyleModel\n"
         "from workbench.fast.network import TransformationNetwork\n"
         "from workbench.video.clips import open_clip\n"
-        "TransformationNetwork.forward = lambda self, pictures, dtype: pictures\n"
+        "TransformationNetwork.forward = lambda self, pictures, *_: pictures\n"
         "model = StyleModel(TransformationNetwork(0.25).requires_grad_(False),\n"
         "                   torch.device('cpu'), torch.float32)\n"
         "for path in sys.argv[1:]:\n"

@@ -20,7 +20,7 @@ from workbench.fast.models import (
     save_network,
     write_folder,
 )
-from workbench.fast.network import TransformationNetwork
+from workbench.fast.network import SOURCE, TransformationNetwork
 
 PLAIN = {"device": "cpu", "precision": "float32"}
 
@@ -72,6 +72,50 @@ def test_a_large_picture_is_painted_in_strips(path: Path, monkeypatch: pytest.Mo
 def test_what_is_no_picture_is_refused(path: Path, wrong: torch.Tensor) -> None:
     with pytest.raises(InputError, match=r"expected .* \(N, 3, H, W\)"):
         StyleModel.load(path, **PLAIN)(wrong)
+
+
+def test_a_model_of_the_first_format_paints_as_before(path: Path, tmp_path: Path) -> None:
+    tensors = {name: each.squeeze(0) for name, each in load_file(path).items()}
+    header = {"kind": "style model", "format": 1, "width": 0.25}
+    save_file(tensors, tmp_path / "old.safetensors", {"workbench": json.dumps(header)})
+    picture = torch.rand(1, 3, 40, 52)
+    old = StyleModel.load(tmp_path / "old.safetensors", **PLAIN)
+    assert torch.equal(old(picture), StyleModel.load(path, **PLAIN)(picture))
+    assert old.network.sets == ("style",)
+
+
+def test_a_model_of_many_styles_and_strengths(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = TransformationNetwork(0.25, (SOURCE, "ink", "oil"))
+    for name, parameter in network.named_parameters():
+        if name.endswith(("scale", "shift")):
+            torch.nn.init.normal_(parameter, 1.0, 0.3)
+    save_network(network, tmp_path / "both.safetensors")
+    model = StyleModel.load(tmp_path / "both.safetensors", **PLAIN)
+    assert model.network.styles == ("ink", "oil")
+    picture = torch.rand(1, 3, 80, 64)
+    assert torch.equal(model.mixed(0.0)(picture), picture)
+    ink, oil = (model.mixed(style_blend_weights=shares) for shares in ((1, 0), (0, 2)))
+    assert (ink(picture) - oil(picture)).abs().mean() > 0.001
+    assert torch.equal(model(picture), model.mixed(1.0, (0.5, 0.5))(picture))
+    assert model.digest == model.mixed().digest
+    assert len({each.digest for each in (model, ink, oil, ink.mixed(0.5))}) == 4
+    whole = ink.mixed(0.4)(picture)
+    monkeypatch.setattr(models, "STRIP_PIXELS", 4000)
+    assert (ink.mixed(0.4)(picture) - whole).abs().max() < 1e-4
+    with pytest.raises(InputError, match=r"strength = 1.1: give a number from 0 to 1"):
+        model.mixed(1.1)
+    with pytest.raises(InputError, match=r"has 1 numbers, and the model knows 2 styles \(ink, oil"):
+        model.mixed(style_blend_weights=[1])
+    for wrong in ([0, 0], [-1, 2], [float("nan"), 1]):
+        with pytest.raises(InputError, match=r"style_blend_weights = .*: give numbers from 0 on"):
+            model.mixed(style_blend_weights=wrong)
+
+
+def test_a_model_without_strengths_says_so(path: Path) -> None:
+    with pytest.raises(InputError, match=r"strength = 0.5: .* train one with --strengths"):
+        StyleModel.load(path, **PLAIN).mixed(0.5)
 
 
 def rewrite(path: Path, **changes: object) -> None:
@@ -217,8 +261,8 @@ def test_other_models_are_named_and_nothing_in_them_is_run(
 
 
 def test_a_later_version(path: Path) -> None:
-    rewrite(path, format=2)
-    with pytest.raises(InputError, match="of format 2, and this workbench reads 1"):
+    rewrite(path, format=3)
+    with pytest.raises(InputError, match="of format 3, and this workbench reads up to 2"):
         StyleModel.load(path)
 
 

@@ -5,11 +5,13 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from workbench.fast.network import TransformationNetwork, _joined
+from workbench.fast.network import SOURCE, TransformationNetwork, _joined
 
 
 @pytest.fixture
@@ -75,17 +77,58 @@ def test_instance_normalisation_takes_out_contrast(network: TransformationNetwor
     faint = 0.5 + 0.3 * (image - 0.5)
     with torch.no_grad():
         head = network.head[0]
-        one = head.normalize(head.convolve(image * 2 - 1))
-        other = head.normalize(head.convolve(faint * 2 - 1))
+        one = head.normalize(head.convolve(image * 2 - 1), network.mix())
+        other = head.normalize(head.convolve(faint * 2 - 1), network.mix())
     assert torch.allclose(one, other, atol=0.02)
 
 
 def test_every_channel_gets_the_learned_mean_and_spread(network: TransformationNetwork) -> None:
     layer = network.head[0]
-    normalized = layer.normalize(layer.convolve(picture(40, 40, count=2)))
+    normalized = layer.normalize(layer.convolve(picture(40, 40, count=2)), network.mix())
     for each in normalized:
-        assert torch.allclose(each.mean((1, 2)), layer.shift, atol=1e-3)
-        assert torch.allclose(each.std((1, 2), correction=0), layer.scale.abs(), atol=1e-2)
+        assert torch.allclose(each.mean((1, 2)), layer.shift[0], atol=1e-3)
+        assert torch.allclose(each.std((1, 2), correction=0), layer.scale[0].abs(), atol=1e-2)
+
+
+@given(st.lists(st.floats(0, 5), min_size=1, max_size=4), st.floats(0, 1), st.booleans())
+def test_shares_of_sets_add_up_to_one(
+    weights: list[float], strength: float, has_source: bool
+) -> None:
+    assume(sum(weights) > 1e-3)
+    names = [f"style {i}" for i in range(len(weights))]
+    network = TransformationNetwork.__new__(TransformationNetwork)
+    network.sets = (*([SOURCE] if has_source else []), *names)
+    mix = network.mix(strength if has_source else 1.0, weights)
+    assert mix.shape == (len(network.sets),)
+    assert mix.min() >= 0
+    assert mix.sum().item() == pytest.approx(1, abs=1e-6)
+    assert mix[-1].item() * sum(weights) == pytest.approx(
+        weights[-1] * (strength if has_source else 1), abs=1e-5
+    )
+
+
+def test_a_mix_uses_scales_and_shifts_in_between() -> None:
+    network = TransformationNetwork(0.25, ("a", "b"))
+    layer = network.head[0]
+    with torch.no_grad():
+        for sets in (layer.scale, layer.shift):
+            sets[1] = torch.linspace(2, 3, sets.shape[1])
+    found = layer.normalize(picture(9, 8).repeat(1, 3, 1, 1)[:, :8], torch.tensor([0.25, 0.75]))
+    assert torch.allclose(found.mean((0, 2, 3)), 0.75 * layer.shift[1], atol=1e-3)
+    expected = 0.25 + 0.75 * layer.scale[1]
+    assert torch.allclose(found.std((0, 2, 3), correction=0), expected, atol=1e-2)
+
+
+def test_between_the_picture_and_the_style_every_strength_moves_it() -> None:
+    torch.manual_seed(0)
+    network = TransformationNetwork(0.25, (SOURCE, "style")).requires_grad_(False)
+    image = picture(40, 48)
+    painted = [network(image, mix=network.mix(strength)) for strength in (0.0, 0.2, 0.6, 1.0)]
+    away = [(each - image).abs().mean().item() for each in painted]
+    assert away[0] == 0
+    assert away == sorted(away)
+    mean = network(image.repeat(2, 1, 1, 1), mix=network.mix(0.6))
+    assert torch.equal(mean[1:], painted[2])
 
 
 def test_width_is_a_factor_on_channels() -> None:

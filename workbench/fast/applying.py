@@ -28,7 +28,6 @@ from workbench.runs import Identity, same_run
 from workbench.video import clips
 from workbench.video.clips import Clip
 from workbench.video.frames import clip_identity
-from workbench.weights import digest
 
 PART = 100  # frames of a film between places where it can go on
 _GPU_BATCH = 8
@@ -163,7 +162,7 @@ def paint_film(
     name, first = next(iter(models.items()))
     choices = choices or [{name: 1.0}] * clip.frames
     batch = batch or (_GPU_BATCH if first.device.type == "cuda" else 1)
-    digests = {name: digest(model.network.state_dict()) for name, model in models.items()}
+    digests = {name: model.digest for name, model in models.items()}
     painters = [{digests[name]: share for name, share in choice.items()} for choice in choices]
     folder = output.with_suffix(".parts")
     with claimed(folder):
@@ -269,7 +268,7 @@ def paint_pictures(
     faults = []
     with claimed(folder):
         identity = {
-            "model": digest(model.network.state_dict()),
+            "model": model.digest,
             "size": size,
             "original_colors": original_colors,
         }

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -24,10 +24,12 @@ from torch import Tensor
 from workbench.checkpoints import save_tensors
 from workbench.devices import choose_device, choose_precision
 from workbench.errors import InputError
-from workbench.fast.network import ExamplesNetwork, TransformationNetwork
+from workbench.fast.network import SOURCE, ExamplesNetwork, TransformationNetwork
 from workbench.files import reading, write_bytes
+from workbench.weights import digest
 
-FORMAT = 1
+FORMAT = 2
+FORMATS = (1, FORMAT)  # the first had one set of scales and shifts, without a name
 MODEL = "model.json"
 _NETWORKS = {each.program: each for each in (TransformationNetwork, ExamplesNetwork)}
 STRIP_PIXELS = 4_000_000  # a larger picture is painted in strips of a quarter of that
@@ -41,6 +43,7 @@ class StyleModel:
     network: TransformationNetwork  # its parameters are float32
     device: torch.device  # that it paints on
     dtype: torch.dtype  # of the activations
+    mix: Tensor | None = None  # shares of the network's sets; None: all styles alike, in full
 
     @classmethod
     def load(
@@ -69,6 +72,19 @@ class StyleModel:
         on = choose_device(device)
         return cls(network.to(on).requires_grad_(False), on, choose_precision(precision, on))
 
+    def mixed(self, strength: float = 1.0, style_blend_weights: Sequence[float] = ()) -> StyleModel:
+        """The same model, painting at a strength, and its styles in some shares.
+
+        `model.mixed(0.5)(picture)` is half as strong. See `TransformationNetwork.mix`.
+        """
+        return replace(self, mix=self.network.mix(strength, style_blend_weights))
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all that tells how it paints."""
+        mix = self.network.mix() if self.mix is None else self.mix
+        return digest({**self.network.state_dict(), "mix": mix})
+
     def __call__(self, pictures: Tensor) -> Tensor:
         """Paint pictures of one size, each as it would be alone.
 
@@ -85,11 +101,13 @@ class StyleModel:
         height, width = wide.shape[-2:]
         with torch.inference_mode():
             if height * width <= STRIP_PIXELS:
-                painted: Tensor = self.network(wide, self.dtype)
+                painted: Tensor = self.network(wide, self.dtype, self.mix)
             else:
                 rows = max(16, STRIP_PIXELS // 4 // width // 4 * 4)
-                strips = [self.network.in_strips(each, rows, self.dtype) for each in wide.split(1)]
-                painted = torch.cat(strips)
+                strips = self.network.in_strips
+                painted = torch.cat(
+                    [strips(each, rows, self.dtype, self.mix) for each in wide.split(1)]
+                )
             painted = painted.clamp(0, 1)
         return painted.to(pictures.device)
 
@@ -101,6 +119,7 @@ def save_network(network: TransformationNetwork, path: Path) -> None:
         "format": FORMAT,
         "width": network.width,
         "program": network.program,
+        "sets": network.sets,
     }
     save_tensors(network.state_dict(), path, {"workbench": json.dumps(header)})
 
@@ -140,16 +159,22 @@ def _read(path: Path) -> TransformationNetwork:
             raise InputError(
                 f"{path} is a safetensors file, but not a style model of the workbench."
             )
-        if header["format"] != FORMAT:
+        if header["format"] not in FORMATS:
             raise InputError(
                 f"{path} is a style model of format {header['format']}, and this workbench reads"
-                f" {FORMAT}; train it again, or use the workbench that made it."
+                f" up to {FORMAT}; train it again, or use the workbench that made it."
             )
         width = float(header["width"])
         if not 0 < width < 1000:
             raise ValueError("no width")
         with torch.device("meta"):
-            network = _NETWORKS[header.get("program", TransformationNetwork.program)](width)
+            sets = tuple(map(str, header.get("sets", ["style"])))
+            if sets in ((), (SOURCE,)):
+                raise ValueError("no style")
+            make = _NETWORKS[header.get("program", TransformationNetwork.program)]
+            network = make(width, sets)
+        for name in [name for name in tensors if name.endswith((".scale", ".shift"))]:
+            tensors[name] = torch.atleast_2d(tensors[name])
         network.load_state_dict(tensors, assign=True)
     except RuntimeError:
         raise InputError(
@@ -216,7 +241,7 @@ def read_folder(folder: str | os.PathLike[str]) -> ModelFolder:
     try:
         with reading(path):
             values = json.loads(path.read_text("utf-8"))
-        if values.pop("format") != FORMAT:
+        if values.pop("format") not in FORMATS:
             raise InputError(f"{path} is of another version of the workbench; train it again.")
         del values["best"]
         for name in ("styles", "on", "skipped"):

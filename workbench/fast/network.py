@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -9,6 +10,10 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from workbench.errors import InputError
+
+SOURCE = "source"  # the set of scales and shifts with which a picture is left as it is
 
 _CHANNELS = (32, 64, 128)  # at full, half and quarter size
 _RESIDUAL_BLOCKS = 5
@@ -33,49 +38,106 @@ class TransformationNetwork(nn.Module):
     before a convolution, which leaves no checkerboard (Odena, Dumoulin and Olah 2016,
     "Deconvolution and checkerboard artifacts").
 
-    `width` is a factor on the number of channels, above 0. The paper has 1; 0.5 paints twice as
-    fast and knows fewer strokes.
+    One network knows several styles by conditional instance normalisation (Dumoulin, Shlens and
+    Kudlur 2017, arXiv 1610.07629): all that is learned for each is a set of scales and shifts, and
+    the sets in between paint in blends of the styles.
+
+    Parameters
+    ----------
+    width
+        A factor on the number of channels, above 0. The paper has 1; 0.5 paints twice as fast and
+        knows fewer strokes.
+    sets
+        Names of the sets of scales and shifts: those of the styles. Behind a first one that is
+        called `SOURCE`, a picture can be painted at any strength from as it is to the full style.
     """
 
     program = "the workbench"  # that such a network is trained by
 
-    def __init__(self, width: float = 1.0) -> None:
+    def __init__(self, width: float = 1.0, sets: Sequence[str] = ("style",)) -> None:
         super().__init__()
-        self.width = width
+        self.width, self.sets = width, tuple(sets)
         full, half, quarter = (8 * max(1, round(channels * width / 8)) for channels in _CHANNELS)
-        self.head = _layers(
+        self.head = self._layers(
             _Convolution(3, full, 9),
             _Convolution(full, half, 3, stride=2),
             _Convolution(half, quarter, 3, stride=2),
         )
         inner = [_Convolution(quarter, quarter, 3) for _ in range(2 * _RESIDUAL_BLOCKS)]
-        self.residual = _layers(*inner)
-        self.tail = _layers(
+        self.residual = self._layers(*inner)
+        self.tail = self._layers(
             _Convolution(quarter, half, 3, grow=2), _Convolution(half, full, 3, grow=2)
         )
         self.paint = _Convolution(full, 3, 9)
         self.bias = nn.Parameter(torch.zeros(3))  # of the colours
+
+    def _layers(self, *convolutions: _Convolution) -> Sequence[_Layer]:
+        layers = (_Layer(convolve, len(self.sets)) for convolve in convolutions)
+        return nn.ModuleList(layers)  # type: ignore[return-value]
+
+    @property
+    def styles(self) -> tuple[str, ...]:
+        """Names of the styles."""
+        return self.sets[self.sets[0] == SOURCE :]
+
+    def mix(self, strength: float = 1.0, style_blend_weights: Sequence[float] = ()) -> Tensor:
+        """Shares of the sets, `(K,)`, which add up to 1.
+
+        `strength` goes from 0, the picture as it is, to 1, the full style. `style_blend_weights`
+        are the shares of the styles, which need not add up to 1; none: the same of each. An
+        InputError if the network was not trained for that, or they make no sense.
+        """
+        styles, weights = self.styles, tuple(style_blend_weights)
+        weights = weights or (1.0,) * len(styles)
+        if len(weights) != len(styles):
+            raise InputError(
+                f"style_blend_weights has {len(weights)} numbers, and the model knows {len(styles)}"
+                f" style{'s' * (len(styles) > 1)} ({', '.join(styles)}); give one for each."
+            )
+        if not (min(weights) >= 0 and 0 < sum(weights) < math.inf):
+            raise InputError(
+                f"style_blend_weights = {list(weights)}: give numbers from 0 on, one above 0."
+            )
+        if not 0 <= strength <= 1:
+            raise InputError(f"strength = {strength}: give a number from 0 to 1.")
+        if strength < 1 and styles == self.sets:
+            raise InputError(
+                f"strength = {strength}: the model paints at full strength only; train one with"
+                " --strengths."
+            )
+        of_styles = strength * torch.tensor(weights) / sum(weights)
+        return of_styles if styles == self.sets else F.pad(of_styles, (1, 0), value=1 - strength)
 
     def matrices(self) -> list[nn.Parameter]:
         """Weights of the convolutions that are normalised, one row per channel."""
         layers = (*self.head, *self.residual, *self.tail)
         return [layer.convolve.weight for layer in layers]
 
-    def forward(self, pictures: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    def forward(
+        self, pictures: Tensor, dtype: torch.dtype = torch.float32, mix: Tensor | None = None
+    ) -> Tensor:
         """Paint pictures; each comes out the same whatever others are painted with it.
 
         To the last bit on a CPU, and but for rounding on a GPU. Pictures are `(N, 3, H, W)`,
         float32, sRGB in [0, 1], of any size. Painted ones may leave [0, 1] by 0.09, so that black
         and white can be reached: 0.5 + tanh(x) * 150 / 255, as in the paper's program. `dtype` is
-        the precision of the activations; parameters and statistics are float32 always.
+        the precision of the activations; parameters and statistics are float32 always. `mix` are
+        the shares of the sets, as `mix` gives them; None: all styles alike, at full strength.
         """
+        mix = self._mix(mix)
         if len(pictures) > 1 and pictures.device.type == "cpu":
             # Convolutions of a batch may add up in another order, and are no faster here.
-            return torch.cat([self(each, dtype) for each in pictures.split(1)])
-        x = self._transform(_through(self.head, _prepare(pictures, dtype)))
-        return self._finish(self.paint(_through(self.tail, x)), pictures)
+            return torch.cat([self(each, dtype, mix) for each in pictures.split(1)])
+        x = self._transform(_through(self.head, _prepare(pictures, dtype), mix), mix)
+        return self._finish(self.paint(_through(self.tail, x, mix)), pictures, mix)
 
-    def in_strips(self, picture: Tensor, rows: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    def in_strips(
+        self,
+        picture: Tensor,
+        rows: int,
+        dtype: torch.dtype = torch.float32,
+        mix: Tensor | None = None,
+    ) -> Tensor:
         """Paint one picture in less memory and about twice the time.
 
         The layers at full and half size, which take most of the memory, are worked through in
@@ -83,21 +145,30 @@ class TransformationNetwork(nn.Module):
         put together from those of the strips, so that no seam shows: what comes out is that of
         `forward` but for rounding.
         """
-        x = _in_strips(self.head, _prepare(picture, dtype), rows, _HEAD_REACH)
-        x = self._transform(x)
-        x = _in_strips(self.tail, x, rows // _SHRINK, _TAIL_REACH, self.paint)
-        return self._finish(x, picture)
+        mix = self._mix(mix)
+        x = _in_strips(self.head, _prepare(picture, dtype), mix, rows, _HEAD_REACH)
+        x = self._transform(x, mix)
+        x = _in_strips(self.tail, x, mix, rows // _SHRINK, _TAIL_REACH, self.paint)
+        return self._finish(x, picture, mix)
 
-    def _transform(self, x: Tensor) -> Tensor:
+    def _mix(self, mix: Tensor | None) -> Tensor:
+        return (self.mix() if mix is None else mix).to(self.bias.device)
+
+    def _transform(self, x: Tensor, mix: Tensor) -> Tensor:
         """The residual blocks, at a quarter of the size."""
         for first, second in zip(self.residual[::2], self.residual[1::2], strict=True):
-            x = x + second(first(x).relu())
+            x = x + second(first(x, mix).relu(), mix)
         return x
 
-    def _finish(self, x: Tensor, pictures: Tensor) -> Tensor:
+    def _finish(self, x: Tensor, pictures: Tensor, mix: Tensor) -> Tensor:
         """Colours of what `paint` gives, without what `_prepare` padded."""
         height, width = pictures.shape[-2:]
-        return self._to_colours(x.float())[..., :height, :width].contiguous()
+        painted = self._to_colours(x.float())[..., :height, :width].contiguous()
+        if self.styles == self.sets:
+            return painted
+        # At strength 0 the picture itself is left. The square leaves the network more say between.
+        kept = mix[0].square()
+        return kept * pictures + (1 - kept) * painted
 
     def _to_colours(self, x: Tensor) -> Tensor:
         return 0.5 + torch.tanh(_LAST_LAYER_SCALE * x + self.bias.view(3, 1, 1)) * (150 / 255)
@@ -129,8 +200,8 @@ class ExamplesNetwork(TransformationNetwork):
         for layer, (convolution, norm) in zip(ours, theirs, strict=True):
             weight = left.pop(f"{convolution}.conv2d.weight")
             state[f"{layer}.convolve.weight"] = weight.flatten(1)
-            state[f"{layer}.scale"] = left.pop(f"{norm}.weight")
-            state[f"{layer}.shift"] = left.pop(f"{norm}.bias")
+            state[f"{layer}.scale"] = left.pop(f"{norm}.weight")[None]
+            state[f"{layer}.shift"] = left.pop(f"{norm}.bias")[None]
             del left[f"{convolution}.conv2d.bias"]
         state["head.0.convolve.weight"] = state["head.0.convolve.weight"] * 127.5  # from [-1, 1]
         state["paint.weight"] = left.pop("deconv3.conv2d.weight").flatten(1)
@@ -172,41 +243,43 @@ class _Convolution(nn.Module):
 
 
 class _Layer(nn.Module):
-    """A convolution and its instance normalisation."""
+    """A convolution and its conditional instance normalisation, with `sets` of scales and shifts.
 
-    def __init__(self, convolve: _Convolution) -> None:
+    "Conditional": which scales and shifts are used is said by a `mix` `(K,)` of the sets.
+    """
+
+    def __init__(self, convolve: _Convolution, sets: int = 1) -> None:
         super().__init__()
         self.convolve = convolve
-        self.scale = nn.Parameter(torch.ones(convolve.shape[0]))
-        self.shift = nn.Parameter(torch.zeros(convolve.shape[0]))
+        self.scale = nn.Parameter(torch.ones(sets, convolve.shape[0]))
+        self.shift = nn.Parameter(torch.zeros(sets, convolve.shape[0]))
 
-    def forward(self, x: Tensor, known: _Statistics | None = None) -> Tensor:
-        return self.normalize(self.convolve(x), known)
+    def forward(self, x: Tensor, mix: Tensor, known: _Statistics | None = None) -> Tensor:
+        return self.normalize(self.convolve(x), mix, known)
 
-    def normalize(self, x: Tensor, known: _Statistics | None = None) -> Tensor:
+    def normalize(self, x: Tensor, mix: Tensor, known: _Statistics | None = None) -> Tensor:
         """Give every channel of every picture the learned mean and spread."""
         if x.device.type == "mps":  # where gradients on channels_last were wrong until mid-2026
             x = x.contiguous()
+        scale, shift = mix @ self.scale, mix @ self.shift
         if known is not None:
-            return F.batch_norm(x, known.mean, known.variance, self.scale, self.shift, eps=_EPSILON)
+            return F.batch_norm(x, known.mean, known.variance, scale, shift, eps=_EPSILON)
         # Instance normalisation is batch normalisation of one picture. On a CPU that is at
         # least twice as fast, there and back, as torch's instance_norm and group_norm.
         each = [
-            F.batch_norm(picture, None, None, self.scale, self.shift, training=True, eps=_EPSILON)
+            F.batch_norm(picture, None, None, scale, shift, training=True, eps=_EPSILON)
             for picture in x.split(1)
         ]
         return each[0] if len(each) == 1 else torch.cat(each)
 
 
-def _layers(*convolutions: _Convolution) -> Sequence[_Layer]:
-    return nn.ModuleList(map(_Layer, convolutions))  # type: ignore[return-value]
-
-
-def _through(layers: Sequence[_Layer], x: Tensor, known: Sequence[_Statistics] = ()) -> Tensor:
+def _through(
+    layers: Sequence[_Layer], x: Tensor, mix: Tensor, known: Sequence[_Statistics] = ()
+) -> Tensor:
     """Activation behind layers and their ReLUs, with the statistics of each if they are known."""
     each: Sequence[_Statistics | None] = known or [None] * len(layers)
     for layer, statistics in zip(layers, each, strict=True):
-        x = layer(x, statistics).relu()
+        x = layer(x, mix, statistics).relu()
     return x
 
 
@@ -221,6 +294,7 @@ def _prepare(pictures: Tensor, dtype: torch.dtype) -> Tensor:
 def _in_strips(
     layers: Sequence[_Layer],
     whole: Tensor,
+    mix: Tensor,
     rows: int,
     reach: int,
     last: Callable[[Tensor], Tensor] = lambda x: x,
@@ -230,11 +304,11 @@ def _in_strips(
     for i, layer in enumerate(layers):  # one after the other, as each builds on those before
 
         def convolved(strip: Tensor, i: int = i, layer: _Layer = layer) -> Tensor:
-            made: Tensor = layer.convolve(_through(layers[:i], strip, known))
+            made: Tensor = layer.convolve(_through(layers[:i], strip, mix, known))
             return made
 
         known.append(_joined(_strips(convolved, whole, rows, reach)))
-    made = _strips(lambda strip: last(_through(layers, strip, known)), whole, rows, reach)
+    made = _strips(lambda strip: last(_through(layers, strip, mix, known)), whole, rows, reach)
     return torch.cat(list(made), dim=2)
 
 
