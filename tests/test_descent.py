@@ -19,12 +19,12 @@ from workbench.descent import (
     optimize,
     stylize,
 )
-from workbench.devices import HISTORY, still_megabytes
 from workbench.errors import InputError, MemoryExceeded, OptimizationError
 from workbench.features import Network, build_network
+from workbench.forecast import HISTORY, Outline, scales
 from workbench.images import from_array, resize, save_image, to_array
 from workbench.losses import Losses, TemporalTarget, content_loss, gram_matrix, style_loss, tv_loss
-from workbench.problem import TARGETS_KEPT, scales
+from workbench.problem import TARGETS_KEPT
 from workbench.settings import STYLE_LOSSES, Settings
 from workbench.weights import load_weights
 
@@ -492,7 +492,7 @@ def test_what_memory_cannot_hold_is_refused_before_the_first_step(
     )
     size = int(sentence.split("use size ")[1].split()[0])
     needed = [
-        still_megabytes((side * 3 // 4, side), replace(tiny, steps=(20,)), tile=256 + 2 * 64)
+        Outline((60, 80), (), replace(tiny, size=side, steps=(20,))).least_megabytes()
         for side in (size, size + 32)
     ]
     assert needed[0] <= 2800 < needed[1]
@@ -505,7 +505,7 @@ def test_what_memory_cannot_hold_is_refused_before_the_first_step(
 def test_what_fits_or_cannot_be_known_is_painted(
     tiny: Settings, photo: Tensor, painting: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    needed = still_megabytes((48, 64), tiny, styles=[(64, 59)])
+    needed = Outline((60, 80), ((64, 59),), tiny).megabytes((48, 64))
     for free in (None, needed + 0.1):
         monkeypatch.setattr(
             sys.modules["workbench.problem"], "free_megabytes", lambda device, free=free: free
@@ -537,12 +537,10 @@ def test_what_does_not_fit_as_a_whole_is_painted_in_tiles(
 
     whole, losses = paint()
     seen = len(looks)
-    monkeypatch.setattr(problem, "TILES", (16,))
+    monkeypatch.setattr("workbench.forecast.TILES", (16,))
     monkeypatch.setattr(problem, "free_megabytes", lambda device: 1000.0)
     needed = {None: 1001.0, 16: 999.0}
-    monkeypatch.setattr(
-        problem.Problem, "_needed", lambda self, shape, settings, side: needed[side]
-    )
+    monkeypatch.setattr(Outline, "megabytes", lambda self, shape, side=None: needed[side])
     tiled, own = paint()
     assert len(looks) > 5 * seen
     assert own.total == pytest.approx(losses.total, rel=1e-3)

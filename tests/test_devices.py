@@ -14,10 +14,8 @@ from workbench.devices import (
     free_megabytes,
     peak_megabytes,
     reset_peak_megabytes,
-    still_megabytes,
 )
 from workbench.errors import InputError
-from workbench.settings import Settings
 
 CPU = torch.device("cpu")
 
@@ -168,40 +166,3 @@ def test_a_system_that_does_not_tell_what_is_free(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(torch.cuda, "memory_reserved", refuse)
     assert free_megabytes(torch.device("cuda")) is None
-
-
-# --- memory that a painting takes --------------------------------------------------------
-
-
-# Megabytes on top of program and weights, measured with experiments/benchmarks/memory.py.
-MEASURED = [
-    (256, "lbfgs", "max", 350),
-    (256, "adam", "max", 316),
-    (512, "lbfgs", "max", 767),
-    (512, "adam", "max", 673),
-    (512, "adam", "average", 635),
-    (768, "adam", "average", 1068),
-    (1024, "adam", "max", 1896),
-]
-
-
-@pytest.mark.parametrize(("size", "optimizer", "pooling", "megabytes"), MEASURED)
-def test_the_forecast_is_what_was_measured(
-    size: int, optimizer: str, pooling: str, megabytes: float
-) -> None:
-    settings = Settings(optimizer=optimizer, pooling=pooling, steps=(22,))
-    forecast = still_megabytes((size * 3 // 4, size), settings, styles=[(size, size)])
-    assert forecast == pytest.approx(megabytes, rel=0.12)
-
-
-def test_what_makes_a_painting_take_more() -> None:
-    shape, settings = (768, 1024), Settings()
-    base = still_megabytes(shape, settings)
-    assert still_megabytes(shape, settings, precision=torch.bfloat16) < 0.8 * base
-    shallow = Settings(content_layers=("relu2_1",), style_layers=("relu1_1",))
-    assert still_megabytes(shape, shallow) < 0.9 * base
-    deep = Settings(backbone="vgg19", style_layers=("relu5_4",))
-    assert still_megabytes(shape, deep) > still_megabytes(shape, settings)
-    assert still_megabytes(shape, settings, masks=2) > 1.2 * base
-    assert still_megabytes(shape, settings, styles=[(900, 900)]) == base
-    assert still_megabytes(shape, settings, styles=[(3000, 3000)]) > 2 * base

@@ -21,7 +21,7 @@ from workbench.errors import InputError
 from workbench.images import load_image, resize
 from workbench.painting import SNAPSHOT_EVERY, Move, Painting, Snapshot
 from workbench.runs import read_result
-from workbench.session import Session, forecast, save_run, save_settings
+from workbench.session import Session, save_run, save_settings
 from workbench.settings import Settings
 from workbench.stills import Still
 
@@ -765,21 +765,13 @@ def test_a_request_that_fails_is_told_and_the_next_is_done(
     assert session.message == "ZeroDivisionError: division by zero"
 
 
-def test_a_forecast_goes_by_the_pixels_of_the_steps_that_are_left(
-    tiny: Settings, photo: Tensor, painting: Tensor
+def test_the_pace_is_that_of_the_last_steps(
+    tiny: Settings, watched: Callable[..., Watched]
 ) -> None:
-    coarse = replace(tiny, size=256, steps=(10, 20))
-    still = Still(photo, [painting], coarse)
-    half, whole = 128 * 96, 256 * 192
-    assert forecast(still).seconds is None
-    assert forecast(still).shape == (192, 256)
-    assert forecast(still, 1000.0).seconds == pytest.approx((10 * half + 20 * whole) / 1000)
-    assert forecast(still, 1000.0, 25).seconds == pytest.approx((5 * half + 20 * whole) / 1000)
-    assert forecast(still, 1000.0, 0).seconds == 0
-    larger = replace(still, settings=replace(coarse, size=512))
-    assert forecast(larger).megabytes > 1.5 * forecast(still).megabytes
-    adam = replace(still, settings=replace(coarse, optimizer="adam"))
-    assert forecast(adam).megabytes < forecast(still).megabytes
+    session = watched(tiny)
+    assert session.pace is None
+    session._paces.extend([900.0, 1000.0, 5000.0])
+    assert session.pace.seconds(3000) == 3
 
 
 # --- what is left behind -----------------------------------------------------------------

@@ -226,7 +226,7 @@ def test_stopped_the_same_command_goes_on_and_anew_begins_again(
 def test_memory_that_runs_out_is_a_sentence_that_names_the_picture_so_far(
     stylize: Stylize, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, left = Network.__call__, iter(range(9))
+    real, left = Network.__call__, iter(range(12))
 
     def call(self: Network, picture: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
         if next(left, None) is None:

@@ -111,16 +111,16 @@ def test_whatever_pooling_is(pooling: str, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_margin_that_is_too_small_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert reach(NETWORK) == MARGIN
-    monkeypatch.setattr(tiles, "reach", lambda network: MARGIN - 4)
+    assert reach(NETWORK.layers) == MARGIN
+    monkeypatch.setattr(tiles, "reach", lambda layers: MARGIN - 4)
     with pytest.raises(AssertionError):
         assert_alike(both((64, 64), 16, targets((64, 64))))
 
 
 def test_how_far_vgg_looks() -> None:
     deep = build_network(Weights("vgg16", tiny_tensors(), "", ""), ["relu5_1"])
-    assert reach(deep) == 64  # 2 + 4 + 12 + 24 + 16, on a grid of 16
-    assert reach(build_network(Weights("vgg16", tiny_tensors(), "", ""), ["relu1_1"])) == 1
+    assert reach(deep.layers) == 64  # 2 + 4 + 12 + 24 + 16, on a grid of 16
+    assert reach(build_network(Weights("vgg16", tiny_tensors(), "", ""), ["relu1_1"]).layers) == 1
 
 
 @given(st.integers(16, 300), st.integers(16, 300), st.sampled_from([16, 64, 256]))

@@ -12,11 +12,11 @@ from html import escape
 import ipywidgets as widgets
 
 from workbench import sheets
+from workbench.devices import choose_device, free_megabytes
+from workbench.forecast import Pace, about, forecast
 from workbench.knobs import label, told, words
 from workbench.notebook import short
-from workbench.pages import duration
 from workbench.painting import Painting
-from workbench.session import forecast
 from workbench.stills import Still
 
 FASTEST = 0.1  # seconds between two pictures to the browser
@@ -24,16 +24,18 @@ PATIENCE, LONGEST_PATIENCE = 1.0, 10.0  # seconds to wait for a browser that doe
 WEIGHTS = ("content_weight", "style_weight", "tv_weight")
 
 
-def caption(painting: Painting, state: str, pace: float | None) -> str:
+def caption(painting: Painting, state: str, pace: Pace | None) -> str:
     """How far a painting is, and with which weights; `pace` is that of its session."""
     iterate, settings = painting.iterate, painting.settings
     assert iterate is not None
     height, width = iterate.image.shape[-2:]
     left = iterate.steps - iterate.step
-    ahead = forecast(replace(painting.still, settings=settings), pace, left)
+    outline = replace(painting.still, settings=settings).outline
+    taken = sum(steps for _, steps in outline.scales) - left
+    ahead = forecast(outline, pace, after=taken)
     to_go = f", {left} to go" if left else ""
     if left and ahead.seconds is not None:
-        to_go += f", about {duration(ahead.seconds)}"
+        to_go += f", about {about(ahead.seconds)}"
     weights = (f"{words(name)} {label(getattr(settings, name))}" for name in WEIGHTS)
     return (
         '<div style="line-height: 1.5">'
@@ -74,14 +76,16 @@ def moves(painting: Painting) -> str:
     return f'<ol style="margin: 0">{"".join(lines)}</ol>' if lines else "None yet."
 
 
-def ahead(still: Still, pace: float | None) -> str:
+def ahead(still: Still, pace: Pace | None) -> str:
     """What a painting will be, and take."""
-    expected = forecast(still, pace)
+    free = free_megabytes(choose_device(still.settings.device))
+    expected = forecast(still.outline, pace, free=free)
     height, width = expected.shape
     known = "how long is known after the first steps"
-    time = known if expected.seconds is None else f"about {duration(expected.seconds)}"
+    time = known if expected.seconds is None else f"about {about(expected.seconds)}"
     steps = " + ".join(map(str, still.settings.steps))
     memory = f"at most {expected.megabytes / 1024:.1f} GB"
+    memory += f" in tiles of {expected.tile} px" if expected.tile else ""
     line = f"{width}×{height} px · {steps} steps · {time} · {memory}"
     return f'<div style="line-height: 1.4">{line}</div>'
 

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from workbench.checkpoints import Checkpoints, Moment
-from workbench.devices import history, ran_out_of_memory
+from workbench.devices import ran_out_of_memory
 from workbench.errors import MemoryExceeded, OptimizationError
+from workbench.forecast import history
 from workbench.images import check_image, shape_of
 from workbench.losses import Losses, TemporalTarget, to_losses
 from workbench.problem import Evaluate, Problem, kept_targets

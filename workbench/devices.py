@@ -19,12 +19,9 @@ import torch.nn.functional as F
 import workbench
 from workbench.errors import InputError, OutputError
 from workbench.files import locked, write_bytes
-from workbench.settings import PRECISIONS, Settings
-from workbench.weights import BACKBONES, block_of, cache_folder
+from workbench.settings import PRECISIONS
+from workbench.weights import cache_folder
 
-HISTORY = 20  # pairs that L-BFGS remembers; more gains nothing
-LEAST_HISTORY = 4  # pairs of a large picture
-_PAIRS_MEGABYTES = 600  # for all of them
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 # float32 is kept unless bfloat16 is clearly faster, so that the answer does not hang on noise.
 _CLEARLY_FASTER = 0.9
@@ -168,7 +165,7 @@ def peak_megabytes(device: torch.device | None = None) -> float:
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
 
 
-# --- memory that there is, and that a painting takes ------------------------------------
+# --- memory that there is ------------------------------------
 
 
 def free_megabytes(device: torch.device) -> float | None:
@@ -237,65 +234,6 @@ def _free_in_the_address_space() -> Iterator[float]:
     if limit != resource.RLIM_INFINITY:
         # What is reserved and never used counts there too: up to 380 MB were measured.
         yield float(limit - psutil.Process().memory_info().vms - 350 * 2**20)
-
-
-# Of the measurements in experiments/benchmarks/memory.py, on a CPU.
-_FIXED = 230.0  # megabytes, whatever the size: compiled kernels, filters in their order
-_AT_WORK = 2.75  # times the largest activation: gradients and what a convolution reorders
-_WIDTHS = (64, 128, 256, 512, 512)  # channels of VGG's blocks
-
-
-def history(shape: tuple[int, int]) -> int:
-    """Pairs that L-BFGS remembers of a picture `(H, W)`: fewer of one beyond two megapixels or so.
-
-    By its size alone, so that the picture does not depend on what memory happens to be free.
-    """
-    fit = int(_PAIRS_MEGABYTES * 2**20 / (2 * 12 * shape[0] * shape[1]))
-    return min(HISTORY, max(LEAST_HISTORY, fit))
-
-
-def still_megabytes(
-    shape: tuple[int, int],
-    settings: Settings,
-    *,
-    precision: torch.dtype = torch.float32,
-    styles: Sequence[tuple[int, int]] = (),
-    masks: int = 0,
-    tile: int | None = None,
-) -> float:
-    """Forecast what painting a still takes, on top of the program and its weights.
-
-    Within 20% of what was measured on a CPU from 256 to 1024 pixels. `shape` and `styles` are
-    `(H, W)` of the result, and of each style picture as it is seen; `precision` is that of the
-    activations, and `masks` says how many regions have a style of their own. With `tile`, pictures
-    are seen in squares of so many pixels.
-    """
-    each = precision.itemsize
-    known = BACKBONES[settings.backbone].layers
-    deepest = max(map(known.index, settings.layers))
-    values: dict[str, float] = {  # layer -> activations for each pixel of the picture
-        layer: _WIDTHS[block_of(layer) - 1] / 4 ** (block_of(layer) - 1)
-        for layer in known[: deepest + 1]
-    }
-    widest = max(values.values())
-    seen = each * (sum(values.values()) + _AT_WORK * widest)  # bytes a pixel
-    for block in range(2, block_of(known[deepest]) + 1):  # what pooling leaves
-        seen += _WIDTHS[block - 2] / 4 ** (block - 1) * (each + 8 * (settings.pooling == "max"))
-    matched = sum(values[layer] for layer in settings.style_layers)
-    if precision != torch.float32:
-        seen += 4 * max(values[layer] for layer in settings.style_layers)
-    seen += each * masks * matched
-    pairs = min(history(shape), settings.steps[-1])
-    held = 12.0 * (8 + (2 * pairs if settings.optimizer == "lbfgs" else 2))
-    if tile is not None:  # what the whole picture is drawn to, and the gradient that adds up
-        held += each * sum(values[layer] for layer in settings.content_layers) + 24
-
-    def at_once(picture: tuple[int, int]) -> int:
-        return min(picture[0] * picture[1], int(tile or max(picture)) ** 2)
-
-    painting = seen * at_once(shape) + held * shape[0] * shape[1]
-    of_styles = max([at_once(style) for style in styles], default=0)
-    return _FIXED + max(painting, each * (matched + 3 * widest) * of_styles) / 2**20
 
 
 def ran_out_of_memory(error: BaseException) -> bool:

@@ -41,6 +41,11 @@ class Network:
         return self.convolutions[0][1].dtype
 
     @property
+    def layers(self) -> tuple[str, ...]:
+        """All that it has, down to the deepest."""
+        return tuple(layer for layer, _, _ in self.convolutions)
+
+    @property
     def smallest_side(self) -> int:
         """Pixels that the shorter side of a picture needs for the deepest layer to see one."""
         return int(2 ** (block_of(self.convolutions[-1][0]) - 1))

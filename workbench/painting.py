@@ -14,8 +14,8 @@ from workbench import progress
 from workbench.checkpoints import Moment
 from workbench.descent import Iterate, paint
 from workbench.errors import InputError
+from workbench.forecast import scales
 from workbench.images import shape_of
-from workbench.problem import scales
 from workbench.settings import Settings
 from workbench.stills import Still
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import functools
 import itertools
-import math
 from collections.abc import Callable, Hashable, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +20,11 @@ from workbench.devices import (
     choose_precision,
     free_megabytes,
     machine,
-    still_megabytes,
 )
 from workbench.errors import InputError
 from workbench.features import Network, build_network
-from workbench.images import check_image, fit, load_image, resize, shape_of, share_masks
+from workbench.forecast import Outline
+from workbench.images import check_image, load_image, resize, shape_of, share_masks
 from workbench.losses import (
     Region,
     Targets,
@@ -36,12 +35,10 @@ from workbench.losses import (
 )
 from workbench.runs import Identity, digest
 from workbench.settings import MIN_SIZE, Settings
-from workbench.tiles import Tiled, reach
+from workbench.tiles import Tiled
 from workbench.weights import BACKBONES, block_of, cache_folder, load_weights
 
-MIN_COARSE_SIDE = 64  # pixels; a coarse scale with a shorter side is left out
 TARGETS_KEPT = 8  # of each picture: sizes, networks
-TILES = (1024, 512, 256)  # px; sides of tiles of pictures that do not fit into memory as a whole
 
 # A function of pixels (1, 3, H, W), float32, 0..white: the total loss and its weighted terms.
 Evaluate = Callable[[Tensor], tuple[Tensor, dict[str, Tensor]]]
@@ -50,19 +47,6 @@ Seen = dict[tuple[str, ...], Tensor]  # layers that were looked at -> activation
 
 # Picture -> all else that its targets depend on -> these.
 kept_targets: MutableMapping[Tensor, dict[Hashable, Seen]] = WeakTensorKeyDictionary()
-
-
-def scales(shape: tuple[int, int], settings: Settings) -> list[tuple[tuple[int, int], int]]:
-    """What `optimize` works through, coarse to fine: `((H, W), steps)` of each scale.
-
-    `shape` is `(H, W)` of the content picture.
-    """
-    plan = []
-    for halvings, steps in enumerate(reversed(settings.steps)):
-        fitted = fit(shape, round(settings.size / 2**halvings))
-        if halvings == 0 or min(fitted) >= MIN_COARSE_SIDE:
-            plan.append((fitted, steps))
-    return plan[::-1]
 
 
 @functools.lru_cache(maxsize=2)
@@ -148,12 +132,10 @@ class Problem:
 
     def check_memory(self) -> None:
         """Refuse, in a sentence that says what fits, what takes more memory than there is."""
-        free = self._free()
+        free = self.free()
 
         def needed(**changes: Any) -> float:
-            settings = replace(self.settings, **changes)
-            shape, _ = scales(shape_of(self.content), settings)[-1]
-            return min(self._needed(shape, settings, side) for side in self._sides)
+            return self.outline.changed(**changes).least_megabytes()
 
         if free is None or needed() <= free:
             return
@@ -169,43 +151,26 @@ class Problem:
             f" use {' or '.join(ways) or 'a machine with more'}."
         )
 
-    def tile(self, shape: tuple[int, int]) -> int | None:
-        """Side in pixels of the tiles that pictures `(H, W)` are seen in; None: as a whole.
-
-        The largest that there is memory for.
-        """
-        free = self._free()
-        for side in self._sides:
-            if free is None or self._needed(shape, self.settings, side) <= free:
-                break
-        return side
-
     @property
-    def _sides(self) -> tuple[int | None, ...]:
-        """Of tiles, the fastest first."""
-        # A gradient can be brought to a length only by who sees all of it.
-        return (None,) if self.settings.normalize_gradients else (None, *TILES)
+    def outline(self) -> Outline:
+        """What time and memory depend on."""
+        styles = tuple(shape_of(style) for style in self.styles)
+        masks, precision = len(self.masks), self.network.dtype
+        return Outline(shape_of(self.content), styles, self.settings, masks, precision)
 
-    def _free(self) -> float | None:
+    def tile(self, shape: tuple[int, int]) -> int | None:
+        """Side in pixels of the tiles that pictures `(H, W)` are seen in; None: as a whole."""
+        return self.outline.tile(shape, self.free())
+
+    def free(self) -> float | None:
         """Megabytes, in units of a CPU, where what is forecast was measured."""
         free = free_megabytes(self.device)
         return free if free is None or self.device.type == "cpu" else free / 0.8
 
-    def _needed(self, shape: tuple[int, int], settings: Settings, side: int | None) -> float:
-        """Megabytes that pictures `(H, W)` take, in tiles of a side."""
-        return still_megabytes(
-            shape,
-            settings,
-            precision=self.network.dtype,
-            styles=[self._style_shape(style, max(shape)) for style in self.styles],
-            masks=len(self.masks),
-            tile=side and side + 2 * reach(self.network),
-        )
-
     @property
     def scales(self) -> list[tuple[tuple[int, int], int]]:
-        """What is worked through, from coarse to fine; see the function of that name."""
-        return scales(shape_of(self.content), self.settings)
+        """What is worked through, from coarse to fine; see `forecast.scales`."""
+        return self.outline.scales
 
     def start(self) -> Tensor:
         """The picture that `settings.init` asks for, `(1, 3, H, W)` in [0, 1]."""
@@ -272,20 +237,12 @@ class Problem:
         return self.settings.style_blend_weights or (1.0,) * len(self.styles)
 
     def _statistics(self, size: int) -> list[dict[str, Tensor]]:
-        layers, kind = self.settings.compared_layers(), self.settings.style_loss
+        outline, kind = self.outline, self.settings.style_loss
+        layers = self.settings.compared_layers()
         return [
-            self._targets(style, self._style_shape(style, size), layers, kind)
+            self._targets(style, outline.style_shape(shape_of(style), size), layers, kind)
             for style in self.styles
         ]
-
-    def _style_shape(self, style: Tensor, size: int) -> tuple[int, int]:
-        """`(H, W)` that a style picture is seen at beside pictures whose longest side is `size`.
-
-        The shorter side is kept large enough for the deepest layer to see something.
-        """
-        shape = shape_of(style)
-        smallest = math.ceil(self.network.smallest_side * max(shape) / min(shape))
-        return fit(shape, max(math.ceil(self.settings.style_scale * size), smallest))
 
     def _targets(
         self,

@@ -22,12 +22,14 @@ from tqdm import tqdm
 from workbench.colour import transfer_luma
 from workbench.descent import Iterate
 from workbench.errors import InputError, OutputError
+from workbench.forecast import Countdown, about
 from workbench.images import Frame, resize, save_image, shape_of, to_array
 from workbench.losses import Losses
 from workbench.runs import HEADLESS
 
 T = TypeVar("T")
 
+_COUNTED_DOWN = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
 _THUMBNAIL = 96  # px; change that cannot be seen at this size does not count as visible
 
 
@@ -68,12 +70,14 @@ def bar(
     total: int | None = None,
     done: int = 0,
     where: Callable[[T], tuple[int, int, str]] | None = None,
+    countdown: Countdown | None = None,
 ) -> Iterator[T]:
     """Pass items on and draw a progress bar, of text wherever it is.
 
     A notebook that was run headless and saved keeps text, where a widget would show up empty.
     `total` is how many items there are, with the `done` that come before these. `where` says how
-    far an item is, of how much, and what else to say; None: items are counted.
+    far an item is, of how much, and what else to say; None: items are counted. With a `countdown`,
+    how long it takes is not what those before would make one believe.
     """
     items = iter(items)
     for first in items:  # what it prints stands above the bar
@@ -86,10 +90,13 @@ def bar(
             file=canvas(),
             ncols=88,
             mininterval=0.2,
+            bar_format=_COUNTED_DOWN if countdown else None,
         ) as line:
             for item in itertools.chain([first], items):
                 if where:
                     done, line.total, text = where(item)
+                    if countdown:
+                        text += f", {about(countdown(done, time.monotonic()))} left"
                     line.set_postfix_str(text, refresh=False)
                     line.update(done - line.n)
                 yield item
@@ -97,13 +104,16 @@ def bar(
                     line.update(1)
 
 
-def show_progress(iterates: Iterable[Iterate], title: str = "painting") -> Iterator[Iterate]:
-    """Pass iterates on and draw a progress bar with the size and the loss."""
+def show_progress(
+    iterates: Iterable[Iterate], title: str = "painting", countdown: Countdown | None = None
+) -> Iterator[Iterate]:
+    """Pass iterates on and draw a progress bar with the size, the loss, and what is left."""
     return bar(
         iterates,
         title,
         "step",
         where=lambda now: (now.step, now.steps, f"{now.size} px, loss {now.losses.total:.3g}"),
+        countdown=countdown,
     )
 
 

@@ -10,20 +10,17 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Concatenate, Literal, ParamSpec
 
-import torch
 import yaml
 
 from workbench import runs, samples, stills
-from workbench.devices import still_megabytes
 from workbench.errors import InputError, WorkbenchError
 from workbench.files import write_bytes
-from workbench.images import fit, shape_of
+from workbench.forecast import Pace
 from workbench.painting import Move, Painting, Snapshot
-from workbench.problem import scales
 from workbench.settings import Settings
 from workbench.stills import Still
 
@@ -234,9 +231,9 @@ class Session:
                 self._worker.start()
 
     @property
-    def pace(self) -> float | None:
-        """Pixels that are painted in a second; None before the first steps."""
-        return statistics.median(self._paces) if self._paces else None
+    def pace(self) -> Pace | None:
+        """How long steps take of late; None before the first."""
+        return Pace(((statistics.median(self._paces), 1.0),)) if self._paces else None
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until there is nothing left to do; False if that takes longer than `timeout`."""
@@ -302,37 +299,6 @@ class Session:
                 other.pause("Paused, because another panel was started.")
         self.state, self.message = state, message
         self._on_update()
-
-
-@dataclass(frozen=True)
-class Forecast:
-    """What a painting takes."""
-
-    shape: tuple[int, int]  # of the picture, (H, W)
-    seconds: float | None  # for the steps that are left; None: nothing is known of the pace
-    megabytes: float  # on top of the program and its weights, at most
-
-
-def forecast(still: Still, pace: float | None = None, left: int | None = None) -> Forecast:
-    """Forecast the time, by the pixels of every step, and the memory that a painting takes.
-
-    `pace` is that of `Session`, and `left` how many steps are left; None: all of them.
-    """
-    settings, plan = still.settings, scales(shape_of(still.content), still.settings)
-    left = sum(steps for _, steps in plan) if left is None else left
-    pixels = 0
-    for (height, width), steps in reversed(plan):
-        pixels += min(steps, left) * height * width
-        left -= min(steps, left)
-    side = math.ceil(settings.style_scale * settings.size)
-    megabytes = still_megabytes(
-        plan[-1][0],
-        settings,
-        precision=torch.bfloat16 if settings.precision == "bfloat16" else torch.float32,
-        styles=[fit(shape_of(style), side) for style in still.styles],
-        masks=len(still.masks),
-    )
-    return Forecast(plan[-1][0], pixels / pace if pace else None, megabytes)
 
 
 # --- what a session leaves behind --------------------------------------------------------

@@ -27,6 +27,7 @@ PRECISIONS = ("auto", "float32", "bfloat16")
 MODES = ("per-frame", "blended", "flow-warped", "temporal")
 FLOW_METHODS = ("dis", "farneback", "raft")
 MIN_SIZE, MAX_SIZE = 32, 16384
+SIZES = (128, 192, 256, 320, 384, 448, 512, 640, 768, 1024)  # px; the usual ones
 NOT_TRAINED = ("steps", "optimizer", "learning_rate", "init")  # knobs of stills, not of training
 NEWER = {"style_loss": "gram"}  # knobs that earlier versions had not -> what these did
 CLOCK = re.compile(  # of a time: hours, minutes and seconds
@@ -171,7 +172,7 @@ class Settings(Knobs):
         least=MIN_SIZE,
         most=MAX_SIZE,
         unit="pixels",
-        stops=(128, 192, 256, 320, 384, 448, 512, 640, 768, 1024),
+        stops=SIZES,
     )
     steps: tuple[int, ...] = knob(
         (60, 120),

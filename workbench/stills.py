@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from workbench import images, progress, runs, samples, sheets
@@ -26,6 +27,7 @@ from workbench.colour import check_original_colors, match_colors
 from workbench.descent import Iterate, measure, optimize
 from workbench.errors import OptimizationError
 from workbench.files import check_writable, refuse_overwriting
+from workbench.forecast import Countdown, Outline, sentence, time_steps
 from workbench.images import Box, Frame, from_array, save_image, to_array
 from workbench.problem import Problem
 from workbench.settings import Settings
@@ -45,6 +47,14 @@ class Still:
     masks: Sequence[Tensor] = ()  # where each style belongs, (1, 1, h, w); none: everywhere
     alpha: Tensor | None = None  # how opaque the photograph is, (1, 1, H, W); None: wholly
     original_colors: str = "off"  # one of `colour.ORIGINAL_COLORS`
+
+    @property
+    def outline(self) -> Outline:
+        """What time and memory depend on; float32 where its precision is not known yet."""
+        precision = torch.bfloat16 if self.settings.precision == "bfloat16" else torch.float32
+        styles = tuple(images.shape_of(style) for style in self.styles)
+        content = images.shape_of(self.content)
+        return Outline(content, styles, self.settings, len(self.masks), precision)
 
     def inputs(self) -> dict[str, Tensor]:
         """What went in: "content", "style 1", "style 2" and so on."""
@@ -157,15 +167,15 @@ def paint(
     """
     newest = newest or picture
     problem = Problem.of(still.content, still.styles, still.settings, still.masks)
-    (height, width), _ = problem.scales[-1]
-    if tile := problem.tile((height, width)):
-        print(f"{width}x{height} pixels are seen in tiles of {tile}: memory is short of the whole.")
+    problem.check_memory()
+    outline, pace, free = problem.outline, time_steps(problem), problem.free()
     del problem
-    iterates = progress.show_progress(
-        optimize(
-            still.content, still.styles, still.settings, masks=still.masks, checkpoints=checkpoints
-        )
+    iterates = optimize(
+        still.content, still.styles, still.settings, masks=still.masks, checkpoints=checkpoints
     )
+    iterates = _saying(iterates, lambda now: sentence(outline, pace, free=free, after=now.step))
+    countdown = Countdown(lambda step: outline.seconds(pace, free=free, after=step))
+    iterates = progress.show_progress(iterates, countdown=countdown)
     iterates = progress.keep_colors(iterates, still.content, still.original_colors)
     if save_every is not None:
         iterates = progress.save_every(iterates, picture, save_every)
@@ -175,6 +185,14 @@ def paint(
     except OptimizationError as error:
         kept = f" The last good picture is {newest}." if newest.is_file() else ""
         raise type(error)(f"{error}{kept}", error.last_good) from error
+
+
+def _saying(iterates: Iterator[Iterate], told: Callable[[Iterate], str]) -> Iterator[Iterate]:
+    """Pass iterates on, and print before the first what the painting takes."""
+    for first in iterates:
+        print(told(first), flush=True)
+        yield first
+        yield from iterates
 
 
 def save(

@@ -61,13 +61,13 @@ def _cell(layer: str) -> int:
     return int(2 ** (block_of(layer) - 1))
 
 
-def reach(network: Network) -> int:
+def reach(layers: Sequence[str]) -> int:
     """Pixels on each side that activations depend on, rounded up to the grid of the last pooling.
 
-    Each 3x3 convolution looks one of its cells further.
+    `layers` are those down to the deepest: each 3x3 convolution looks one of its cells further.
     """
-    grid = network.smallest_side
-    pixels = sum(_cell(layer) for layer, _, _ in network.convolutions)
+    grid = _cell(layers[-1])
+    pixels = sum(map(_cell, layers))
     return -(-pixels // grid) * grid
 
 
@@ -97,7 +97,7 @@ class Tiled:
         """Those of a picture `(1, 3, H, W)`."""
         height, width = picture.shape[-2:]
         grid = self.network.smallest_side
-        return tiles((height, width), self.side, reach(self.network), grid)
+        return tiles((height, width), self.side, reach(self.network.layers), grid)
 
     def __call__(self, pixels: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
         """Activations of the whole picture, without a gradient; as `Network` gives them."""

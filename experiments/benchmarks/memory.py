@@ -3,7 +3,7 @@
     python experiments/benchmarks/memory.py [SIZE ...] [--precision float32]
     python experiments/benchmarks/memory.py 768 --tile 256 --steps 3   # seen in tiles
 
-A row for each size and optimizer: what `devices.still_megabytes` says, what the process took on
+A row for each size and optimizer: what the forecast says, what the process took on
 top of the program and its weights, their ratio, and the seconds of the last step. L-BFGS fills its
 history, unless `--steps` says otherwise.
 """
@@ -21,29 +21,27 @@ from workbench.descent import optimize
 from workbench.devices import (
     choose_device,
     choose_precision,
-    history,
     peak_megabytes,
     reset_peak_megabytes,
-    still_megabytes,
 )
+from workbench.forecast import Outline, history
 from workbench.problem import Problem
 from workbench.samples import load_picture
 from workbench.settings import Settings
-from workbench.tiles import reach
 
 
-def measure(settings: Settings, tile: int | None) -> tuple[tuple[int, int], int, float, float]:
-    """`(H, W)`, the margin of tiles, megabytes that painting takes, seconds of the last step."""
-    Problem._sides = (tile,)  # type: ignore[assignment]
+def measure(settings: Settings, tile: int | None) -> tuple[tuple[int, int], float, float, float]:
+    """`(H, W)`, megabytes as forecast and as they are, seconds of the last step."""
+    Outline.sides = (tile,)  # type: ignore[assignment]
     photo, style = load_picture("sample:coffee"), load_picture("sample:swirls")
-    margin = reach(Problem.of(photo, [style], settings).network)  # which is kept
+    outline = Problem.of(photo, [style], settings).outline  # its network is kept
     before = psutil.Process().memory_info().rss / 2**20
     reset_peak_megabytes()
     began = time.perf_counter()
     for iterate in optimize(photo, [style], settings, start=photo):  # noqa: B007
         seconds, began = time.perf_counter() - began, time.perf_counter()
     shape = (iterate.image.shape[2], iterate.image.shape[3])
-    return shape, margin, peak_megabytes() - before, seconds
+    return shape, outline.megabytes(shape, tile), peak_megabytes() - before, seconds
 
 
 def main() -> None:
@@ -69,14 +67,7 @@ def main() -> None:
                 precision=options.precision,
             )
             with multiprocessing.get_context("spawn").Pool(1) as fresh:
-                shape, margin, taken, seconds = fresh.apply(measure, (settings, options.tile))
-            forecast = still_megabytes(
-                shape,
-                settings,
-                precision=precision,
-                styles=[(size, size)],
-                tile=options.tile and options.tile + 2 * margin,
-            )
+                shape, forecast, taken, seconds = fresh.apply(measure, (settings, options.tile))
             row = f"{shape[1]}x{shape[0]}, {optimizer}"
             figures = f"{forecast:.0f} | {taken:.0f} | {forecast / taken:.2f} | {seconds:.2f} s"
             print(f"| {row} | {figures} |", flush=True)

@@ -1,0 +1,292 @@
+"""What a painting takes, known before it begins: its scales, time and memory.
+
+Functions of sizes, settings and a few timings; only `time_steps` looks at the clock.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from workbench.images import fit
+from workbench.settings import SIZES, Settings
+from workbench.tiles import reach, tiles
+from workbench.weights import BACKBONES, block_of
+
+if TYPE_CHECKING:
+    from workbench.problem import Problem
+
+Shape = tuple[int, int]  # (H, W)
+
+MIN_COARSE_SIDE = 64  # pixels; a coarse scale with a shorter side is left out
+TILES = (1024, 512, 256)  # px; sides of tiles of pictures that do not fit into memory as a whole
+HISTORY = 20  # pairs that L-BFGS remembers; more gains nothing
+LEAST_HISTORY = 4  # pairs of a large picture
+_PAIRS_MEGABYTES = 600  # for all of them
+
+# Of the measurements in experiments/benchmarks/memory.py, on a CPU.
+_FIXED = 230.0  # megabytes, whatever the size: compiled kernels, filters in their order
+_AT_WORK = 2.75  # times the largest activation: gradients and what a convolution reorders
+_WIDTHS = (64, 128, 256, 512, 512)  # channels of VGG's blocks
+# Of those in experiments/benchmarks/forecast.py.
+_BESIDE = 1.05  # times loss and gradient: the optimiser, and what is kept of a step
+_IN_TILES = 1.45  # times a pixel seen as a whole: tiles are looked at twice
+_LONG = 20.0  # seconds, from which on a smaller size is offered
+_TRUSTED = 3.0  # seconds for which a forecast stands before the clock has a say
+_TIMED_SECONDS = 1.0  # that timing is to take, or little more
+
+
+# --- scales ------------------------------------------------------------------------------
+
+
+def scales(shape: Shape, settings: Settings) -> list[tuple[Shape, int]]:
+    """What `optimize` works through, coarse to fine: `((H, W), steps)` of each scale.
+
+    `shape` is `(H, W)` of the content picture.
+    """
+    plan = []
+    for halvings, steps in enumerate(reversed(settings.steps)):
+        fitted = fit(shape, round(settings.size / 2**halvings))
+        if halvings == 0 or min(fitted) >= MIN_COARSE_SIDE:
+            plan.append((fitted, steps))
+    return plan[::-1]
+
+
+def history(shape: Shape) -> int:
+    """Pairs that L-BFGS remembers of a picture `(H, W)`: fewer of one beyond two megapixels or so.
+
+    By its size alone, so that the picture does not depend on what memory happens to be free.
+    """
+    fits = int(_PAIRS_MEGABYTES * 2**20 / (2 * 12 * shape[0] * shape[1]))
+    return min(HISTORY, max(LEAST_HISTORY, fits))
+
+
+# --- memory and time ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How long steps of some sizes take, from which follows what others take."""
+
+    timings: tuple[tuple[float, float], ...]  # pixels and seconds, the smallest first
+
+    def seconds(self, pixels: float) -> float:
+        """Of a step at so many pixels: on the line between timings, or through the last two.
+
+        One timing alone stands for all, by pixels.
+        """
+        (most, slowest) = self.timings[-1]
+        if len(self.timings) == 1 or pixels < self.timings[0][0]:
+            return pixels * self.timings[0][1] / self.timings[0][0]
+        if pixels <= most:
+            sizes, seconds = zip(*self.timings, strict=True)
+            return float(np.interp(pixels, sizes, seconds))
+        (fewer, faster) = self.timings[-2]
+        return slowest + (pixels - most) * max(0.0, slowest - faster) / (most - fewer)
+
+
+@dataclass(frozen=True)
+class Outline:
+    """All of a painting that its time and memory depend on."""
+
+    content: Shape  # of the photograph
+    styles: tuple[Shape, ...]
+    settings: Settings
+    masks: int = 0  # regions that have a style of their own
+    precision: torch.dtype = torch.float32  # of the activations
+
+    def changed(self, **changes: Any) -> Outline:
+        """The same with some settings changed."""
+        return replace(self, settings=self.settings.changed(**changes))
+
+    @property
+    def scales(self) -> list[tuple[Shape, int]]:
+        """What is worked through, from coarse to fine; see the function of that name."""
+        return scales(self.content, self.settings)
+
+    @property
+    def shape(self) -> Shape:
+        """Of the result."""
+        return self.scales[-1][0]
+
+    @property
+    def seen(self) -> tuple[str, ...]:
+        """Layers down to the deepest that is looked at."""
+        known = BACKBONES[self.settings.backbone].layers
+        return known[: max(map(known.index, self.settings.layers)) + 1]
+
+    @property
+    def grid(self) -> int:
+        """Pixels of a side of what becomes one value of the deepest layer."""
+        return int(2 ** (block_of(self.seen[-1]) - 1))
+
+    def style_shape(self, style: Shape, size: int) -> Shape:
+        """`(H, W)` that a style picture is seen at beside pictures whose longest side is `size`.
+
+        The shorter side is kept large enough for the deepest layer to see something.
+        """
+        smallest = math.ceil(self.grid * max(style) / min(style))
+        return fit(style, max(math.ceil(self.settings.style_scale * size), smallest))
+
+    @property
+    def sides(self) -> tuple[int | None, ...]:
+        """Of tiles that a picture may be seen in, the fastest first; None: as a whole."""
+        # A gradient can be brought to a length only by who sees all of it.
+        return (None,) if self.settings.normalize_gradients else (None, *TILES)
+
+    def tile(self, shape: Shape, free: float | None) -> int | None:
+        """Side in pixels of the tiles that pictures `(H, W)` are seen in; None: as a whole.
+
+        The largest that fits into `free` megabytes.
+        """
+        for side in self.sides:
+            if free is None or self.megabytes(shape, side) <= free:
+                break
+        return side
+
+    def least_megabytes(self) -> float:
+        """What the result takes in whichever tiles take least."""
+        return min(self.megabytes(self.shape, side) for side in self.sides)
+
+    def megabytes(self, shape: Shape, side: int | None = None) -> float:
+        """What steps at pictures `(H, W)` take, on top of the program and its weights.
+
+        With `side`, they are seen in tiles of so many pixels. Within 20% of what was measured on
+        a CPU from 256 to 1024 pixels.
+        """
+        settings, each, layers = self.settings, self.precision.itemsize, self.seen
+        values: dict[str, float] = {  # layer -> activations for each pixel of the picture
+            layer: _WIDTHS[block_of(layer) - 1] / 4 ** (block_of(layer) - 1) for layer in layers
+        }
+        widest = max(values.values())
+        seen = each * (sum(values.values()) + _AT_WORK * widest)  # bytes a pixel
+        for block in range(2, block_of(layers[-1]) + 1):  # what pooling leaves
+            seen += _WIDTHS[block - 2] / 4 ** (block - 1) * (each + 8 * (settings.pooling == "max"))
+        matched = sum(values[layer] for layer in settings.style_layers)
+        if self.precision != torch.float32:
+            seen += 4 * max(values[layer] for layer in settings.style_layers)
+        seen += each * self.masks * matched
+        pairs = min(history(shape), settings.steps[-1])
+        held = 12.0 * (8 + (2 * pairs if settings.optimizer == "lbfgs" else 2))
+        if side is not None:  # what the whole picture is drawn to, and the gradient that adds up
+            held += each * sum(values[layer] for layer in settings.content_layers) + 24
+
+        def at_once(picture: Shape) -> int:
+            pixels = picture[0] * picture[1]
+            return pixels if side is None else min(pixels, (side + 2 * reach(layers)) ** 2)
+
+        painting = seen * at_once(shape) + held * shape[0] * shape[1]
+        styles = (at_once(self.style_shape(style, max(shape))) for style in self.styles)
+        of_styles = each * (matched + 3 * widest) * max(styles, default=0)
+        return _FIXED + max(painting, of_styles) / 2**20
+
+    def seconds(self, pace: Pace, *, after: int = 0, free: float | None = None) -> float:
+        """How long the steps take that come after so many, where `free` megabytes are there."""
+        total, done = 0.0, 0
+        for shape, steps in self.scales:
+            left = max(0, done + steps - max(after, done))
+            total += left * self.step_seconds(pace, shape, self.tile(shape, free))
+            done += steps
+        return total
+
+    def step_seconds(self, pace: Pace, shape: Shape, side: int | None = None) -> float:
+        """How long a step at pictures `(H, W)` takes, seen in tiles of `side` or as a whole."""
+        if side is None:
+            return _BESIDE * pace.seconds(math.prod(shape))
+        outer = [tile.outer for tile in tiles(shape, side, reach(self.seen), self.grid)]
+        areas = [math.prod(end - start for start, end in spans) for spans in outer]
+        return _BESIDE * _IN_TILES * sum(map(pace.seconds, areas))
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a painting takes."""
+
+    shape: Shape  # of the picture
+    seconds: float | None  # for the steps that are left; None: nothing is known of the pace
+    megabytes: float  # on top of the program and its weights, at most
+    tile: int | None = None  # side of tiles in pixels that it is seen in; None: as a whole
+
+
+def forecast(
+    outline: Outline, pace: Pace | None = None, *, after: int = 0, free: float | None = None
+) -> Forecast:
+    """Forecast what a painting takes from a step on, where `free` megabytes are there."""
+    shape = outline.shape
+    tile = outline.tile(shape, free)
+    seconds = outline.seconds(pace, after=after, free=free) if pace else None
+    return Forecast(shape, seconds, outline.megabytes(shape, tile), tile)
+
+
+def time_steps(problem: Problem) -> Pace:
+    """Time steps of this very problem at growing sizes, for a second or so in all.
+
+    Each is the best of three, so that a busy moment does not count.
+    """
+    sizes = [problem.settings.size // 2**halvings for halvings in (4, 3, 2, 1, 0)]
+    shapes = [fit(problem.outline.content, size) for size in sizes]
+    able = [each for each in shapes if min(each) >= MIN_COARSE_SIDE]
+    timings: list[tuple[float, float]] = []
+    spent = 0.0
+    for shape in able or shapes[-1:]:
+        pixels, times = math.prod(shape), list[float]()
+        if len(timings) > 1 and spent + 3 * Pace((*timings,)).seconds(pixels) > _TIMED_SECONDS:
+            break
+        evaluate = problem.at(shape)
+        picture = problem.pixels(problem.content, shape).requires_grad_()
+        for _ in range(3):
+            began = time.perf_counter()
+            total, _ = evaluate(picture)
+            total.backward()
+            total.item()  # waits for the device
+            times.append(time.perf_counter() - began)
+        spent += sum(times)
+        timings.append((pixels, min(times)))
+    return Pace((*timings,))
+
+
+@dataclass
+class Countdown:
+    """What is left of some work, by a forecast that is set right by the clock."""
+
+    left: Callable[[int], float]  # the forecast: seconds behind so many steps
+    _began: tuple[float, float] | None = None  # when, and what was left then
+
+    def __call__(self, done: int, now: float) -> float:
+        """Seconds that are left at a time behind so many steps."""
+        ahead = self.left(done)
+        self._began = self._began or (now, ahead)
+        spent, expected = now - self._began[0], self._began[1] - ahead
+        # The first steps, which are the slowest, do not turn it over.
+        return ahead * (spent + _TRUSTED) / (expected + _TRUSTED)
+
+
+# --- in words ----------------------------------------------------------------------------
+
+
+def sentence(outline: Outline, pace: Pace, *, free: float | None = None, after: int = 0) -> str:
+    """Say what a painting takes, behind so many steps, where `free` megabytes are there."""
+    ahead = forecast(outline, pace, after=after, free=free)
+    assert ahead.seconds is not None
+    told = f"About {about(ahead.seconds)} on this machine"
+    told += f", {ahead.megabytes / 1024:.1f} GB of memory"
+    if ahead.tile:
+        told += f" in tiles of {ahead.tile} px"
+    smaller = [each for each in SIZES if each <= 0.8 * outline.settings.size]
+    if ahead.seconds > _LONG and smaller and not after:
+        other = outline.changed(size=smaller[-1]).seconds(pace, free=free)
+        told += f"; size {smaller[-1]} would take {about(other)}"
+    return f"{told}."
+
+
+def about(seconds: float) -> str:
+    """A time as one says it: "50 s", "2 min", "1.5 h"."""
+    if seconds < 90:
+        return f"{math.ceil(seconds)} s"
+    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
