@@ -310,7 +310,7 @@ class ClipSettings(Knobs):
         "temporal", '"per-frame", "blended", "flow-warped" or "temporal", the stillest', among=MODES
     )
     later_steps: int = knob(
-        35, "steps of a frame that starts from the painted one before it", least=1
+        28, "steps of a frame that starts from the painted one before it", least=1
     )
     stop_change: float = knob(
         0.01, "a later frame is done when its loss falls by less in ten steps", least=0, most=1

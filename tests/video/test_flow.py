@@ -13,16 +13,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sample_clip import SampleClip, clip
-from torch import Tensor
+from torch import Tensor, nn
 
 from workbench.errors import InputError, WeightsError
 from workbench.images import from_array
 from workbench.video.flow import (
+    Motion,
     find_motion,
     flow,
     flow_to_color,
     occlusion,
     warp,
+    with_likenesses,
 )
 
 # The package gives its name to the function.
@@ -70,8 +72,17 @@ def test_warping_by_whole_pixels_is_a_shift_and_the_border_goes_on(
 
 def test_warping_by_half_a_pixel_goes_halfway() -> None:
     ramp = torch.arange(12.0).expand(1, 1, 9, 12)
-    halfway = warp(ramp, constant(0.5, 0.25))
-    assert torch.allclose(halfway[..., 2:-3], ramp[..., 2:-3] + 0.5, atol=1e-4)
+    soft = warp(ramp, constant(0.5, 0.25), mode="bilinear")
+    assert torch.allclose(soft[..., 2:-3], ramp[..., 2:-3] + 0.5, atol=1e-4)
+    assert torch.allclose(warp(ramp, constant(0.5, 0.25))[..., 3:-4], soft[..., 3:-4], atol=0.02)
+
+
+def test_warping_keeps_a_picture_sharp() -> None:
+    x = torch.arange(64.0).expand(1, 1, 9, 64)
+    grating = 0.5 + 0.3 * torch.sin(2 * torch.pi * x / 4)  # half a pixel is where most is lost
+    moved, soft = (warp(grating, constant(0.5, 0, 9, 64), mode=m) for m in ("lanczos", "bilinear"))
+    inner = (..., slice(8, -8))
+    assert moved[inner].std() > 0.95 * grating[inner].std() > soft[inner].std()
 
 
 def test_warping_stays_in_the_range_of_the_picture() -> None:
@@ -243,6 +254,49 @@ def test_raft_with_its_own_weights_finds_a_shift() -> None:
         pytest.skip(str(error))
     middle = found[0, :, 12:-12, 12:-12].flatten(1).median(dim=1).values
     assert torch.allclose(middle, torch.tensor([4.0, -2.0]), atol=0.1)
+
+
+# what comes into view
+
+
+def hidden(*box: slice) -> Motion:
+    """No motion in a picture of 60 x 80 pixels, with a box that was not seen before."""
+    visible = torch.ones(1, 1, 60, 80)
+    visible[(..., *box)] = 0
+    return Motion(torch.zeros(1, 2, 60, 80), visible)
+
+
+@pytest.mark.parametrize("size", [1, 8])  # times that of the pictures that are searched
+def test_what_comes_into_view_is_fetched_from_where_it_looks_alike(
+    size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.import_module("workbench.video.flow"), "_LIKENESS_SIDE", 80)
+    earlier = texture(60, 80)
+    current = earlier.clone()
+    current[..., 16:40, 24:48] = earlier[..., 36:60, 44:68]
+    enlarge = nn.Upsample(scale_factor=size)
+    motion = hidden(slice(20, 28), slice(28, 44))
+    motion = Motion(enlarge(motion.flow), enlarge(motion.visible))
+    found = with_likenesses(motion, enlarge(current), enlarge(earlier))
+    inside = found.flow[..., 24 * size : 28 * size, 32 * size : 40 * size]
+    assert torch.equal(inside, torch.tensor([20.0, 20]).view(1, 2, 1, 1).expand_as(inside) * size)
+    assert torch.equal(found.flow * motion.visible, motion.flow)
+    assert torch.equal(found.visible, motion.visible)
+
+
+@pytest.mark.parametrize(
+    "box",
+    [
+        (slice(0, 0), slice(0, 0)),
+        (slice(0, 60), slice(10, 14)),
+        (slice(12, 16), slice(0, 80)),
+        (slice(0, 60), slice(0, 2)),
+    ],
+    ids=["nothing", "a column", "a row", "an edge"],
+)
+def test_narrow_places_keep_their_flow(box: tuple[slice, slice]) -> None:
+    motion, picture = hidden(*box), texture(60, 80)
+    assert with_likenesses(motion, picture, picture) is motion
 
 
 # occlusion, with numbers worked out by hand

@@ -92,7 +92,6 @@ def pngs(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture
 def quick(tiny: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    monkeypatch.setattr(modes, "SKETCH_STEPS", 2)
     return replace(tiny, steps=(3,))
 
 
@@ -109,10 +108,6 @@ def painted_numbers(iterates: Sequence[ClipIterate]) -> list[int]:
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
     return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def no_sketch() -> Tensor:
-    raise AssertionError("a sketch was asked for")
 
 
 def no_motion(lag: int) -> Motion:
@@ -137,27 +132,24 @@ def hidden_box(top: int, bottom: int, left: int, right: int) -> Tensor:
 def test_per_frame_starts_afresh() -> None:
     picture, painted = noise(1, 3, 30, 40), noise(1, 3, 30, 40, seed=1)
     settings = ClipSettings(mode="per-frame")
-    assert beginning(settings, picture, {1: painted}, no_motion, no_sketch) == (None, ())
+    assert beginning(settings, picture, {1: painted}, no_motion) == (None, ())
 
 
 @pytest.mark.parametrize("blend", [0.0, 0.3, 1.0])
 def test_blended_mixes_the_painted_frame_in(blend: float) -> None:
     picture, painted = noise(1, 3, 30, 40), noise(1, 3, 30, 40, seed=1)
     settings = ClipSettings(mode="blended", blend=blend)
-    start, ties = beginning(settings, picture, {1: painted}, no_motion, no_sketch)
+    start, ties = beginning(settings, picture, {1: painted}, no_motion)
     assert torch.allclose(start, (1 - blend) * picture + blend * painted, atol=1e-6)
     assert ties == ()
 
 
 def test_flow_warped_puts_what_is_painted_where_things_are_now() -> None:
-    picture, painted, sketch = (noise(1, 3, 30, 40, seed=seed) for seed in range(3))
-    # What is at x now was at x + 4 before; and something wide has come into view.
-    motion = moving((4, -1), hidden_box(8, 20, 10, 22))
+    picture, painted = noise(1, 3, 30, 40), noise(1, 3, 30, 40, seed=1)
+    # What is at x now was at x + 4 before.
     settings = ClipSettings(mode="flow-warped", blend=0.6)
-    start, _ = beginning(settings, picture, {1: painted}, motion, lambda: sketch)
+    start, _ = beginning(settings, picture, {1: painted}, moving((4, -1)))
     expected = 0.4 * picture[..., 1:, :36] + 0.6 * painted[..., :-1, 4:]
-    assert torch.equal(start[..., 8:20, 10:22], sketch[..., 8:20, 10:22])
-    expected[..., 7:19, 10:22] = sketch[..., 8:20, 10:22]
     assert torch.allclose(start[..., 1:, :36], expected, atol=1e-5)
 
 
@@ -170,62 +162,17 @@ def test_the_flow_goes_from_now_back_to_before() -> None:
 
     def miss(flow: Tensor) -> float:
         moved = Motion(flow, motion.visible)
-        start, _ = beginning(
-            settings, from_array(current), {1: painted}, lambda lag: moved, lambda: expected
-        )
+        start, _ = beginning(settings, from_array(current), {1: painted}, lambda lag: moved)
         return float((start - expected)[..., 8:-8, 12:-12].abs().mean())
 
     assert miss(motion.flow) < 0.01
     assert miss(-motion.flow) > 0.05
 
 
-@pytest.mark.parametrize("mode", ["flow-warped", "temporal"])
-@pytest.mark.parametrize(
-    "visible",
-    [
-        hidden_box(0, 0, 0, 0),
-        hidden_box(0, 30, 10, 14),
-        hidden_box(12, 16, 0, 40),
-        hidden_box(10, 14, 10, 30),
-        hidden_box(0, 30, 0, 2),
-    ],
-    ids=["nothing", "a column", "a row", "a bar", "an edge"],
-)
-def test_narrow_hidden_places_need_no_sketch(mode: str, visible: Tensor) -> None:
-    picture, painted = noise(1, 3, 30, 40), noise(1, 3, 30, 40, seed=1)
-    settings = ClipSettings(mode=mode, blend=1)
-    motion = moving(visible=visible)
-    start, _ = beginning(settings, picture, {1: painted}, motion, no_sketch)
-    assert torch.allclose(start, painted, atol=1e-5)
-
-
-@pytest.mark.parametrize("mode", ["flow-warped", "temporal"])
-@pytest.mark.parametrize(
-    "box",
-    [(0, 30, 10, 15), (12, 17, 0, 40), (10, 15, 20, 25), (0, 30, 0, 5), (0, 30, 35, 40)],
-)
-def test_wide_hidden_places_are_sketched_and_nothing_else(
-    mode: str, box: tuple[int, int, int, int]
-) -> None:
-    picture, painted, sketch = (noise(1, 3, 30, 40, seed=seed) for seed in range(3))
-    asked: list[int] = []
-
-    def make_sketch() -> Tensor:
-        asked.append(1)
-        return sketch
-
-    visible = hidden_box(*box)
-    settings = ClipSettings(mode=mode, blend=1)
-    motion = moving(visible=visible)
-    start, _ = beginning(settings, picture, {1: painted}, motion, make_sketch)
-    assert torch.allclose(start, torch.where(visible > 0, painted, sketch), atol=1e-5)
-    assert asked == [1]
-
-
 def test_temporal_starts_from_the_moved_frame_and_is_tied_to_it() -> None:
     picture, painted = noise(1, 3, 30, 40), noise(1, 3, 30, 40, seed=1)
     settings = ClipSettings(mode="temporal", temporal_weight=7)
-    start, ties = beginning(settings, picture, {1: painted}, moving((4, 0)), no_sketch)
+    start, ties = beginning(settings, picture, {1: painted}, moving((4, 0)))
     assert torch.allclose(start[..., :36], painted[..., 4:], atol=1e-5)
     (target,) = ties
     assert torch.equal(target.picture, start)
@@ -241,7 +188,6 @@ def test_temporal_ties_each_pixel_to_the_nearest_frame_that_shows_it() -> None:
         picture,
         painted,
         lambda lag: moving(visible=seen[lag])(lag),
-        lambda: noise(1, 3, 30, 40),
     )
     # Ruder et al. 2016, equation 10: c_long = max(c - sum of the c of nearer frames, 0).
     expected = [
@@ -413,18 +359,6 @@ def test_a_frame_is_done_when_its_loss_hardly_falls(
     iterates = list(paint_clip(clip, [painting], tmp_path / "out", settings, clip_settings))
     finished = [now.figures.steps for now in iterates if now.figures is not None]
     assert finished == [40, steps]  # the first is never cut short
-
-
-@pytest.mark.parametrize("shape", [(26, 64), (48, 96)])
-def test_a_frame_too_low_for_a_sketch_of_half_its_size(
-    shape: tuple[int, int], quick: Settings, painting: Tensor, tmp_path: Path
-) -> None:
-    # A strip of the style becomes too narrow in the sketch of the second.
-    style = painting if shape == (26, 64) else painting[..., :16].repeat_interleave(2, 2)
-    style = style if shape == (26, 64) else style[..., :96, :]
-    clip = folder_clip(pan(3, speed=6, shape=shape), tmp_path / "clip")
-    list(paint_clip(clip, [style], tmp_path / "out", quick, later("temporal")))
-    assert len(pngs(tmp_path / "out")) == 3
 
 
 def test_a_frame_that_explodes_leaves_the_ones_before(
@@ -1004,7 +938,7 @@ def test_a_film_has_the_frames_the_rate_and_the_sound_of_its_clip(
     assert sound_packets(film.path) == sound_packets(path)
     frames = PaintedFrames(tmp_path / "run" / "frames", 5)
     for frame, painted in zip(shown, frames.pictures(), strict=True):
-        assert np.abs(frame.astype(int) - painted).mean() < 20  # colours are thinned out
+        assert np.abs(frame.astype(int) - painted).mean() < 25  # colours are thinned out
     assert result.figures["frames"] == 5
     assert result.figures["scenes"] == 1
     assert result.settings["mode"] == "temporal"

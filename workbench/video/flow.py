@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pickle import UnpicklingError
 from typing import Any
@@ -24,6 +24,9 @@ from workbench.errors import InputError, WeightsError
 from workbench.images import Frame, check_image, fit, resize, to_array
 from workbench.settings import FLOW_METHODS
 from workbench.weights import cache_folder, socket_timeout
+
+_NARROW = 5  # px
+_LIKENESS_SIDE, _SQUARE = 256, 8  # px; of the pictures that are searched, and of what is looked for
 
 Field = npt.NDArray[np.float32]
 """A flow as OpenCV has it: `(H, W, 2)`."""
@@ -88,7 +91,7 @@ def flow(
     return found.contiguous()
 
 
-def warp(image: Tensor, flow: Tensor, *, mode: str = "bicubic") -> Tensor:
+def warp(image: Tensor, flow: Tensor, *, mode: str = "lanczos") -> Tensor:
     """Fetch every pixel from where its flow leads: `out(x) = image(x + flow(x))`.
 
     Beyond the border the outermost pixels go on.
@@ -100,15 +103,22 @@ def warp(image: Tensor, flow: Tensor, *, mode: str = "bicubic") -> Tensor:
     flow
         `(1, 2, H, W)`: `flow(current, previous)` brings the previous frame to the current one.
     mode
-        How to sample between pixels: "bicubic", which is clipped to the range of `image`, or
-        "bilinear", which is softer.
+        How to sample between pixels: "lanczos", which keeps the picture sharp, and is clipped to
+        the range of `image`; or "bilinear", which is softer, and has a gradient.
     """
     if image.dim() != 4 or image.shape[0] != 1 or not image.is_floating_point():
         raise InputError(
             f"image: expected a floating-point tensor (1, C, H, W), got {tuple(image.shape)}."
         )
     _check_flow(flow, "flow", image)
-    return _sample(image, flow, mode).clamp(image.min(), image.max())
+    if mode == "bilinear":
+        return _sample(image, flow)
+    x, y = (goals[0].cpu().numpy().astype(np.float32) for goals in _goals(flow))
+    warped = [
+        cv2.remap(channel, x, y, cv2.INTER_LANCZOS4, borderMode=cv2.BORDER_REPLICATE)
+        for channel in image[0].float().cpu().numpy()
+    ]
+    return torch.from_numpy(np.stack(warped)[None]).to(image).clamp(image.min(), image.max())
 
 
 def occlusion(forward: Tensor, backward: Tensor) -> Tensor:
@@ -129,7 +139,7 @@ def occlusion(forward: Tensor, backward: Tensor) -> Tensor:
     """
     _check_flow(backward, "backward")
     _check_flow(forward, "forward", backward)
-    there = _sample(forward, backward, "bilinear")
+    there = _sample(forward, backward)
     back_length = _square_length(backward)
     apart = _square_length(there + backward)
     disoccluded = apart > 0.01 * (_square_length(there) + back_length) + 0.5
@@ -160,6 +170,37 @@ def find_motion(
     backward = flow(current, earlier, method=method, device=device)
     hidden = occlusion(flow(earlier, current, method=method, device=device), backward)
     return Motion(backward, 1 - hidden.float())
+
+
+def with_likenesses(motion: Motion, current: Tensor, earlier: Tensor) -> Motion:
+    """Let what comes into view be fetched from where the earlier picture looks most like it.
+
+    A painting that the motion warps then has strokes there, and of such a thing, as in image
+    analogies (Hertzmann et al. 2001), square by square. Places narrower than `_NARROW` pixels keep
+    their flow: they are doubtful edges of things that move rather than something new.
+    """
+    wide = -F.max_pool2d(motion.visible - 1, _NARROW, stride=1, padding=_NARROW // 2)
+    new = F.max_pool2d(wide, _NARROW, stride=1, padding=_NARROW // 2) > 0
+    if not new.any():
+        return motion
+    height, width = map(int, new.shape[2:])
+    small = fit((height, width), min(_LIKENESS_SIDE, max(height, width)))
+    around = (_SQUARE // 2,) * 4
+    here, there = (
+        cv2.copyMakeBorder(to_array(resize(picture, small)), *around, cv2.BORDER_REPLICATE)
+        for picture in (current, earlier)
+    )
+    wanted = F.adaptive_max_pool2d(new.float(), small)[0, 0]
+    vectors = torch.zeros(1, 2, *small)
+    for top, left in product(range(0, small[0], _SQUARE), range(0, small[1], _SQUARE)):
+        if wanted[top : top + _SQUARE, left : left + _SQUARE].any():
+            square = here[top : top + 2 * _SQUARE, left : left + 2 * _SQUARE]
+            _, _, (x, y), _ = cv2.minMaxLoc(cv2.matchTemplate(there, square, cv2.TM_SQDIFF))
+            found = torch.tensor([x - left, y - top]).view(2, 1, 1)
+            vectors[0, :, top : top + _SQUARE, left : left + _SQUARE] = found
+    scale = torch.tensor([width / small[1], height / small[0]]).view(1, 2, 1, 1)
+    vectors = (F.interpolate(vectors, (height, width)) * scale).to(motion.flow)
+    return replace(motion, flow=torch.where(new, vectors, motion.flow))
 
 
 def flow_to_color(flow: Tensor, *, max_flow: float | None = None) -> Frame:
@@ -285,13 +326,13 @@ def _raft(device: torch.device) -> Any:
     return network.to(device).eval().requires_grad_(False)
 
 
-def _sample(image: Tensor, flow: Tensor, mode: str) -> Tensor:
-    """`image(x + flow(x))`; the border goes on outside."""
+def _sample(image: Tensor, flow: Tensor) -> Tensor:
+    """`image(x + flow(x))`, bilinear; the border goes on outside."""
     height, width = image.shape[2:]
     x, y = _goals(flow.to(image))
     # grid_sample counts from -1 to 1 between the outer edges of the outermost pixels.
     grid = torch.stack([(2 * x + 1) / width - 1, (2 * y + 1) / height - 1], dim=-1)
-    return F.grid_sample(image, grid, mode=mode, padding_mode="border", align_corners=False)
+    return F.grid_sample(image, grid, padding_mode="border", align_corners=False)
 
 
 def _square_length(vectors: Tensor) -> Tensor:

@@ -19,22 +19,21 @@ from itertools import chain
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from workbench.colour import check_original_colors, match_colors, recolour
+from workbench.colour import check_original_colors, match_colors
 from workbench.descent import Iterate, optimize
 from workbench.devices import choose_device, ran_out_of_memory, reset_peak_megabytes
 from workbench.errors import InputError, MemoryExceeded, OptimizationError
 from workbench.files import claimed
-from workbench.images import Frame, from_array, load_image, resize, shape_of
+from workbench.images import Frame, from_array, load_image
 from workbench.losses import TemporalTarget
 from workbench.progress import bar
 from workbench.runs import Result, finish_run, same_run, start_run
 from workbench.settings import MIN_SIZE, ClipSettings, Settings
 from workbench.video.clips import Clip, check_film, open_clip, read_frames, write_film
 from workbench.video.cuts import is_cut
-from workbench.video.flow import Motion, find_motion
+from workbench.video.flow import Motion, find_motion, with_likenesses
 from workbench.video.frames import (
     MACHINE,
     FrameFigures,
@@ -52,8 +51,6 @@ from workbench.video.masks import Mask, read_masks
 from workbench.weights import load_weights
 
 STOP_STEPS = 10  # over which `stop_change` is measured
-SKETCH_STEPS = 30  # with fewer, what comes into view stays pale
-_NARROW = 5  # px
 
 
 # --- the modes ---------------------------------------------------------------------------
@@ -64,7 +61,6 @@ def beginning(
     frame: Tensor,
     earlier: Mapping[int, Tensor],
     motion: Callable[[int], Motion],
-    sketch: Callable[[], Tensor],
 ) -> tuple[Tensor | None, tuple[TemporalTarget, ...]]:
     """Choose what a frame starts from (None: afresh), and what it must agree with.
 
@@ -77,16 +73,16 @@ def beginning(
       Dosovitskiy and Brox 2016, arXiv 1604.08610, sections 4.1 to 4.3): every pixel is tied to
       the nearest of the earlier frames that shows it.
 
-    What was hidden before starts from a sketch in the last two, unlike in theirs. Painted frames
-    (`earlier`) and motion go by how many frames ago it was; `motion` and `sketch`, which paints
-    the frame alone at half its size, are called only where they are wanted.
+    What was hidden before starts from the painting of what looks most like it, unlike in theirs
+    (`flow.with_likenesses`): started from the bare frame, it would stay as it is, as the rest of
+    the picture satisfies the style loss already. Painted frames (`earlier`) and motion go by how
+    many frames ago it was; `motion` is called only where it is wanted.
     """
     match settings.mode:
         case "blended":
             return torch.lerp(frame, earlier[1], settings.blend), ()
         case "flow-warped":
-            mixed = torch.lerp(frame, motion(1).warp(earlier[1]), settings.blend)
-            return _with_sketch(mixed, motion(1).visible, sketch), ()
+            return torch.lerp(frame, motion(1).warp(earlier[1]), settings.blend), ()
         case "temporal":
             targets = []
             untied = torch.ones_like(motion(1).visible)
@@ -95,23 +91,9 @@ def beginning(
                 moved = motion(lag).warp(earlier[lag])
                 targets.append(TemporalTarget(moved, visible, settings.temporal_weight))
                 untied = untied - visible
-            start = _with_sketch(targets[0].picture, motion(1).visible, sketch)
-            return start, tuple(targets)
+            return targets[0].picture, tuple(targets)
         case _:  # per-frame
             return None, ()
-
-
-def _with_sketch(picture: Tensor, visible: Tensor, sketch: Callable[[], Tensor]) -> Tensor:
-    """Put the sketch where things come into view.
-
-    Started from the bare frame, such places would stay as they are: the rest of the picture
-    satisfies the style loss already. Places narrower than `_NARROW` pixels are the doubtful
-    edges of things that move rather than something new.
-    """
-    hidden = 1 - visible
-    wide = -F.max_pool2d(-hidden, _NARROW, stride=1, padding=_NARROW // 2)
-    hidden = F.max_pool2d(wide, _NARROW, stride=1, padding=_NARROW // 2)
-    return torch.lerp(picture, sketch(), hidden) if hidden.any() else picture
 
 
 # --- the loop ----------------------------------------------------------------------------
@@ -421,22 +403,13 @@ def _paint_frame(
     @cache
     def motion(lag: int) -> Motion:
         earlier, method = from_array(before[lag][0]), clip_settings.flow_method
-        return find_motion(frame, earlier, method, device=settings.device)
-
-    def sketch() -> Tensor:
-        # At half size, from the colours that painting gave the frame before.
-        start = recolour(frame, from_array(before[1][0]), painted[1])
-        coarse = replace(settings, size=max(MIN_SIZE, settings.size // 2), steps=(SKETCH_STEPS,))
-        try:
-            *_, iterate = paint(coarse, start=start)
-        except InputError:  # frame or style would be too small for the network
-            *_, iterate = paint(replace(coarse, size=settings.size), start=start)
-        return resize(iterate.image.cpu(), shape_of(start))
+        found = find_motion(frame, earlier, method, device=settings.device)
+        return with_likenesses(found, frame, earlier) if lag == 1 else found
 
     if not before:
         yield from paint(settings)
         return
-    start, temporal = beginning(clip_settings, frame, painted, motion, sketch)
+    start, temporal = beginning(clip_settings, frame, painted, motion)
     losses: list[float] = []
     later = replace(settings, steps=(clip_settings.later_steps,))
     for iterate in paint(later, start=start, temporal=temporal):
