@@ -333,15 +333,15 @@ def _iterate(problem: Problem, moment: Moment) -> Iterate:
 
 
 def _loss_and_gradient(pixels: Tensor, evaluate: Evaluate, white: float) -> tuple[Losses, Tensor]:
-    """The losses at the pixels, and the gradient, which is left with them."""
+    """The losses at the pixels, and the gradient."""
     # Straight-through clipping: y = clamp(x), dy/dx = 1, so that a pixel at the edge of
     # the gamut can come back. Costs nothing.
-    clipped = pixels + (pixels.clamp(0, white) - pixels).detach()
+    clipped = pixels.detach().clamp(0, white).requires_grad_()
     pixels.grad = None
     total, terms = evaluate(clipped)
     total.backward()
-    assert pixels.grad is not None
-    return to_losses(terms), pixels.grad
+    assert clipped.grad is not None
+    return to_losses(terms), clipped.grad
 
 
 def _optimizer(

@@ -419,14 +419,20 @@ def weigh(
         else:
             loss = style_distance(own[0], targets.style[layer], kind)
         terms[f"style {layer}"] = weights[layer] * loss
-    terms["tv"] = settings.tv_weight * tv_loss(picture, settings.tv_kind)
+    terms |= of_pixels(picture, targets, settings)
+    return torch.stack(list(terms.values())).sum(), terms
+
+
+def of_pixels(picture: Tensor, targets: Targets, settings: Settings) -> dict[str, Tensor]:
+    """Those terms of `weighted_losses` for which no network is asked: "tv" and "temporal"."""
+    terms = {"tv": settings.tv_weight * tv_loss(picture, settings.tv_kind)}
     if targets.temporal:
         distances = [
             target.weight * temporal_loss(picture, target.picture * settings.white, target.visible)
             for target in targets.temporal
         ]
         terms["temporal"] = torch.stack(distances).sum()
-    return torch.stack(list(terms.values())).sum(), terms
+    return terms
 
 
 def to_losses(terms: Mapping[str, Tensor]) -> Losses:

@@ -14,11 +14,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from workbench.features import Network
-from workbench.losses import Targets, means_over_places, style_statistic, weigh
+from workbench.losses import Targets, means_over_places, of_pixels, style_statistic, weigh
 from workbench.settings import Settings
 from workbench.weights import block_of
 
@@ -39,21 +40,20 @@ class Tile:
 
     def own(self, activation: Tensor, layer: str) -> Tensor:
         """The inner part of the outer part's activation."""
-        corner = self.outer[0][0], self.outer[1][0]
-        return _cells(activation, layer, self.inner, corner)
+        rows, columns = (
+            ((start - first) // _cell(layer), (end - first) // _cell(layer))
+            for (start, end), (first, _) in zip(self.inner, self.outer, strict=True)
+        )
+        height, width = activation.shape[-2:]
+        # Padding less than nothing: unlike that of a slice, its gradient keeps the memory layout.
+        return F.pad(activation, (-columns[0], columns[1] - width, -rows[0], rows[1] - height))
 
-    def of_whole(self, activation: Tensor, layer: str) -> Tensor:
+    def of_whole(self, values: Tensor, layer: str) -> Tensor:
         """The inner part of the whole picture's activation, or mask."""
-        return _cells(activation, layer, self.inner, (0, 0))
-
-
-def _cells(values: Tensor, layer: str, spans: tuple[Span, Span], corner: Span) -> Tensor:
-    cell = _cell(layer)
-    rows, columns = (
-        slice((start - first) // cell, (end - first) // cell)
-        for (start, end), first in zip(spans, corner, strict=True)
-    )
-    return values[..., rows, columns]
+        rows, columns = (
+            slice(start // _cell(layer), end // _cell(layer)) for start, end in self.inner
+        )
+        return values[..., rows, columns]
 
 
 def _cell(layer: str) -> int:
@@ -72,11 +72,16 @@ def reach(layers: Sequence[str]) -> int:
 
 
 def tiles(shape: tuple[int, int], side: int, margin: int, grid: int) -> list[Tile]:
-    """Cut a picture `(H, W)` into tiles of `side`, a multiple of `grid` as `margin` is."""
+    """Cut a picture `(H, W)` into tiles of about the same size, of at most `side`.
+
+    That is a multiple of `grid`, as `margin` is. What the deepest layer does not see at the end is
+    of the last tile.
+    """
 
     def spans(length: int) -> list[tuple[Span, Span]]:
-        # What is left over at the end has a tile of its own only if the deepest layer sees it.
-        starts = [s for s in range(0, length, side) if s == 0 or length - s >= grid]
+        cells = length // grid
+        count = max(1, -(-cells * grid // side))
+        starts = [number * cells // count * grid for number in range(count)]
         inner = zip(starts, [*starts[1:], length], strict=True)
         return [((a, b), (max(0, a - margin), min(length, b + margin))) for a, b in inner]
 
@@ -140,8 +145,8 @@ class Tiled:
             return weigh(pixels, means, targets, settings)
         for mean in means.values():
             mean.requires_grad_()
-        total, terms = weigh(pixels, means, targets, settings)
-        back = torch.autograd.grad(total, list(means.values()), retain_graph=True)
+        total, terms = weigh(pixels.detach(), means, targets, settings)
+        back = torch.autograd.grad(total, list(means.values()))
         gradient = torch.zeros_like(pixels)
         for tile, part, share in zip(cut, parts, shares, strict=True):
             crop = tile.crop(pixels).detach().requires_grad_()
@@ -154,7 +159,11 @@ class Tiled:
             torch.stack(weighted).sum().backward()
             assert crop.grad is not None
             tile.crop(gradient).add_(crop.grad)
-        return total + _Known.apply(pixels, gradient), terms
+        seen = pixels.detach().requires_grad_()
+        torch.stack([*of_pixels(seen, targets, settings).values()]).sum().backward()
+        assert seen.grad is not None
+        gradient.add_(seen.grad)
+        return total.detach() + _Known.apply(pixels, gradient), terms
 
     def _look(self, tile: Tile, pixels: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
         with torch.no_grad():
