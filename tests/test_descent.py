@@ -590,6 +590,41 @@ def test_memory_that_runs_out_keeps_the_picture_and_lets_go_of_the_rest(
         assert seen[-1].step == steps
 
 
+def test_where_memory_shrinks_on_the_way_tiles_go_on_with_the_same_picture(
+    tiny: Settings, photo: Tensor, painting: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shallow = {"style_layers": ("relu1_1", "relu2_1"), "content_layers": ("relu2_2",)}
+    smooth = replace(tiny, steps=(8,), pooling="average", **shallow)
+    *_, whole = optimize(photo, [painting], smooth)
+    monkeypatch.setattr(sys.modules["workbench.forecast"], "TILES", (96, 32, 16))
+    real, calls = Network.__call__, [0]
+
+    def call(self: Network, picture: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
+        calls[0] += 1
+        if calls[0] > 5 and picture.shape[-1] > 30:
+            raise MemoryError
+        return real(self, picture, layers)
+
+    monkeypatch.setattr(Network, "__call__", call)
+    with pytest.warns(UserWarning, match="Memory ran out; on in tiles of") as told:
+        *_, tiled = optimize(photo, [painting], smooth)
+    assert [str(each.message)[-10:] for each in told] == ["32 pixels.", "16 pixels."]
+    assert calls[0] > 100
+    assert tiled.losses.total == pytest.approx(whole.losses.total, rel=1e-3)
+    assert ((whole.image - tiled.image).abs() < 1 / 255).float().mean() > 0.999
+
+
+def test_a_picture_file_to_start_from_is_not_shaken_up(
+    tiny: Settings, photo: Tensor, painting: Tensor, tmp_path: Path
+) -> None:
+    *_, small = optimize(photo, [painting], tiny)
+    save_image(small.image, tmp_path / "painted.png")
+    larger = replace(tiny, size=96, steps=(4,), init=str(tmp_path / "painted.png"))
+    first, *others = optimize(photo, [painting], larger)
+    assert all(each.losses.total < 1.05 * first.losses.total for each in others)
+    assert others[-1].losses.total < first.losses.total
+
+
 def test_other_faults_of_torch_are_no_lack_of_memory(
     tiny: Settings, photo: Tensor, painting: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:

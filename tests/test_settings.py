@@ -273,7 +273,7 @@ def test_settings_survive_json_and_yaml(settings: Settings) -> None:
 def test_presets_grow_from_draft_to_fine() -> None:
     sizes = [Settings.from_preset(preset).size for preset in ("draft", "normal", "fine")]
     assert sizes == [256, 512, 768]
-    assert set(Settings.PRESETS) == {"draft", "normal", "fine"}
+    assert set(Settings.PRESETS) == {"draft", "normal", "fine", "enlarge"}
 
 
 def test_normal_preset_is_the_default() -> None:

@@ -214,7 +214,8 @@ def _moments(
 ) -> Generator[Moment]:
     """Every moment from the start picture, or from `begin`, to the end of the last scale."""
     # A picture that comes from a coarser scale is near enough for L-BFGS to start at once.
-    warmup, end = WARMUP_STEPS if start is None else 0, 0
+    near = start is not None or problem.settings.init not in ("content", "random")
+    warmup, end = 0 if near else WARMUP_STEPS, 0
     if begin is not None:
         yield begin
         warmup = 0 if _is_of_lbfgs(begin.optimizer) else warmup
@@ -333,7 +334,16 @@ def _iterate(problem: Problem, moment: Moment) -> Iterate:
 
 
 def _loss_and_gradient(pixels: Tensor, evaluate: Evaluate, white: float) -> tuple[Losses, Tensor]:
-    """The losses at the pixels, and the gradient."""
+    """The losses at the pixels, and the gradient; where memory runs out, in smaller tiles."""
+    while True:
+        try:
+            return _look(pixels, evaluate, white)
+        except (MemoryError, RuntimeError) as error:
+            if not (ran_out_of_memory(error) and evaluate.shrink()):
+                raise
+
+
+def _look(pixels: Tensor, evaluate: Evaluate, white: float) -> tuple[Losses, Tensor]:
     # Straight-through clipping: y = clamp(x), dy/dx = 1, so that a pixel at the edge of
     # the gamut can come back. Costs nothing.
     clipped = pixels.detach().clamp(0, white).requires_grad_()

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 Shape = tuple[int, int]  # (H, W)
 
 MIN_COARSE_SIDE = 64  # pixels; a coarse scale with a shorter side is left out
-TILES = (1024, 512, 256)  # px; sides of tiles of pictures that do not fit into memory as a whole
+TILES = (1024, 768, 512, 384, 256)  # px; sides of tiles of what memory cannot hold as a whole
 HISTORY = 20  # pairs that L-BFGS remembers; more gains nothing
 LEAST_HISTORY = 4  # pairs of a large picture
 _PAIRS_MEGABYTES = 600  # for all of them

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Hashable, Mapping, MutableMapping, Sequence
+import warnings
+from collections.abc import Hashable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,13 +41,36 @@ from workbench.weights import BACKBONES, block_of, cache_folder, load_weights
 
 TARGETS_KEPT = 8  # of each picture: sizes, networks
 
-# A function of pixels (1, 3, H, W), float32, 0..white: the total loss and its weighted terms.
-Evaluate = Callable[[Tensor], tuple[Tensor, dict[str, Tensor]]]
-
 Seen = dict[tuple[str, ...], Tensor]  # layers that were looked at -> activation or style statistic
 
 # Picture -> all else that its targets depend on -> these.
 kept_targets: MutableMapping[Tensor, dict[Hashable, Seen]] = WeakTensorKeyDictionary()
+
+
+@dataclass(eq=False)
+class Evaluate:
+    """The loss at one scale: a function of pixels `(1, 3, H, W)`, float32, in 0..white."""
+
+    network: Network
+    targets: Targets
+    settings: Settings
+    sides: Sequence[int | None]  # of tiles in pixels, from those in use on; None: as a whole
+
+    def __call__(self, pixels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The total loss, and its weighted terms."""
+        if side := self.sides[0]:
+            tiled = Tiled(self.network, side)
+            return tiled.weighted_losses(pixels, self.targets, self.settings)
+        seen = self.network(pixels, self.settings.layers)
+        return weighted_losses(pixels, seen, self.targets, self.settings)
+
+    def shrink(self) -> bool:
+        """Go over to smaller tiles, and say so; False if there are none."""
+        if len(self.sides) == 1:
+            return False
+        self.sides = self.sides[1:]
+        warnings.warn(f"Memory ran out; on in tiles of {self.sides[0]} pixels.", stacklevel=2)
+        return True
 
 
 @functools.lru_cache(maxsize=2)
@@ -203,13 +227,9 @@ class Problem:
                 targets = Targets(content, {}, self._regions(shape), temporal)
             else:
                 targets = Targets(content, self.style_targets(max(shape)), (), temporal)
-
-        def evaluate(pixels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-            if side is not None:
-                return Tiled(network, side).weighted_losses(pixels, targets, settings)
-            return weighted_losses(pixels, network(pixels, settings.layers), targets, settings)
-
-        return evaluate
+        sides = self.outline.sides
+        smaller = [each for each in sides[sides.index(side) + 1 :] if each and each < max(shape)]
+        return Evaluate(network, targets, settings, [side, *smaller])
 
     def _regions(self, shape: tuple[int, int]) -> list[Region]:
         """Where each style is painted in pictures of `shape`."""

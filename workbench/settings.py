@@ -129,9 +129,10 @@ class Knobs:
     def from_preset(cls, preset: str, **changes: Any) -> Self:
         """A preset with single settings changed, which win over the preset's.
 
-        Presets of stills are "draft" (256 px, seconds), "normal" (512 px) and "fine" (768 px, more
-        steps); those of training "quick" (a clip or a few pictures, a quarter of an hour on two
-        cores) and "full" (the network and the batch of the paper, for a large folder and a GPU).
+        Presets of stills are "draft" (256 px, seconds), "normal" (512 px), "fine" (768 px, more
+        steps) and "enlarge" (2048 px, few steps, for a finished picture as `init`); those of
+        training "quick" (a clip or a few pictures, a quarter of an hour on two cores) and "full"
+        (the network and the batch of the paper, for a large folder and a GPU).
         """
         if preset not in cls.PRESETS:
             raise InputError(f"preset = {preset!r}: use one of {', '.join(cls.PRESETS)}.")
@@ -146,6 +147,7 @@ class Settings(Knobs):
         "draft": {"size": 256, "steps": (80,)},
         "normal": {"size": 512, "steps": (60, 120)},
         "fine": {"size": 768, "steps": (60, 90, 150)},
+        "enlarge": {"size": 2048, "steps": (30,)},
     }
 
     content_weight: float = knob(
