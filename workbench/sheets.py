@@ -189,14 +189,14 @@ def contact_sheet(
         pictures.append(Image.fromarray(_resize_frame(frame, (height, width))))
     widths = [max(picture.width for picture in pictures[i::columns]) for i in range(columns)]
     larger = min((sum(widths) + _GAP * (columns + 1)) / _READ, min(widths) / _NARROW)
-    font = _font(round(_FONT * max(1.0, larger)))
-    below = [_wrap(text, widths[i % columns], font) for i, text in enumerate(captions)]
-    above = [_wrap(text, width, font) for text, width in zip(column_labels, widths, strict=False)]
-    beside = [_wrap(text, _ROW_LABEL * font.size, font) for text in row_labels]
+    font = font_of(round(_FONT * max(1.0, larger)))
+    below = [wrap(text, widths[i % columns], font) for i, text in enumerate(captions)]
+    above = [wrap(text, width, font) for text, width in zip(column_labels, widths, strict=False)]
+    beside = [wrap(text, _ROW_LABEL * font.size, font) for text in row_labels]
 
-    left = math.ceil(max(_width(text, font) for text in beside)) + _GAP if beside else 0
-    top = max(_height(text, font) for text in above) + _GAP if above else 0
-    row_height = height + 2 * _GAP + max(_height(text, font) for text in below)
+    left = math.ceil(max(text_width(text, font) for text in beside)) + _GAP if beside else 0
+    top = max(text_height(text, font) for text in above) + _GAP if above else 0
+    row_height = height + 2 * _GAP + max(text_height(text, font) for text in below)
     rows = math.ceil(len(pictures) / columns)
     size = (left + sum(widths) + _GAP * (columns + 1), top + rows * row_height)
     sheet = Image.new("RGB", size, "white")
@@ -205,11 +205,11 @@ def contact_sheet(
         draw.multiline_text,
         fill="black",
         font=font,
-        spacing=_height("A", font) - font.getbbox("A")[3],
+        spacing=text_height("A", font) - font.getbbox("A")[3],
     )
     middles = [left + _GAP * (i + 1) + sum(widths[:i]) + widths[i] / 2 for i in range(columns)]
     for text, x in zip(above, middles, strict=False):
-        write((x, top - _height(text, font) / 2), text, anchor="mm", align="center")
+        write((x, top - text_height(text, font) / 2), text, anchor="mm", align="center")
     for row, text in enumerate(beside):
         y = top + row * row_height + _GAP + height / 2
         write((left, y), text, anchor="rm", align="right")
@@ -217,32 +217,39 @@ def contact_sheet(
         row, column = divmod(i, columns)
         x, y = middles[column], top + row * row_height + _GAP
         sheet.paste(picture, (round(x - picture.width / 2), y))
-        write((x, y + height + (_GAP + _height(text, font)) / 2), text, anchor="mm", align="center")
+        write(
+            (x, y + height + (_GAP + text_height(text, font)) / 2),
+            text,
+            anchor="mm",
+            align="center",
+        )
     return np.asarray(sheet)
 
 
 @functools.cache
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    """Matplotlib's, which knows more alphabets than Pillow's own."""
+def font_of(size: int) -> ImageFont.FreeTypeFont:
+    """Letters of a height in pixels; Matplotlib's, which know more alphabets than Pillow's own."""
     return ImageFont.truetype(findfont("DejaVu Sans"), size)
 
 
-def _height(text: str, font: ImageFont.FreeTypeFont) -> int:
+def text_height(text: str, font: ImageFont.FreeTypeFont) -> int:
+    """Pixels from the first line's top to the last one's foot, whatever letters they have."""
     return round(_LINE * font.size) * (text.count("\n") + 1)
 
 
-def _width(text: str, font: ImageFont.FreeTypeFont) -> float:
+def text_width(text: str, font: ImageFont.FreeTypeFont) -> float:
+    """Pixels of the longest line."""
     return max(map(font.getlength, text.split("\n")))
 
 
-def _wrap(text: str, width: float, font: ImageFont.FreeTypeFont) -> str:
+def wrap(text: str, width: float, font: ImageFont.FreeTypeFont) -> str:
     """Break lines so that they have at most `width` pixels."""
     lines = []
     for paragraph in text.split("\n"):
         line = ""
         for word in paragraph.split():
             longer = f"{line} {word}" if line else word
-            if line and _width(longer, font) > width:
+            if line and text_width(longer, font) > width:
                 lines.append(line)
                 longer = word
             line = longer
@@ -252,9 +259,9 @@ def _wrap(text: str, width: float, font: ImageFont.FreeTypeFont) -> str:
 
 def _shorten(line: str, width: float, font: ImageFont.FreeTypeFont) -> str:
     """End a line that is too wide, a single word, in an ellipsis."""
-    if _width(line, font) <= width:
+    if text_width(line, font) <= width:
         return line
-    while line and _width(line + "…", font) > width:
+    while line and text_width(line + "…", font) > width:
         line = line[:-1]
     return line + "…"
 

@@ -11,6 +11,7 @@ from workbench.runs import read_result
 # What keeps each notebook short, beside a small size and few steps.
 SHORT: dict[str, dict[str, Any]] = {
     "compare_video": {"end": 0.08, "later_steps": 2},
+    "edit_film": {"end": 0.4, "captions": {}},
     "explore_weights": {"row_values": [1.0], "column_values": [10.0, 1000.0]},
     "inside_the_network": {
         "style_layers": ["relu1_1", "relu2_1"],

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -14,11 +15,13 @@ from tools import run_cells, shown
 from workbench.cells import read_parameters
 from workbench.colour import transfer_luma
 from workbench.errors import InputError
+from workbench.fast.models import save_network
+from workbench.fast.network import TransformationNetwork
 from workbench.images import from_array, load_image, save_image, to_array
 from workbench.notebook import find_notebook, run_notebook
 from workbench.runs import read_result
 from workbench.settings import MODES
-from workbench.video.clips import open_clip, read_frames
+from workbench.video.clips import open_clip, read_frames, write_film
 from workbench.video.frames import frame_path
 
 QUICK = {"size": 64, "steps": [22], "later_steps": 4, "flow_method": "dis"}
@@ -33,7 +36,7 @@ def short_clip(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("name", ["stylize_clip", "compare_video", "mix_style_models"])
+@pytest.mark.parametrize("name", ["stylize_clip", "compare_video", "mix_style_models", "edit_film"])
 def test_times_are_numbers_or_texts(name: str) -> None:
     cells = json.loads(find_notebook(name).read_text("utf-8"))["cells"]
     (source,) = [
@@ -134,3 +137,46 @@ def test_another_style_in_the_same_folder_is_refused(tmp_path: Path) -> None:
         run_notebook(find_notebook("stylize_clip"), executed, {**parameters, "style_weight": 7.0})
     assert (output / "film.mp4").read_bytes() == film
     assert read_result(output) is not None
+
+
+@pytest.mark.slow
+def test_edit_film_cuts_finished_films_and_what_models_paint(
+    short_clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    painted = tmp_path / "ink.mp4"
+    write_film((255 - frame for frame in read_frames(open_clip(short_clip))), painted, 25)
+    save_network(TransformationNetwork(0.25), tmp_path / "oil.safetensors")
+    parameters: dict[str, Any] = {
+        "clip": str(short_clip),
+        "schedule": f"0-0.12: {painted}\n0.12-: [{tmp_path / 'oil.safetensors'}]",
+        "captions": {"0.12-": "oil"},
+        "title": "Two sketches",
+        "title_seconds": 0.08,
+        "source_beside": True,
+        "crossfade": 1,
+        "precision": "float32",
+        "output_dir": str(tmp_path / "run"),
+    }
+    run_notebook(find_notebook("edit_film"), tmp_path / "executed.ipynb", parameters)
+    result = read_result(tmp_path / "run")
+    assert result is not None
+    assert {"film", "gif", "moments", "schedule"} <= set(result.outputs)
+    film, source = open_clip(tmp_path / "run" / "film.mp4"), open_clip(short_clip)
+    assert (film.frames, film.fps, film.sound) == (6, 25, True)
+    assert film.shape[1] > 2 * source.shape[1]
+    with av.open(str(short_clip)) as one, av.open(str(film.path)) as other:
+        mine, theirs = ([bytes(p) for p in each.demux(audio=0)] for each in (other, one))
+    assert mine[:9] == theirs[:9]
+    kinds = shown(tmp_path / "executed.ipynb")
+    assert kinds.count("image/webp") == 2
+    assert kinds.count("video/mp4") == 1
+    assert len(list((tmp_path / "run" / "painted").glob("*.mp4"))) == 1
+
+    later = read_frames(film, 2)  # when the title is gone
+    first = next(later)
+    left = first[8 : 8 + source.shape[0], 8 : 8 + source.shape[1]].astype(int)
+    right = first[8 : 8 + source.shape[0], -8 - source.shape[1] : -8].astype(int)
+    assert np.abs(left + right - 255).mean() < 6
+
+    with pytest.raises(InputError, match=r"schedule: nothing is said from 0\.1 to 0\.24 s"):
+        run_cells("edit_film", 1, **{**parameters, "schedule": {"0-0.1": str(painted)}})

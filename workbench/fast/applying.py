@@ -31,6 +31,7 @@ from workbench.video.frames import clip_identity
 
 PART = 100  # frames of a film between places where it can go on
 _GPU_BATCH = 8
+_FINE = 8  # quality of a film that will be encoded again
 
 
 @dataclass(frozen=True)
@@ -190,6 +191,19 @@ def paint_film(
         clips.join_films(list(parts), output, clip.fps, sound=clip)
     shutil.rmtree(folder, ignore_errors=True)
     return done
+
+
+def find_film(clip: Clip, model: StyleModel, folder: Path, *, original_colors: str = "off") -> Path:
+    """Find the film of a clip by a model in a folder of such; it is painted if it is not there.
+
+    It is hardly compressed, as it is to become part of another.
+    """
+    about = {**clip_identity(clip), "model": model.digest, "original_colors": original_colors}
+    about |= machine(model.device, model.dtype)
+    film = folder / f"{Identity(about).key}.mp4"
+    if not film.exists():
+        paint_film(clip, {"": model}, film, original_colors=original_colors, quality=_FINE)
+    return film
 
 
 def _part(folder: Path, first: int, painters: Sequence[Choice]) -> Path:

@@ -48,7 +48,9 @@ class Section:
 
     start: float  # seconds from the clip's beginning
     end: float
-    models: tuple[str, ...]  # names; one that is there twice is drawn twice as often
+    models: tuple[
+        str, ...
+    ]  # names (of finished films, too); one that is there twice is drawn twice as often
     key: str = field(default="", compare=False)  # what the schedule calls it
 
 
@@ -75,27 +77,49 @@ def read_schedule(source: str | os.PathLike[str] | Mapping[Any, Any], duration: 
     Sections are in seconds, `m:ss` or `h:mm:ss`; an open end is the clip's end. One that says
     nothing or two things about a part of the clip is refused.
     """
-    if not 0 < duration < math.inf:
-        raise InputError(f"duration = {duration}: give the clip's length, in seconds above 0.")
     try:
-        sections = [
-            _read_section(key, models, duration) for key, models in _read_content(source).items()
-        ]
-        return Schedule(
-            _joined(sorted(sections, key=lambda each: (each.start, each.end)), duration)
-        )
+        return Schedule(_joined(_read_sections(source, duration, "model"), duration))
     except InputError as error:
         raise InputError(f"schedule: {error}") from None
 
 
-def _read_content(source: str | os.PathLike[str] | Mapping[Any, Any]) -> Mapping[Any, Any]:
-    """Section -> models, as they are written."""
+def read_captions(
+    source: str | os.PathLike[str] | Mapping[Any, Any], duration: float
+) -> Sequence[Section]:
+    """Read which texts stand below which section of a film, written like a schedule.
+
+    Sections may have gaps between them, and there may be none.
+    """
+    try:
+        sections = _read_sections(source, duration, "caption") if source else []
+        for before, after in itertools.pairwise(sections):
+            _check_apart(before, after)
+    except InputError as error:
+        raise InputError(f"captions: {error}") from None
+    return sections
+
+
+def _read_sections(
+    source: str | os.PathLike[str] | Mapping[Any, Any], duration: float, what: str
+) -> list[Section]:
+    """Sections in time order; `what` they name."""
+    if not 0 < duration < math.inf:
+        raise InputError(f"duration = {duration}: give the clip's length, in seconds above 0.")
+    content = _read_content(source, what)
+    sections = [_read_section(key, names, duration, what) for key, names in content.items()]
+    return sorted(sections, key=lambda each: (each.start, each.end))
+
+
+def _read_content(
+    source: str | os.PathLike[str] | Mapping[Any, Any], what: str
+) -> Mapping[Any, Any]:
+    """Section -> names, as they are written."""
     content: Any = source
     if isinstance(source, str) and not _is_path(source.strip()):
         content = parse_yaml(source)
         if isinstance(content, str) and "\n" in source.strip():
             raise InputError(
-                "its lines are one text, not a mapping; write each as `start-end: model`, with a"
+                f"its lines are one text, not a mapping; write each as `start-end: {what}`, with a"
                 " space after the colon."
             )
     elif not isinstance(source, Mapping):
@@ -105,7 +129,7 @@ def _read_content(source: str | os.PathLike[str] | Mapping[Any, Any]) -> Mapping
     if not isinstance(content, Mapping) or not content:
         told = "empty" if content in (None, {}) else kind(content)
         raise InputError(
-            f"it must be a mapping, `start-end: model`, or one model's name, and is {told}."
+            f"it must be a mapping, `start-end: {what}`, or one {what}, and is {told}."
         )
     return content
 
@@ -122,7 +146,7 @@ def _read_file(path: Path) -> Any:
         raise InputError(f"{path}: {error}") from None
 
 
-def _read_section(key: Any, models: Any, duration: float) -> Section:
+def _read_section(key: Any, names: Any, duration: float, what: str) -> Section:
     if not isinstance(key, str):
         raise InputError(
             f"the key {key} is {kind(key)}, not a section (YAML takes 1:30 for the number 90);"
@@ -140,14 +164,14 @@ def _read_section(key: Any, models: Any, duration: float) -> Section:
             f"section {key} goes beyond the clip's end, at {_rounded(duration)} s; shorten it or"
             " take it out."
         )
-    names = models if isinstance(models, list | tuple) else [models]
-    if models is None or not names:
-        raise InputError(f"section {key} has no model; name one, or a list of them.")
+    names = names if isinstance(names, list | tuple) else [] if names is None else [names]
+    if not names:
+        raise InputError(f"section {key} has no {what}; name one, or a list of them.")
     for name in names:
         if not isinstance(name, str) or not name.strip():
             told = "empty" if isinstance(name, str) else kind(name)
             raise InputError(
-                f"section {key}: a model must be a text, and one is {told}; put its name in quotes."
+                f"section {key}: a {what} must be a text, and one is {told}; put it in quotes."
             )
     return Section(start, min(end, duration), tuple(names), key)
 
@@ -166,17 +190,21 @@ def _joined(sections: Sequence[Section], duration: float) -> tuple[Section, ...]
     reached = 0.0
     for section in sections:
         before = joined[-1] if joined else None
-        if before and (section.start < reached - _JOINT or section.start <= before.start):
-            raise InputError(
-                f"sections {before.key} and {section.key} overlap; let one end where the other"
-                " begins."
-            )
+        if before:
+            _check_apart(before, section)
         _check_said(reached, section.start, _JOINT)
         joined.append(section if before else replace(section, start=0.0))
         reached = section.end
     _check_said(reached, duration, _CLIP_END)
     ends = [*(section.start for section in joined[1:]), duration]
     return tuple(replace(each, end=end) for each, end in zip(joined, ends, strict=True))
+
+
+def _check_apart(before: Section, after: Section) -> None:
+    if after.start < before.end - _JOINT or after.start <= before.start:
+        raise InputError(
+            f"sections {before.key} and {after.key} overlap; let one end where the other begins."
+        )
 
 
 def _check_said(reached: float, start: float, tolerance: float) -> None:

@@ -27,14 +27,15 @@ __all__ = [
     "stylize_clip",
     "warp",
     "warping_error",
+    "write_clip",
     "write_film",
 ]
 
 
 def __getattr__(name: str) -> Any:
     """Load moviepy, and what goes with it, only for those who edit films."""
-    if name != "as_clip":
+    if name not in ("as_clip", "write_clip"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from workbench.video.edit import as_clip
+    from workbench.video import edit
 
-    return as_clip
+    return getattr(edit, name)

@@ -35,7 +35,7 @@ from workbench.video.decoding import (
     picture,
     video_stream,
 )
-from workbench.video.sound import write_together
+from workbench.video.sound import Samples, write_together
 
 FORMATS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska"}
 _SEEK_AHEAD = 1  # s; B-frames may lie before the picture that a seek goes to
@@ -322,7 +322,7 @@ def write_film(
     path: str | os.PathLike[str],
     fps: Fraction | float,
     *,
-    sound: Clip | None = None,
+    sound: Clip | Samples | None = None,
     quality: int = 18,
 ) -> int:
     """Write frames as H.264 that every player shows (yuv420p, BT.709), with sound.
@@ -341,7 +341,7 @@ def write_film(
     sound
         A clip: its sound from `start` on for as long as the film is, copied as it is or,
         where that kind of file cannot carry it, encoded as AAC; its subtitles and chapters
-        likewise. A warning names what the film goes without.
+        likewise. A warning names what the film goes without. Or samples, encoded as AAC.
     quality
         0 to 51; smaller is better and larger in bytes. 18 looks like the original, 28 is rough.
 

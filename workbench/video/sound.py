@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from heapq import merge
 from operator import itemgetter
@@ -36,6 +37,16 @@ _COPIED = {  # what a film of that kind can carry; other sound is encoded anew, 
 _TEXT = {"subrip", "ass", "webvtt", "mov_text", "text", "microdvd", "subviewer"}  # encoded anew
 _AAC_RATES = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000)
 _AAC_FRAME = 1024  # samples
+_SEEK_AHEAD = 1  # s; where sound is read from before it is needed
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Sound that was put together, to be encoded."""
+
+    rate: int  # samples a second
+    chunks: Iterable[NDArray[np.float32]]  # (2, n) each, in [-1, 1], one after the other
+
 
 # When something is heard or read, in seconds; the film's stream for it; what to put in there.
 Piece = tuple[Fraction, Any, Any]
@@ -45,17 +56,20 @@ def write_together(
     film: OutputContainer,
     pictures: Iterable[Packet[Any] | Sequence[Packet[Any]]],
     rate: Fraction,
-    clip: Clip | None,
+    sound: Clip | Samples | None,
     path: Path,
 ) -> int:
-    """Write pictures, and what goes with them in a clip for as long; says how many.
+    """Write pictures, and the sound, or what goes with them in a clip, for as long; says how many.
 
     Sound and picture lie side by side in the file, and neither waits in memory.
     """
     with ExitStack() as stack:
         tracks: list[Iterator[Piece]] = []
-        if clip is not None and clip.path.is_file():
-            tracks = _clip_tracks(film, clip, path, stack)
+        if isinstance(sound, Samples):
+            track = _aac(film, sound.rate, "stereo")
+            tracks = [_encodable(sound.chunks, track)]
+        elif sound is not None and sound.path.is_file():
+            tracks = _clip_tracks(film, sound, path, stack)
         pieces = merge(*tracks, key=itemgetter(0))
         waiting = next(pieces, None)
         count = 0
@@ -95,9 +109,13 @@ def _clip_tracks(
             track.disposition = stream.disposition
             for name in {"language", "title"} & set(stream.metadata):
                 track.metadata[name] = stream.metadata[name]
-            copied = _encodable if track.codec_context.is_encoder else _copied
-            pieces = _subtitles if kind == "subtitle" else copied
-            tracks.append(pieces(stream, track, clip))
+            if kind == "subtitle":
+                tracks.append(_subtitles(stream, track, clip))
+            elif track.codec_context.is_encoder:
+                chunks = _samples(stream, track.layout.name, track.rate, clip)
+                tracks.append(_encodable(chunks, track))
+            else:
+                tracks.append(_copied(stream, track, clip))
     if lost:
         warnings.warn(f"{path} goes without {' and '.join(lost)} of {clip.path}.", stacklevel=2)
     return tracks
@@ -111,16 +129,20 @@ def _add_track(film: OutputContainer, stream: Any, kind: str) -> Any:
     if codec in _COPIED[kind]:
         return film.add_stream_from_template(stream)
     if isinstance(stream, AudioStream):
-        track = film.add_stream("aac", rate=stream.rate if stream.rate in _AAC_RATES else 48000)
-        track.layout = "mono" if stream.channels == 1 else "stereo"
-        track.bit_rate = 192_000
-        return track
+        return _aac(film, stream.rate, "mono" if stream.channels == 1 else "stereo")
     if codec not in _TEXT:
         return None
     text = film.add_stream("ass" if kind == ".mkv" else "mov_text")
     stream.codec_context.open(strict=False)  # reads how its text is set
     text.codec_context.subtitle_header = stream.codec_context.subtitle_header
     return text
+
+
+def _aac(film: OutputContainer, rate: int, layout: str) -> AudioStream:
+    track = film.add_stream("aac", rate=rate if rate in _AAC_RATES else 48000)
+    track.layout = layout
+    track.bit_rate = 192_000
+    return track
 
 
 def _chapters(source: InputContainer, clip: Clip) -> Iterator[Any]:
@@ -181,11 +203,11 @@ def _copied(stream: AudioStream, track: AudioStream, clip: Clip) -> Iterator[Pie
         yield middle, track, packet
 
 
-def _encodable(stream: AudioStream, track: AudioStream, clip: Clip) -> Iterator[Piece]:
-    """Frames of decoded sound, each with its middle."""
+def _encodable(chunks: Iterable[NDArray[np.float32]], track: AudioStream) -> Iterator[Piece]:
+    """Frames of samples, each with its middle."""
     rate = track.rate
     done = 0
-    for chunk in _samples(stream, track, clip):
+    for chunk in chunks:
         for start in range(0, chunk.shape[1], _AAC_FRAME):
             samples = chunk[:, start : start + _AAC_FRAME].clip(-1, 1).astype(np.float32)
             frame = AudioFrame.from_ndarray(
@@ -196,10 +218,23 @@ def _encodable(stream: AudioStream, track: AudioStream, clip: Clip) -> Iterator[
             done += frame.samples
 
 
-def _samples(stream: AudioStream, track: AudioStream, clip: Clip) -> Iterator[NDArray[np.float32]]:
+def read_samples(clip: Clip, rate: int, start: Fraction) -> Iterator[NDArray[np.float32]]:
+    """Read a clip's first sound that can be decoded, `(2, n)` in [-1, 1], from a time on (s)."""
+    clip = replace(clip, start=clip.start + start)
+    with open_file(clip.path) as source:
+        streams = [stream for stream in source.streams.audio if stream.codec_context]
+        if streams:
+            before = clip.zero - _SEEK_AHEAD
+            if before > 0:
+                source.seek(nearest(before * av.time_base), backward=True)
+            yield from _samples(streams[0], "stereo", rate, clip)
+
+
+def _samples(
+    stream: AudioStream, layout: str, rate: int, clip: Clip
+) -> Iterator[NDArray[np.float32]]:
     """Samples that follow each other, silence where there are none."""
-    rate = track.rate
-    resampler = av.AudioResampler(format="fltp", layout=track.layout, rate=rate)
+    resampler = av.AudioResampler(format="fltp", layout=layout, rate=rate)
     done = 0
     for packet in packets(stream):
         for piece in decoded(stream.codec_context, packet):
