@@ -11,7 +11,18 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from workbench import forecast
-from workbench.forecast import Countdown, Outline, Pace, about, sentence, time_steps
+from workbench.errors import InputError
+from workbench.forecast import (
+    MOST_EFFORT,
+    Countdown,
+    Outline,
+    Pace,
+    about,
+    fitted,
+    schedule,
+    sentence,
+    time_steps,
+)
 from workbench.problem import Problem
 from workbench.settings import Settings
 
@@ -123,6 +134,41 @@ def test_steps_are_timed_at_growing_sizes_until_a_second_is_spent(
     assert [each for each, _ in slow.timings] == pixels[:2]
     small = Problem.of(pictures[0], pictures[1:], replace(tiny, size=48, steps=(1,)))
     assert [each for each, _ in time_steps(small).timings] == [36 * 48]
+
+
+# --- a budget ----------------------------------------------------------------------------
+
+
+def test_coarse_scales_have_as_many_steps_within_limits() -> None:
+    told = {1: (1, 1, 1), 12: (12, 12, 1), 30: (20, 20, 15), 55: (40, 40, 40), 135: (60, 60, 120)}
+    assert {effort: schedule(effort, 512) for effort in told} == told
+    assert schedule(55, 64) == (40,)
+    assert schedule(55, 256) == (40, 40)
+    assert schedule(55, 2048) == (40, 40, 40, 40, 40)
+
+
+@given(st.floats(0.01, 30), st.sampled_from([64, 256, 384, 512, 1024]), st.sampled_from([1, 50]))
+def test_a_budget_is_used_and_kept(minutes: float, size: int, speed: int) -> None:
+    normal, pace = outline(Settings(size=size)), Pace(((1e4 * speed, 1.0),))
+
+    def seconds(effort: int) -> float:
+        return normal.changed(steps=schedule(effort, size)).seconds(pace)
+
+    if seconds(1) > 60 * minutes:
+        with pytest.raises(InputError, match="a step at each scale takes"):
+            fitted(normal, pace, minutes)
+        return
+    settings = fitted(normal, pace, minutes)
+    assert replace(settings, steps=(1,)) == replace(normal.settings, steps=(1,))
+    chosen = [each for each in range(1, MOST_EFFORT + 1) if schedule(each, size) == settings.steps]
+    assert seconds(chosen[0]) <= 60 * minutes
+    assert chosen[-1] == MOST_EFFORT or seconds(chosen[-1] + 1) > 60 * minutes
+
+
+@pytest.mark.parametrize("minutes", [0.0, -1.0, float("inf"), float("nan")])
+def test_what_is_no_time_is_refused(minutes: float) -> None:
+    with pytest.raises(InputError, match=r"minutes = .*: give a number above 0"):
+        fitted(outline(Settings()), STEADY, minutes)
 
 
 def test_a_countdown_is_set_right_by_the_clock() -> None:

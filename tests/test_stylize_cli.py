@@ -16,11 +16,12 @@ import yaml
 from PIL import Image
 from torch import Tensor
 
-from workbench import cli, dialects, images, progress, weights
+from workbench import cli, dialects, images, progress, stills, weights
 from workbench.colour import luminance
 from workbench.descent import Iterate
 from workbench.errors import WeightsError
 from workbench.features import Network
+from workbench.forecast import Pace
 from workbench.images import load_image, resize, save_image, to_array
 from workbench.notebook import papermill_command
 from workbench.settings import Settings
@@ -221,6 +222,42 @@ def test_stopped_the_same_command_goes_on_and_anew_begins_again(
     resumed = Path("a.png").read_bytes(), Path("a.gif").read_bytes()
     stylize(*command)
     assert (Path("a.png").read_bytes(), Path("a.gif").read_bytes()) == resumed
+
+
+def test_a_budget_is_that_of_the_steps_that_it_names(
+    stylize: Stylize, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def paint(seconds: float, *options: str) -> Said:
+        pace = Pace(((48.0 * 64, seconds),))
+        monkeypatch.setattr(stills, "time_steps", lambda problem: pace)
+        return stylize("photo.png", "style.png", "-o", "a.png", *options)
+
+    assert "In 0.1 min: --size 64 --steps 4\n" in paint(1.2, "--minutes", "0.1").out
+    assert "About 6 s on this machine" in paint(1.2, "--minutes", "0.1").out
+    budget = Path("a.png").read_bytes()
+    assert paint(1.2, "--steps", "4").code == 0
+    assert Path("a.png").read_bytes() == budget
+    Path("a.png").unlink()
+    said = paint(7.0, "--minutes", "0.1")
+    assert said.code == 2
+    assert "a step at each scale takes 8 s; give more time, or a smaller size." in said.err
+    assert not list(Path().glob("a.*"))
+
+    with monkeypatch.context() as patch:
+        real = progress.Recorder.add
+
+        def interrupt(self: progress.Recorder, iterate: Iterate) -> None:
+            real(self, iterate)
+            if iterate.step == 2:
+                raise KeyboardInterrupt
+
+        patch.setattr(progress.Recorder, "add", interrupt)
+        assert paint(1.2, "--minutes", "0.1").code == 130
+    gc.collect()
+    said = paint(0.1, "--minutes", "0.1")  # a faster machine would take more steps
+    assert "--steps 4\n" in said.out
+    assert "Going on from step 2" in said.out
+    assert Path("a.png").read_bytes() == budget
 
 
 def test_memory_that_runs_out_is_a_sentence_that_names_the_picture_so_far(

@@ -118,6 +118,17 @@ class Checkpoints:
         self._say_what_else_is_there()
         return None
 
+    def kept(self, run: Identity, name: str) -> Any:
+        """What `name` was in a run that is there and differs in it alone; None: there is none."""
+        run = Identity({**run.values, **self.told})
+        for path in self._files() if self.resume else ():
+            with contextlib.suppress(*DAMAGED):
+                there = _outline(path)["run"]
+                value = there[name]
+                if not Identity({**run.values, name: value}).differences(there):
+                    return value
+        return None
+
     def keep(self, moments: Iterator[Moment]) -> Generator[Moment]:
         """Pass moments on and keep them: every so often, and the last one when it is stopped.
 

@@ -176,6 +176,7 @@ def stylize(
     losses: Path | None = None,
     save_every: int | None = None,
     crop: str | None = None,
+    minutes: float | None = None,
     anew: bool = False,
     resume: bool = False,
     print_settings: bool = False,
@@ -218,6 +219,9 @@ def stylize(
         Also save the picture every so many steps, beside --output.
     crop
         Part of the photograph, as left,top,right,bottom from 0 to 1, e.g. 0.2,0,0.8,1.
+    minutes
+        Take the steps that give the best picture in so many minutes, whatever --steps says; they
+        are named, and the same settings paint the same picture.
     anew
         Begin again. Else the same command goes on where it was stopped, by Ctrl-C, kill -9 or a
         power cut, to the picture that it makes without the stop. With other settings it begins
@@ -267,6 +271,7 @@ def stylize(
             save_every=save_every,
             gif_megabytes=gif_megabytes,
             anew=anew,
+            minutes=minutes,
         )
     except KeyboardInterrupt as stopped:
         _interrupted(str(stopped) or "Interrupted", stills.unfinished(output))

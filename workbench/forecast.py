@@ -5,6 +5,7 @@ Functions of sizes, settings and a few timings; only `time_steps` looks at the c
 
 from __future__ import annotations
 
+import bisect
 import math
 import time
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from workbench.errors import InputError
 from workbench.images import fit
 from workbench.settings import SIZES, Settings
 from workbench.tiles import reach, tiles
@@ -26,6 +28,8 @@ Shape = tuple[int, int]  # (H, W)
 
 MIN_COARSE_SIDE = 64  # pixels; a coarse scale with a shorter side is left out
 TILES = (1024, 768, 512, 384, 256)  # px; sides of tiles of what memory cannot hold as a whole
+COARSEST = 96  # px; longest side that a budget's schedule begins at
+MOST_EFFORT = 315  # of a `schedule`: 300 steps at full size; more gain next to nothing
 HISTORY = 20  # pairs that L-BFGS remembers; more gains nothing
 LEAST_HISTORY = 4  # pairs of a large picture
 _PAIRS_MEGABYTES = 600  # for all of them
@@ -39,6 +43,7 @@ _BESIDE = 1.05  # times loss and gradient: the optimiser, and what is kept of a 
 _IN_TILES = 1.45  # times a pixel seen as a whole: tiles are looked at twice
 _LONG = 20.0  # seconds, from which on a smaller size is offered
 _TRUSTED = 3.0  # seconds for which a forecast stands before the clock has a say
+_COARSE = (20, 60)  # steps of coarse scales, at least and at most
 _TIMED_SECONDS = 1.0  # that timing is to take, or little more
 
 
@@ -249,6 +254,50 @@ def time_steps(problem: Problem) -> Pace:
         spent += sum(times)
         timings.append((pixels, min(times)))
     return Pace((*timings,))
+
+
+# --- a budget ----------------------------------------------------------------------------
+
+
+def schedule(effort: int, size: int) -> tuple[int, ...]:
+    """Steps at each scale for pictures of a size, the best found for what they cost.
+
+    From 35 on as many at every scale (docs/figures.md, "Drafts"): coarse ones cost next to nothing,
+    and beyond `_COARSE[1]` they change no loss, but lose content. Fewer than `_COARSE[0]` shake a
+    picture up and no more.
+    """
+    least, most = _COARSE
+    last = max(1, effort - 15)
+    coarse = min(effort, max(least, min(most, last)))
+    return (*[coarse] * max(0, int(math.log2(size / COARSEST))), last)
+
+
+def fitted(outline: Outline, pace: Pace, minutes: float, *, free: float | None = None) -> Settings:
+    """The settings with the steps that give the best picture within so many minutes.
+
+    An `InputError` says that they are too few for a step at each scale.
+    """
+
+    def able(effort: int) -> bool:
+        chosen = outline.changed(steps=schedule(effort, outline.settings.size))
+        return chosen.seconds(pace, free=free) <= 60 * minutes
+
+    check_minutes(minutes)
+    efforts = range(1, MOST_EFFORT + 1)
+    effort = bisect.bisect(efforts, 0, key=lambda effort: not able(effort))
+    if effort == 0:
+        least = outline.changed(steps=schedule(1, outline.settings.size)).seconds(pace, free=free)
+        raise InputError(
+            f"minutes = {minutes:g}: a step at each scale takes {about(least)}; give more time, or"
+            " a smaller size."
+        )
+    return outline.settings.changed(steps=schedule(effort, outline.settings.size))
+
+
+def check_minutes(minutes: float) -> None:
+    """Refuse what is no time to paint in."""
+    if not 0 < minutes < math.inf:
+        raise InputError(f"minutes = {minutes:g}: give a number above 0.")
 
 
 @dataclass

@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,15 @@ from workbench.colour import check_original_colors, match_colors
 from workbench.descent import Iterate, measure, optimize
 from workbench.errors import OptimizationError
 from workbench.files import check_writable, refuse_overwriting
-from workbench.forecast import Countdown, Outline, sentence, time_steps
+from workbench.forecast import (
+    MOST_EFFORT,
+    Countdown,
+    Outline,
+    check_minutes,
+    fitted,
+    sentence,
+    time_steps,
+)
 from workbench.images import Box, Frame, from_array, save_image, to_array
 from workbench.problem import Problem
 from workbench.settings import Settings
@@ -142,6 +150,25 @@ def keep(
     return Checkpoints(folder, recorder=recorder, resume=not anew, told=told)
 
 
+def within(still: Still, minutes: float, checkpoints: Checkpoints) -> Still:
+    """The still with the steps that give the best picture in so many minutes, and say which.
+
+    Where one of `checkpoints` is of this still, but for its steps, these are kept.
+    """
+    check_minutes(minutes)
+    problem = Problem.of(still.content, still.styles, still.settings, still.masks)
+    problem.check_memory()
+    steps = checkpoints.kept(problem.identity(None), "steps")
+    settings = (
+        still.settings.changed(steps=steps)
+        if steps is not None
+        else fitted(problem.outline, time_steps(problem), minutes, free=problem.free())
+    )
+    chosen = ",".join(map(str, settings.steps))
+    print(f"In {minutes:g} min: --size {settings.size} --steps {chosen}", flush=True)
+    return replace(still, settings=settings)
+
+
 def paint(
     still: Still,
     picture: Path,
@@ -249,6 +276,7 @@ def paint_files(
     save_every: int | None = None,
     gif_megabytes: float | None = None,
     anew: bool = False,
+    minutes: float | None = None,
 ) -> Iterate:
     """Paint a still into files, all that `workbench stylize` does; returns the last iterate.
 
@@ -256,12 +284,14 @@ def paint_files(
     After Ctrl-C, the sentence of the `KeyboardInterrupt` says how far it came.
 
     Styles are files, folders of them, or samples. `wanted` are paths as `save` takes them,
-    "picture" among them; None: not wanted. All else is as for `load`, `paint`, `save` and `keep`.
+    "picture" among them; None: not wanted. All else is as for `load`, `within`, `paint`, `save` and
+    `keep`.
     """
     paths = {name: path for name, path in wanted.items() if path is not None}
     picture, styles = paths["picture"], samples.find_pictures(style)
     newest, folder = unfinished(picture), picture.with_suffix(".checkpoint")
-    steps = range(save_every, sum(settings.steps), save_every) if save_every else ()
+    most = sum(settings.steps) if minutes is None else 2 * MOST_EFFORT
+    steps = range(save_every, most, save_every) if save_every else ()
     check_paths(
         paths,
         [content, *styles, *masks, settings.init],
@@ -272,6 +302,8 @@ def paint_files(
     say_masks(still.masks, still.content.shape[-2:], "the photograph")
     recorder = progress.Recorder()
     checkpoints = keep(still, recorder, folder, anew=anew)
+    if minutes is not None:
+        still = within(still, minutes, checkpoints)
     iterates = paint(still, picture, checkpoints, newest=newest, save_every=save_every)
     try:
         with contextlib.closing(iterates):
