@@ -15,6 +15,7 @@ from workbench.errors import InputError
 from workbench.forecast import (
     MOST_EFFORT,
     Countdown,
+    FilmOutline,
     Outline,
     Pace,
     about,
@@ -24,7 +25,7 @@ from workbench.forecast import (
     time_steps,
 )
 from workbench.problem import Problem
-from workbench.settings import Settings
+from workbench.settings import ClipSettings, Settings
 
 SQUARE = (512, 512)
 STEADY = Pace(((1000.0, 1.0),))  # a thousand pixels a second
@@ -158,11 +159,28 @@ def test_a_budget_is_used_and_kept(minutes: float, size: int, speed: int) -> Non
         with pytest.raises(InputError, match="a step at each scale takes"):
             fitted(normal, pace, minutes)
         return
-    settings = fitted(normal, pace, minutes)
+    settings = fitted(normal, pace, minutes).settings
     assert replace(settings, steps=(1,)) == replace(normal.settings, steps=(1,))
     chosen = [each for each in range(1, MOST_EFFORT + 1) if schedule(each, size) == settings.steps]
     assert seconds(chosen[0]) <= 60 * minutes
     assert chosen[-1] == MOST_EFFORT or seconds(chosen[-1] + 1) > 60 * minutes
+
+
+def test_a_film_is_its_first_frame_and_later_ones() -> None:
+    settings, film = Settings(size=256, steps=(10, 20)), ClipSettings(later_steps=7)
+    one = outline(settings)
+    first, step = one.seconds(STEADY), one.step_seconds(STEADY, one.shape)
+    whole = FilmOutline(**vars(one), frames=5, film=film)
+    assert whole.seconds(STEADY) == pytest.approx(first + 4 * 7 * step)
+    assert whole.seconds(STEADY, after=0.25) == pytest.approx(0.75 * first + 4 * 7 * step)
+    assert whole.seconds(STEADY, after=2.5) == pytest.approx(2.5 * 7 * step)
+    assert whole.seconds(STEADY, after=5) == 0
+    alone = replace(whole, film=film.changed(mode="per-frame"))
+    assert alone.seconds(STEADY, after=1) == pytest.approx(4 * first)
+    assert whole.megabytes(whole.shape) == one.megabytes(one.shape)
+    told = fitted(whole, STEADY, 30)
+    assert told.seconds(STEADY) <= 1800
+    assert told.film.later_steps == round(told.settings.steps[-1] / 2)
 
 
 @pytest.mark.parametrize("minutes", [0.0, -1.0, float("inf"), float("nan")])

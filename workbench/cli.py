@@ -305,6 +305,7 @@ def video(
     stride: Stride = 1,
     fps: Fps = None,
     quality: Quality = 18,
+    minutes: float | None = None,
 ) -> None:
     """Paint a clip in the style of pictures, with its own sound.
 
@@ -326,6 +327,9 @@ def video(
     original_colors
         Keep the clip's colours: luma takes the painting's brightness only; cholesky, pca and
         monge-kantorovich recolour the style for each scene.
+    minutes
+        Take the steps that give the best film in so many minutes, whatever --steps and
+        --later-steps say; they are named.
     """
     from workbench import stills
     from workbench.colour import check_original_colors
@@ -351,6 +355,10 @@ def video(
     if regions:
         stills.say_masks(next(read_masks(regions)), source.shape, "the first frame")
     began = time.monotonic()
+    if minutes is not None:
+        settings, clip_settings = modes.within(
+            source, paintings, folder, settings, clip_settings, minutes, masks=regions
+        )
     try:
         frames, figures = modes.paint_film(
             source,

@@ -10,14 +10,14 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import numpy as np
 import torch
 
 from workbench.errors import InputError
 from workbench.images import fit
-from workbench.settings import SIZES, Settings
+from workbench.settings import SIZES, ClipSettings, Settings
 from workbench.tiles import reach, tiles
 from workbench.weights import BACKBONES, block_of
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from workbench.problem import Problem
 
 Shape = tuple[int, int]  # (H, W)
+Whole = TypeVar("Whole", bound="Outline")
 
 MIN_COARSE_SIDE = 64  # pixels; a coarse scale with a shorter side is left out
 TILES = (1024, 768, 512, 384, 256)  # px; sides of tiles of what memory cannot hold as a whole
@@ -43,6 +44,7 @@ _BESIDE = 1.05  # times loss and gradient: the optimiser, and what is kept of a 
 _IN_TILES = 1.45  # times a pixel seen as a whole: tiles are looked at twice
 _LONG = 20.0  # seconds, from which on a smaller size is offered
 _TRUSTED = 3.0  # seconds for which a forecast stands before the clock has a say
+_OF_LATER = 0.5  # times the steps of the last scale: those of a film's later frames
 _COARSE = (20, 60)  # steps of coarse scales, at least and at most
 _TIMED_SECONDS = 1.0  # that timing is to take, or little more
 
@@ -106,9 +108,13 @@ class Outline:
     masks: int = 0  # regions that have a style of their own
     precision: torch.dtype = torch.float32  # of the activations
 
-    def changed(self, **changes: Any) -> Outline:
+    def changed(self, **changes: Any) -> Self:
         """The same with some settings changed."""
         return replace(self, settings=self.settings.changed(**changes))
+
+    def scheduled(self, effort: int) -> Self:
+        """The same with the steps of a `schedule`."""
+        return self.changed(steps=schedule(effort, self.settings.size))
 
     @property
     def scales(self) -> list[tuple[Shape, int]]:
@@ -191,7 +197,7 @@ class Outline:
         of_styles = each * (matched + 3 * widest) * max(styles, default=0)
         return _FIXED + max(painting, of_styles) / 2**20
 
-    def seconds(self, pace: Pace, *, after: int = 0, free: float | None = None) -> float:
+    def seconds(self, pace: Pace, *, after: float = 0, free: float | None = None) -> float:
         """How long the steps take that come after so many, where `free` megabytes are there."""
         total, done = 0.0, 0
         for shape, steps in self.scales:
@@ -209,6 +215,28 @@ class Outline:
         return _BESIDE * _IN_TILES * sum(map(pace.seconds, areas))
 
 
+@dataclass(frozen=True, kw_only=True)
+class FilmOutline(Outline):
+    """All of a film that its time and memory depend on; `content` is the shape of its frames."""
+
+    frames: int
+    film: ClipSettings
+
+    def seconds(self, pace: Pace, *, after: float = 0, free: float | None = None) -> float:
+        """How long the frames take that come after so many: the first afresh, later ones less."""
+        first, shape = super().seconds(pace, free=free), self.shape
+        later = self.film.later_steps * self.step_seconds(pace, shape, self.tile(shape, free))
+        if self.film.mode == "per-frame":
+            later = first
+        return first * max(0, 1 - after) + later * max(0, self.frames - max(1, after))
+
+    def scheduled(self, effort: int) -> Self:
+        """The same with the steps of a `schedule`, later frames with some of the last scale's."""
+        outline = super().scheduled(effort)
+        later = max(1, round(_OF_LATER * outline.settings.steps[-1]))
+        return replace(outline, film=self.film.changed(later_steps=later))
+
+
 @dataclass(frozen=True)
 class Forecast:
     """What a painting takes."""
@@ -220,7 +248,7 @@ class Forecast:
 
 
 def forecast(
-    outline: Outline, pace: Pace | None = None, *, after: int = 0, free: float | None = None
+    outline: Outline, pace: Pace | None = None, *, after: float = 0, free: float | None = None
 ) -> Forecast:
     """Forecast what a painting takes from a step on, where `free` megabytes are there."""
     shape = outline.shape
@@ -272,26 +300,24 @@ def schedule(effort: int, size: int) -> tuple[int, ...]:
     return (*[coarse] * max(0, int(math.log2(size / COARSEST))), last)
 
 
-def fitted(outline: Outline, pace: Pace, minutes: float, *, free: float | None = None) -> Settings:
-    """The settings with the steps that give the best picture within so many minutes.
+def fitted(outline: Whole, pace: Pace, minutes: float, *, free: float | None = None) -> Whole:
+    """The outline with the steps that give the best picture within so many minutes.
 
     An `InputError` says that they are too few for a step at each scale.
     """
 
-    def able(effort: int) -> bool:
-        chosen = outline.changed(steps=schedule(effort, outline.settings.size))
-        return chosen.seconds(pace, free=free) <= 60 * minutes
+    def seconds(effort: int) -> float:
+        return outline.scheduled(effort).seconds(pace, free=free)
 
     check_minutes(minutes)
     efforts = range(1, MOST_EFFORT + 1)
-    effort = bisect.bisect(efforts, 0, key=lambda effort: not able(effort))
+    effort = bisect.bisect(efforts, 60 * minutes, key=seconds)
     if effort == 0:
-        least = outline.changed(steps=schedule(1, outline.settings.size)).seconds(pace, free=free)
         raise InputError(
-            f"minutes = {minutes:g}: a step at each scale takes {about(least)}; give more time, or"
-            " a smaller size."
+            f"minutes = {minutes:g}: a step at each scale takes {about(seconds(1))}; give more"
+            " time, or a smaller size."
         )
-    return outline.settings.changed(steps=schedule(effort, outline.settings.size))
+    return outline.scheduled(effort)
 
 
 def check_minutes(minutes: float) -> None:
@@ -304,11 +330,11 @@ def check_minutes(minutes: float) -> None:
 class Countdown:
     """What is left of some work, by a forecast that is set right by the clock."""
 
-    left: Callable[[int], float]  # the forecast: seconds behind so many steps
+    left: Callable[[float], float]  # the forecast: seconds behind so much of it
     _began: tuple[float, float] | None = None  # when, and what was left then
 
-    def __call__(self, done: int, now: float) -> float:
-        """Seconds that are left at a time behind so many steps."""
+    def __call__(self, done: float, now: float) -> float:
+        """Seconds that are left at a time behind so much of it."""
         ahead = self.left(done)
         self._began = self._began or (now, ahead)
         spent, expected = now - self._began[0], self._began[1] - ahead
@@ -319,7 +345,7 @@ class Countdown:
 # --- in words ----------------------------------------------------------------------------
 
 
-def sentence(outline: Outline, pace: Pace, *, free: float | None = None, after: int = 0) -> str:
+def sentence(outline: Outline, pace: Pace, *, free: float | None = None, after: float = 0) -> str:
     """Say what a painting takes, behind so many steps, where `free` megabytes are there."""
     ahead = forecast(outline, pace, after=after, free=free)
     assert ahead.seconds is not None

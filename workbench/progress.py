@@ -70,14 +70,14 @@ def bar(
     total: int | None = None,
     done: int = 0,
     where: Callable[[T], tuple[int, int, str]] | None = None,
-    countdown: Countdown | None = None,
+    left: Callable[[T], float] | None = None,
 ) -> Iterator[T]:
     """Pass items on and draw a progress bar, of text wherever it is.
 
     A notebook that was run headless and saved keeps text, where a widget would show up empty.
     `total` is how many items there are, with the `done` that come before these. `where` says how
-    far an item is, of how much, and what else to say; None: items are counted. With a `countdown`,
-    how long it takes is not what those before would make one believe.
+    far an item is, of how much, and what else to say; None: items are counted. `left` says how
+    many seconds are left behind an item; None: as those before would make one believe.
     """
     items = iter(items)
     for first in items:  # what it prints stands above the bar
@@ -90,13 +90,13 @@ def bar(
             file=canvas(),
             ncols=88,
             mininterval=0.2,
-            bar_format=_COUNTED_DOWN if countdown else None,
+            bar_format=_COUNTED_DOWN if left else None,
         ) as line:
             for item in itertools.chain([first], items):
                 if where:
                     done, line.total, text = where(item)
-                    if countdown:
-                        text += f", {about(countdown(done, time.monotonic()))} left"
+                    if left:
+                        text = ", ".join(filter(None, [text, f"{about(left(item))} left"]))
                     line.set_postfix_str(text, refresh=False)
                     line.update(done - line.n)
                 yield item
@@ -105,15 +105,21 @@ def bar(
 
 
 def show_progress(
-    iterates: Iterable[Iterate], title: str = "painting", countdown: Countdown | None = None
+    iterates: Iterable[Iterate],
+    title: str = "painting",
+    left: Callable[[float], float] | None = None,
 ) -> Iterator[Iterate]:
-    """Pass iterates on and draw a progress bar with the size, the loss, and what is left."""
+    """Pass iterates on and draw a progress bar with the size and the loss.
+
+    `left` forecasts the seconds behind so many steps; it is set right as the painting goes.
+    """
+    countdown = Countdown(left) if left else None
     return bar(
         iterates,
         title,
         "step",
         where=lambda now: (now.step, now.steps, f"{now.size} px, loss {now.losses.total:.3g}"),
-        countdown=countdown,
+        left=(lambda now: countdown(now.step, time.monotonic())) if countdown else None,
     )
 
 

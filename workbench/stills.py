@@ -29,7 +29,6 @@ from workbench.errors import OptimizationError
 from workbench.files import check_writable, refuse_overwriting
 from workbench.forecast import (
     MOST_EFFORT,
-    Countdown,
     Outline,
     check_minutes,
     fitted,
@@ -162,7 +161,7 @@ def within(still: Still, minutes: float, checkpoints: Checkpoints) -> Still:
     settings = (
         still.settings.changed(steps=steps)
         if steps is not None
-        else fitted(problem.outline, time_steps(problem), minutes, free=problem.free())
+        else fitted(problem.outline, time_steps(problem), minutes, free=problem.free()).settings
     )
     chosen = ",".join(map(str, settings.steps))
     print(f"In {minutes:g} min: --size {settings.size} --steps {chosen}", flush=True)
@@ -201,8 +200,9 @@ def paint(
         still.content, still.styles, still.settings, masks=still.masks, checkpoints=checkpoints
     )
     iterates = _saying(iterates, lambda now: sentence(outline, pace, free=free, after=now.step))
-    countdown = Countdown(lambda step: outline.seconds(pace, free=free, after=step))
-    iterates = progress.show_progress(iterates, countdown=countdown)
+    iterates = progress.show_progress(
+        iterates, left=lambda step: outline.seconds(pace, free=free, after=step)
+    )
     iterates = progress.keep_colors(iterates, still.content, still.original_colors)
     if save_every is not None:
         iterates = progress.save_every(iterates, picture, save_every)

@@ -26,6 +26,7 @@ from test_cli import interrupt, workbench
 
 from workbench import cli, weights
 from workbench.colour import transfer_luma
+from workbench.forecast import Pace
 from workbench.images import from_array, load_image, to_array
 from workbench.settings import Settings
 from workbench.video import frames as frames_module
@@ -218,6 +219,30 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
             cli.main()
     assert not ended.value.code
     return folder
+
+
+def test_a_budget_is_that_of_the_steps_that_it_names(
+    video: Video, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def paint(seconds: float, *arguments: str) -> Said:
+        pace = Pace(((48.0 * 64, seconds),))
+        monkeypatch.setattr(modes, "time_steps", lambda problem: pace)
+        return video(*RUN, "--end", "0.6", *arguments)
+
+    said = paint(10.0, "--minutes", "0.1")
+    assert said.code == 2
+    assert "minutes = 0.1: a step at each scale takes 32 s; give more time" in said.err
+    assert not (folder / "out.frames").exists()
+    said = paint(0.3, "--minutes", "0.1")
+    assert "In 0.1 min: --steps 9 --later-steps 4\n" in said.out
+    assert "About 6 s on this machine" in said.out
+    film = frame_path(folder / "out.frames", 2).read_bytes()
+    frame_path(folder / "out.frames", 2).unlink()
+    assert "--steps 9 --later-steps 4\n" in paint(0.1, "--minutes", "0.1").out
+    assert frame_path(folder / "out.frames", 2).read_bytes() == film
+    assert "belongs to another run" in paint(0.1).err
+    told = ("--steps", "9", "--later-steps", "4")
+    assert paint(0.1, *told).code == 0  # the same run
 
 
 def test_a_clip_becomes_a_film_with_its_sound(video: Video, folder: Path) -> None:

@@ -26,10 +26,12 @@ from workbench.descent import Iterate, optimize
 from workbench.devices import choose_device, ran_out_of_memory, reset_peak_megabytes
 from workbench.errors import InputError, MemoryExceeded, OptimizationError
 from workbench.files import claimed
+from workbench.forecast import Countdown, FilmOutline, check_minutes, fitted, sentence, time_steps
 from workbench.images import Frame, from_array, load_image
 from workbench.losses import TemporalTarget
+from workbench.problem import Problem
 from workbench.progress import bar
-from workbench.runs import Result, finish_run, same_run, start_run
+from workbench.runs import Result, finish_run, read_identity, same_run, start_run
 from workbench.settings import MIN_SIZE, ClipSettings, Settings
 from workbench.video.clips import Clip, check_film, open_clip, read_frames, write_film
 from workbench.video.cuts import is_cut
@@ -107,6 +109,13 @@ class ClipIterate:
     frames: int  # how many the clip has, by its container's word
     iterate: Iterate | None  # None when the frame was found painted, or has just been finished
     figures: FrameFigures | None  # of the finished frame; None while it is being painted
+    left: Countdown | None = None  # of the film; None before there is anything to paint
+
+    @property
+    def done(self) -> float:
+        """Frames that are painted, with the share of this one."""
+        share = 0.0 if self.iterate is None else self.iterate.step / self.iterate.steps
+        return self.frame + (share if self.figures is None else 1)
 
 
 def paint_clip(
@@ -176,6 +185,7 @@ def paint_clip(
             begin -= 1
         for number in range(begin):
             yield ClipIterate(number, clip.frames, None, done[number])
+        left: Countdown | None = None
         started = time.monotonic()
         device = choose_device(settings.device)
         reset_peak_megabytes(device)
@@ -196,12 +206,16 @@ def paint_clip(
                 }
                 frame = from_array(picture)
                 paint = partial(optimize, frame, paintings, masks=regions)
+                if left is None:
+                    problem = Problem.of(frame, paintings, settings, regions)
+                    left = _say_ahead(film_outline(problem, clip, clip_settings), problem, number)
+                    del problem
                 with _saying_what_stays(folder):
                     for iterate in _paint_frame(frame, before, paint, settings, clip_settings):
-                        yield ClipIterate(number, clip.frames, iterate, None)
+                        yield ClipIterate(number, clip.frames, iterate, None, left)
                 seconds = time.monotonic() - started
                 figures = finish_frame(folder, number, iterate, not scene, seconds)
-            yield ClipIterate(number, clip.frames, None, figures)
+            yield ClipIterate(number, clip.frames, None, figures, left)
             started = time.monotonic()
             reset_peak_megabytes(device)
 
@@ -217,6 +231,52 @@ def _frames(
             scene = {}
         yield number, picture, scene, regions
         scene = {1: picture, **{lag + 1: each for lag, each in scene.items() if lag < reach}}
+
+
+def film_outline(problem: Problem, clip: Clip, clip_settings: ClipSettings) -> FilmOutline:
+    """What a film's time and memory depend on; the problem is that of a frame alone."""
+    return FilmOutline(**vars(problem.outline), frames=clip.frames, film=clip_settings)
+
+
+def _say_ahead(film: FilmOutline, problem: Problem, done: int) -> Countdown:
+    """Print what a film takes behind so many frames; returns what counts that down."""
+    problem.check_memory()
+    pace, free = time_steps(problem), problem.free()
+    print(sentence(film, pace, free=free, after=done), flush=True)
+    return Countdown(lambda after: film.seconds(pace, free=free, after=after))
+
+
+def within(
+    clip: Clip,
+    styles: Sequence[Tensor],
+    folder: str | os.PathLike[str],
+    settings: Settings,
+    clip_settings: ClipSettings,
+    minutes: float,
+    *,
+    masks: Sequence[Mask] = (),
+) -> tuple[Settings, ClipSettings]:
+    """The settings with the steps that give the best film in so many minutes; says which.
+
+    Those of the frames that are in `folder` already are kept. All else is as for `paint_clip`.
+    """
+    check_minutes(minutes)
+    there = read_identity(Path(folder))
+    if there is not None:
+        settings = settings.changed(steps=there["steps"])
+        later = there.get("later_steps", clip_settings.later_steps)
+        clip_settings = clip_settings.changed(later_steps=later)
+    else:
+        settings = replace(settings, size=max(clip.shape))
+        frame, regions = from_array(next(read_frames(clip))), next(read_masks(masks))
+        problem = Problem.of(frame, styles, settings, regions)
+        problem.check_memory()
+        film = film_outline(problem, clip, clip_settings)
+        film = fitted(film, time_steps(problem), minutes, free=problem.free())
+        settings, clip_settings = film.settings, film.film
+    steps = ",".join(map(str, settings.steps))
+    print(f"In {minutes:g} min: --steps {steps} --later-steps {clip_settings.later_steps}")
+    return settings, clip_settings
 
 
 @contextlib.contextmanager
@@ -244,7 +304,11 @@ def show_progress(iterates: Generator[ClipIterate], title: str) -> Iterator[Clip
             if now.iterate is None and now.frame + 1 < now.frames:
                 yield now  # found on the disk, which says nothing of the speed
             else:
-                yield from bar(chain([now], iterates), title, "frame", where=_where)
+                yield from bar(chain([now], iterates), title, "frame", where=_where, left=_left)
+
+
+def _left(now: ClipIterate) -> float:
+    return now.left(now.done, time.monotonic()) if now.left else 0.0
 
 
 def _where(now: ClipIterate) -> tuple[int, int, str]:
