@@ -27,6 +27,7 @@ from workbench.options import (
     Stride,
     box,
     documented,
+    keyframe_pair,
     step_label,
     with_knobs,
 )
@@ -393,6 +394,7 @@ def train(
     settings: Settings,
     style: Annotated[list[str] | None, STYLES] = None,
     on: list[str] | None = None,
+    keyframe: list[str] | None = None,
     output: Annotated[Path, OUTPUT] = Path("models/model"),
     preview: str | None = None,
     label: list[str] | None = None,
@@ -405,6 +407,8 @@ def train(
 
     Example: workbench train sketch.png --on interview.mp4 -o models/sketch
 
+    Example: workbench train --on walk.mp4 --keyframe 000120.png=painted.png -o models/walk
+
     Example: workbench train -o models/sketch --label 1200=good --label 300=weird
 
     Parameters
@@ -412,6 +416,11 @@ def train(
     on
         What to learn on: a clip, a picture or a folder of pictures; may be given more than once.
         Best is the clip that is to be painted. [sample:photographs]
+    keyframe
+        A frame of the clip in --on and what somebody painted over it, as in
+        000120.png=painted.png, of one size; may be given more than once. Its number counts from 0,
+        or the frame is looked for around it if there is such a file. Without style pictures, it is
+        the style.
     output
         Folder of the model.
     preview
@@ -426,11 +435,13 @@ def train(
     from workbench.samples import find_pictures
 
     labels = [step_label(text) for text in label or ()]
-    if not style and not labels:
-        raise InputError("give at least one style picture to learn, or a --label.")
-    if style:
-        names = find_pictures(style)
-        refuse_overwriting([output], [*names, *(on or ()), preview or ""])
+    painted = dict(map(keyframe_pair, keyframe or ()))
+    learns = bool(style or painted)
+    if not learns and not labels:
+        raise InputError("give at least one style picture to learn, a --keyframe or a --label.")
+    if learns:
+        names = find_pictures(style or [])
+        refuse_overwriting([output], [*names, *painted.values(), *(on or ()), preview or ""])
         iterates = train_model(
             names,
             on or ["sample:photographs"],
@@ -438,6 +449,7 @@ def train(
             settings=settings,
             training=training,
             preview=preview or "",
+            keyframes=painted,
         )
         step = 0
         try:
@@ -450,7 +462,7 @@ def train(
         label_checkpoint(output, step, name)
     result = finish_training(output)
     model = read_folder(output)
-    if style:
+    if learns:
         print(
             f"{result.figures['steps']:.0f} steps in {result.seconds:.0f} s; the best is step"
             f" {model.best.step}, with a held-out loss of {model.best.held_out['total']:.4g}"

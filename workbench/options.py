@@ -177,3 +177,13 @@ def step_label(text: str) -> tuple[int, str]:
     if not step.strip().isdigit() or not name.strip():
         raise InputError(f"--label {text}: give a step and a name, as in 300='less good'.")
     return int(step), name.strip()
+
+
+def keyframe_pair(text: str) -> tuple[str, str]:
+    """Read "000120.png=painted.png" as the value of --keyframe."""
+    name, _, painted = text.partition("=")
+    if not name.strip() or not painted.strip():
+        raise InputError(
+            f"--keyframe {text}: give a frame and its painting, as in 000120.png=painted.png."
+        )
+    return name.strip(), painted.strip()

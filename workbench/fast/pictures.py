@@ -14,6 +14,7 @@ from torch import Tensor
 
 from workbench import samples
 from workbench.errors import InputError
+from workbench.fast.keyframes import KeyFrame
 from workbench.files import PICTURE_SUFFIXES, pictures_in
 from workbench.images import Frame, fit, from_array, resize, to_array
 from workbench.progress import bar
@@ -148,6 +149,7 @@ class Batch:
 
     pictures: Tensor  # (N, 3, H, W), float32, sRGB in [0, 1]
     motions: Sequence[Motion] = ()
+    keyframe: KeyFrame | None = None  # a piece of one
 
 
 def draw_batch(

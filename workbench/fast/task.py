@@ -10,6 +10,7 @@ from statistics import fmean
 import torch
 from torch import Tensor
 
+from workbench.fast.keyframes import KeyFrame, draw_keyframe, keyframe_loss
 from workbench.fast.network import TransformationNetwork
 from workbench.fast.pictures import Batch, Pictures, draw_batch
 from workbench.images import from_array, resize_down
@@ -17,6 +18,8 @@ from workbench.losses import Losses, Targets, temporal_loss, to_losses, weighted
 from workbench.problem import Problem
 from workbench.settings import Settings, TrainingSettings
 from workbench.video.flow import Motion, warp
+
+_KEYFRAME = 2  # beside the seed of a step, that of the keyframe it looks at
 
 
 class Task:
@@ -29,11 +32,13 @@ class Task:
         preview: Tensor | None,
         settings: Settings,
         training: TrainingSettings,
+        keyframes: Sequence[KeyFrame] = (),
     ) -> None:
         numbers = pictures.held_out()
         held_out = [from_array(pictures.kept(number)) for number in numbers]
         self.problem = Problem.of(held_out[0], styles, settings)
         self.pictures, self.settings, self.training = pictures, settings, training
+        self.keyframes = keyframes
         self.drawn = [number for number in range(len(pictures)) if number not in numbers]
         self.held_out = [picture.to(self.problem.device) for picture in held_out]
         shown = held_out[0] if preview is None else resize_down(preview, settings.size)
@@ -43,14 +48,19 @@ class Task:
 
     def draw(self, step: int) -> Batch:
         """Batch that the step after `step` others looks at."""
-        return draw_batch(
+        seed = (self.settings.seed, step)
+        batch = draw_batch(
             self.pictures,
             self.drawn,
             self.training.batch,
-            (self.settings.seed, step),
+            seed,
             whole=step >= self.training.whole_after,
             pairs=self.training.temporal_weight > 0,
         )
+        if self.keyframes:
+            pair = draw_keyframe(self.keyframes, self.training.crop, (*seed, _KEYFRAME))
+            batch = replace(batch, keyframe=pair)
+        return batch
 
     def backward(self, network: TransformationNetwork, step: int, batch: Batch) -> Losses | None:
         """Leave the gradient of a batch's losses with the network that has taken `step` steps.
@@ -77,12 +87,21 @@ class Task:
         if companions:
             change = self._change(own, companions[0], batch.motions)
             terms["temporal"] = self.training.temporal_weight * change
+        if batch.keyframe:
+            source, wanted = (
+                each.to(self.problem.device)
+                for each in (batch.keyframe.source, batch.keyframe.painted)
+            )
+            made = network(source, self.problem.network.dtype)
+            distance = keyframe_loss(self.problem.network, made, wanted, settings)
+            terms["keyframe"] = self.training.keyframe_weight * distance
         more = self.content_lead(step) - 1
-        (_total(terms) + more * _total(terms, "content")).backward()
+        leading = _total(terms, ("content", "keyframe"))
+        (_total(terms) + more * leading).backward()
         return to_losses(terms)
 
     def content_lead(self, step: int) -> float:
-        """Factor of the content loss; it shrinks to 1, so that the style takes over gradually."""
+        """Factor of what leads, the content and keyframes; it shrinks to 1, gradually."""
         left = self.training.copy_steps + self.training.lead_steps - step
         return float(self._first_lead ** (left / self.training.lead_steps)) if left > 0 else 1.0
 
@@ -139,9 +158,9 @@ class Task:
         return {name: torch.stack([terms[name] for terms in each]).mean() for name in each[0]}
 
 
-def _total(terms: Mapping[str, Tensor], kind: str = "") -> Tensor:
-    """Sum of the terms of one kind, or of all."""
-    return torch.stack([term for name, term in terms.items() if name.startswith(kind)]).sum()
+def _total(terms: Mapping[str, Tensor], kinds: str | tuple[str, ...] = "") -> Tensor:
+    """Sum of the terms of some kinds, or of all."""
+    return torch.stack([term for name, term in terms.items() if name.startswith(kinds)]).sum()
 
 
 def _each(activations: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:

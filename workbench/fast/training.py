@@ -16,6 +16,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -27,6 +28,7 @@ from workbench.checkpoints import DAMAGED, load_tree, save_tree
 from workbench.devices import machine
 from workbench.errors import InputError, TrainingError
 from workbench.fast import models
+from workbench.fast.keyframes import read_keyframes
 from workbench.fast.models import Checkpoint, ModelFolder, read_folder
 from workbench.fast.network import TransformationNetwork
 from workbench.fast.pictures import Batch, Pictures
@@ -73,6 +75,7 @@ def train(
     training: TrainingSettings = TrainingSettings(),  # noqa: B008
     preview: Tensor | None = None,
     style_names: Sequence[str] = (),
+    keyframes: Mapping[str, str] = MappingProxyType({}),
 ) -> Generator[TrainingIterate]:
     """Train a network to paint in a style, step by step; run again, it goes on.
 
@@ -102,6 +105,9 @@ def train(
         Picture that is painted at every checkpoint; None: a held-out one.
     style_names
         What `model.json` calls the style pictures.
+    keyframes
+        Frames that somebody painted, as for `keyframes.read_keyframes`: what is made of them is to
+        look like that, beside all else (`keyframe_weight`). `on` is then their clip.
 
     Yields
     ------
@@ -121,7 +127,8 @@ def train(
         check_image(preview, "preview")
     with claimed(folder):
         pictures = Pictures(names, settings.size, min(training.crop, settings.size))
-        task = Task(styles, pictures, preview, settings, training)
+        painted = read_keyframes(keyframes, names, settings.size)
+        task = Task(styles, pictures, preview, settings, training, painted)
         used = {k: v for k, v in settings.as_dict().items() if k not in NOT_TRAINED}
         about = ModelFolder(
             styles=tuple(style_names) or tuple(f"style {i + 1}" for i in range(len(styles))),
@@ -301,9 +308,11 @@ def _stalled(checkpoints: Sequence[Checkpoint]) -> int:
 def _identity_of(task: Task, about: ModelFolder) -> Identity:
     """Everything that the model depends on, but for when training ends."""
     styles = enumerate(task.problem.styles, start=1)
+    painted = enumerate(task.keyframes, start=1)
     return Identity(
         {
             **{f"style picture {i}": digest(style) for i, style in styles},
+            **{f"keyframe {i}": digest(torch.cat([p.source, p.painted])) for i, p in painted},
             "set of weights": about.weights["sha256"],
             **{name: value for name, value in about.settings.items() if name not in _MAY_CHANGE},
             "on": list(about.on),
@@ -364,13 +373,16 @@ def train_model(
     settings: Settings = Settings(),  # noqa: B008
     training: TrainingSettings = TrainingSettings(),  # noqa: B008
     preview: str = "",
+    keyframes: Mapping[str, str] = MappingProxyType({}),
 ) -> Generator[TrainingIterate]:
     """Do as `train` with pictures by their names, and draw a progress bar with the losses.
+
+    Without styles, it is the painted keyframes whose style is learned.
 
     However it ends, training is stopped as it should be: it keeps its steps, and lets go of its
     folder. An empty `preview` is a held-out picture.
     """
-    names = find_pictures(styles)
+    names = find_pictures(styles or list(keyframes.values()))
     iterates = train(
         [load_picture(name, for_size=settings.largest) for name in names],
         on,
@@ -379,6 +391,7 @@ def train_model(
         training=training,
         preview=load_picture(preview, for_size=settings.size) if preview else None,
         style_names=names,
+        keyframes=keyframes,
     )
     held_out = ""
 
