@@ -550,6 +550,36 @@ def apply(
 
 @app.command()
 @documented
+def export(
+    models: list[str], output: Annotated[str, OUTPUT], title: str = "", license: str = ""
+) -> None:
+    """Give models away: as ONNX, or as a web page that paints the camera.
+
+    The page lies in one folder, with all that it needs; any web server shows it, and so does
+    `python -m http.server`. It paints the visitor's camera, pictures and films in their browser.
+
+    Example: workbench export models/sketch -o sketch.onnx
+
+    Example: workbench export models/sketch models/oil@less-good -o site/live
+
+    Parameters
+    ----------
+    models
+        Models, as for `apply`; of a page, visitors choose one.
+    output
+        Model to write (.onnx), or folder for the page.
+    title
+        Heading of the page. [Painted live]
+    license
+        What others may do with the models, such as "CC BY 4.0"; noted in them and on the page.
+    """
+    from workbench.fast.live import share
+
+    print(share(models, output, title=title, license=license))
+
+
+@app.command()
+@documented
 def gallery(
     folders: list[Path],
     output: Annotated[Path, OUTPUT] = Path("site"),

@@ -7,7 +7,6 @@ import os
 import re
 import shlex
 import shutil
-import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from workbench.pages import (
     read_page,
     settings_rows,
     shown,
+    slug,
     template,
     webp,
 )
@@ -261,8 +261,8 @@ def _exhibit(
     settings = result.settings
     content = [*filter(None, texts(settings.get("content") or settings.get("clip")))][:1]
     styles = [*filter(None, texts(settings.get("style") or settings.get("styles")))]
-    slug, key = _slug(folder.resolve().name), assets.key(folder)
-    name = f"{slug}-{key}"
+    stem, key = slug(folder.resolve().name), assets.key(folder)
+    name = f"{stem}-{key}"
     film, gif = (_moving(outputs, suffix) for suffix in _KINDS)
     known = (*PICTURE_SUFFIXES, *_KINDS)
     path = runs.shown({each: o for each, o in result.outputs.items() if o.lower().endswith(known)})
@@ -285,7 +285,7 @@ def _exhibit(
     before = contents(_STILL) if "picture" in outputs else None
     if before and not 0.9 < before.width / before.height * still.height / still.width < 1.1:
         before = None
-    named = {film: name, gif: name, whole: f"{slug}-whole-{key}"}
+    named = {film: name, gif: name, whole: f"{stem}-whole-{key}"}
     files = {each: assets.add_file(each, named[each]) if each else None for each in named}
     style_outputs = [str(outputs[each]) for each in outputs if _STYLE_OUTPUT.fullmatch(each)]
     return Exhibit(
@@ -337,11 +337,6 @@ def _first_frame(moving: Path) -> Image.Image:
 
 
 # --- words -------------------------------------------------------------------------------
-
-
-def _slug(text: str) -> str:
-    ascii_only = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
-    return re.sub(r"[^a-z0-9]+", "-", ascii_only).strip("-")[:40].rstrip("-") or "run"
 
 
 def _short(name: str) -> str:
@@ -418,7 +413,7 @@ class _Assets:
         if small is None:
             return None
         alt = _short(source)
-        return self._asset(small, f"{_slug(PurePath(alt).stem)}-{runs.digest(small[0])[:10]}", alt)
+        return self._asset(small, f"{slug(PurePath(alt).stem)}-{runs.digest(small[0])[:10]}", alt)
 
     def add_settings(self, settings: Mapping[str, Any], name: str) -> str:
         """Write all that a run was told, as its notebook takes it, without where files lie."""

