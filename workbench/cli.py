@@ -24,6 +24,7 @@ from workbench.options import (
     Fps,
     Quality,
     Start,
+    Steady,
     Stride,
     box,
     documented,
@@ -128,7 +129,7 @@ def _options(
 def demo(
     output_dir: Annotated[Path, typer.Option("--output-dir", "-o")] = Path("runs/demo"),
 ) -> None:
-    """Paint a sample photograph, and a sample clip in four ways.
+    """Paint a sample photograph, and a sample clip in five ways.
 
     Runs notebooks/stylize_image.ipynb and notebooks/compare_video.ipynb headless with their
     samples: a picture, its progress GIF and MP4, films side by side, plots, the notebooks.
@@ -305,6 +306,7 @@ def video(
     end: End = None,
     stride: Stride = 1,
     fps: Fps = None,
+    steady: Steady = 0.0,
     quality: Quality = 18,
     minutes: float | None = None,
 ) -> None:
@@ -339,8 +341,10 @@ def video(
     from workbench.video import clips, modes
     from workbench.video.frames import finished_frames
     from workbench.video.masks import open_masks, read_masks
+    from workbench.video.steady import check_steady
 
     clips.check_film(output, quality=quality)
+    check_steady(steady)
     check_original_colors(original_colors)
     for name in style:
         if Path(name).suffix.lower() in clips.FORMATS:
@@ -370,6 +374,7 @@ def video(
             clip_settings,
             masks=regions,
             original_colors=original_colors,
+            steady=steady,
             quality=quality,
         )
     except KeyboardInterrupt:
@@ -489,6 +494,7 @@ def apply(
     fps: Fps = None,
     original_colors: str = "off",
     batch: int | None = None,
+    steady: Steady = 0.0,
     quality: Quality = 18,
     device: str = "auto",
     precision: str = "auto",
@@ -533,6 +539,7 @@ def apply(
             device=device,
             precision=precision,
             batch=batch,
+            steady=steady,
             quality=quality,
             start=start,
             end=end,

@@ -32,7 +32,7 @@ def paint_photograph(output_dir: Path) -> None:
 
 def paint_clip(output_dir: Path) -> None:
     """Run notebooks/compare_video.ipynb with its samples, into a folder in that of the picture."""
-    print("\nPainting a moment of the sample clip in four ways.", flush=True)
+    print("\nPainting a moment of the sample clip in five ways.", flush=True)
     _run("compare_video", output_dir / "clip", _CLIP)
 
 

@@ -228,6 +228,8 @@ class FilmOutline(Outline):
         later = self.film.later_steps * self.step_seconds(pace, shape, self.tile(shape, free))
         if self.film.mode == "per-frame":
             later = first
+        elif self.film.mode == "keyframes":
+            later *= self.film.mean_steps / self.film.later_steps
         return first * max(0, 1 - after) + later * max(0, self.frames - max(1, after))
 
     def scheduled(self, effort: int) -> Self:

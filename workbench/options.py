@@ -33,6 +33,9 @@ Stride = Annotated[
 Fps = Annotated[
     float | None, typer.Option(help="Pictures a second, for a folder of pictures. [25]")
 ]
+Steady = Annotated[
+    float, typer.Option(help="Above 0, the film's flicker is stilled afterwards; try 1.")
+]
 Quality = Annotated[int, typer.Option(help="0 to 51; smaller is better and larger in bytes.")]
 
 

@@ -24,7 +24,7 @@ POOLINGS = ("max", "average", "average-unscaled", "l2")
 TV_KINDS = ("squared", "absolute", "mean-squared")
 STYLE_LOSSES = ("gram", "gram+mean", "cross-layer", "wasserstein")
 PRECISIONS = ("auto", "float32", "bfloat16")
-MODES = ("per-frame", "blended", "flow-warped", "temporal")
+MODES = ("per-frame", "blended", "flow-warped", "temporal", "keyframes")
 FLOW_METHODS = ("dis", "farneback", "raft")
 MIN_SIZE, MAX_SIZE = 32, 16384
 SIZES = (128, 192, 256, 320, 384, 448, 512, 640, 768, 1024)  # px; the usual ones
@@ -309,7 +309,9 @@ class ClipSettings(Knobs):
     """Every knob of a film that is not one of a still."""
 
     mode: str = knob(
-        "temporal", '"per-frame", "blended", "flow-warped" or "temporal", the stillest', among=MODES
+        "temporal",
+        '"per-frame", "blended", "flow-warped", "temporal", or quick "keyframes"',
+        among=MODES,
     )
     later_steps: int = knob(
         28, "steps of a frame that starts from the painted one before it", least=1
@@ -327,9 +329,27 @@ class ClipSettings(Knobs):
     temporal_lags: tuple[int, ...] = knob(
         (1, 2, 4), 'earlier frames to agree with, in "temporal"; 1 is the one before'
     )
+    keyframe_every: int = knob(
+        8, 'frames from one that is painted to the next, in "keyframes"', least=2, most=100
+    )
+    between_steps: int = knob(
+        4, 'steps of a frame between those, in "keyframes"; more bring back the style', least=1
+    )
     flow_method: str = knob(
         "dis", 'how motion is found: "dis", "farneback" or "raft"', among=FLOW_METHODS
     )
+
+    @property
+    def key_steps(self) -> int:
+        """Steps of a keyframe: half as many more, as more has come into view."""
+        return round(1.5 * self.later_steps)
+
+    @property
+    def mean_steps(self) -> float:
+        """Steps a frame of a film by keyframes."""
+        return (
+            self.key_steps + (self.keyframe_every - 1) * self.between_steps
+        ) / self.keyframe_every
 
     def __post_init__(self) -> None:
         super().__post_init__()

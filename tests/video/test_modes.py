@@ -202,6 +202,28 @@ def test_temporal_ties_each_pixel_to_the_nearest_frame_that_shows_it() -> None:
     assert torch.equal(ties, torch.maximum(torch.maximum(seen[1], seen[2]), seen[4]))
 
 
+def test_frames_between_keyframes_are_blended_by_distance_where_they_are_seen() -> None:
+    before, after = noise(1, 3, 30, 40), noise(1, 3, 30, 40, seed=1)
+    seen = {1: torch.ones(1, 1, 30, 40), -3: torch.ones(1, 1, 30, 40)}
+    seen[1][..., :10, :], seen[-3][..., 20:, :] = 0, 0
+    seen[-3][..., :5, :] = 0
+    settings = ClipSettings(mode="keyframes", temporal_weight=7)
+    start, (target,) = beginning(
+        settings,
+        noise(1, 3, 30, 40, seed=2),
+        {1: before, -3: after},
+        lambda lag: moving(visible=seen[lag])(lag),
+    )
+    share = 3**modes.NEARNESS / (1 + 3**modes.NEARNESS)
+    expected = share * before + (1 - share) * after
+    expected[..., :10, :], expected[..., 20:, :] = after[..., :10, :], before[..., 20:, :]
+    expected[..., :5, :] = before[..., :5, :]  # neither shows it: the nearer one
+    assert torch.allclose(start, expected, atol=1e-4)
+    assert torch.equal(target.picture, start)
+    assert torch.equal(target.visible, torch.maximum(seen[1], seen[-3]))
+    assert target.weight == 7
+
+
 # --- the loop ----------------------------------------------------------------------------
 
 
@@ -214,7 +236,9 @@ def test_every_mode_leaves_every_frame_with_its_figures(
     names = {path.name for path in (tmp_path / "out").iterdir()} - {".lock"}
     numbered = [f"{i:06d}.{suffix}" for i in range(5) for suffix in ("png", "json")]
     assert names == {"run.json", *numbered}
-    finished = [now.figures for now in iterates if now.figures is not None]
+    in_order = sorted((now.frame, now.figures) for now in iterates if now.figures is not None)
+    finished = [figures for _, figures in in_order]
+    assert [now.finished for now in iterates if now.figures is not None] == [1, 2, 3, 4, 5]
     for number, figures in enumerate(finished):
         path = tmp_path / "out" / f"{number:06d}.json"
         assert FrameFigures(**json.loads(path.read_text())) == figures
@@ -224,10 +248,11 @@ def test_every_mode_leaves_every_frame_with_its_figures(
         assert figures.seconds > 0
         assert figures.megabytes > 0
     assert [figures.scene_start for figures in finished] == [True, False, False, True, False]
-    steps = [3] * 5 if mode == "per-frame" else [3, 2, 2, 3, 2]
-    assert [figures.steps for figures in finished] == steps
+    steps = {"per-frame": [3] * 5, "keyframes": [3, 4, 3, 3, 3]}
+    assert [figures.steps for figures in finished] == steps.get(mode, [3, 2, 2, 3, 2])
     ties = [figures.losses["temporal"] > 0 for figures in finished]
-    assert ties == [mode == "temporal" and not figures.scene_start for figures in finished]
+    tied = mode in ("temporal", "keyframes")
+    assert ties == [tied and not figures.scene_start for figures in finished]
 
 
 def test_iterates_come_frame_by_frame_and_step_by_step(
@@ -238,6 +263,20 @@ def test_iterates_come_frame_by_frame_and_step_by_step(
     seen = [(now.frame, now.frames, now.iterate and now.iterate.step) for now in iterates]
     first = [(0, 2, step) for step in (0, 1, 2, 3, None)]
     assert seen == first + [(1, 2, step) for step in (0, 1, 2, None)]
+
+
+@pytest.mark.parametrize(
+    ("scenes", "order"),
+    [((1, 0), [0]), ((2, 1), [0, 1, 2]), ((8, 3), [0, 3, 1, 2, 6, 4, 5, 7, 8, 10, 9])],
+)
+def test_keyframes_come_before_the_frames_between(
+    scenes: tuple[int, int], order: list[int], quick: Settings, painting: Tensor, tmp_path: Path
+) -> None:
+    clip = folder_clip(two_scenes(*scenes), tmp_path / "clip")
+    clip_settings = later("keyframes", keyframe_every=3)
+    iterates = list(paint_clip(clip, [painting], tmp_path / "out", quick, clip_settings))
+    assert [now.frame for now in iterates if now.figures] == order
+    assert [now.finished for now in iterates if now.figures] == list(range(1, len(order) + 1))
 
 
 def test_the_style_is_looked_at_once_for_all_frames(
@@ -272,7 +311,7 @@ def test_per_frame_is_each_frame_as_a_still(
         assert np.array_equal(to_array(saved), to_array(last.image))
 
 
-@pytest.mark.parametrize("mode", ["blended", "flow-warped", "temporal"])
+@pytest.mark.parametrize("mode", ["blended", "flow-warped", "temporal", "keyframes"])
 def test_a_cut_starts_afresh(mode: str, quick: Settings, painting: Tensor, tmp_path: Path) -> None:
     frames = two_scenes(3, 2)
     both = folder_clip(frames, tmp_path / "both")
@@ -589,24 +628,24 @@ def clip(tmp_path: Path) -> Clip:
 def test_a_run_broken_off_anywhere_goes_on_to_the_same_frames(
     mode: str, quick: Settings, painting: Tensor, tmp_path: Path, clip: Clip
 ) -> None:
-    clip_settings = later(mode)
+    clip_settings = later(mode, keyframe_every=2)
 
     def paint(folder: Path) -> Iterator[ClipIterate]:
         return paint_clip(clip, [painting], folder, quick, clip_settings)
 
-    list(paint(tmp_path / "whole"))
+    order = [now.frame for now in paint(tmp_path / "whole") if now.figures]
     whole = pngs(tmp_path / "whole")
-    for broken in range(sum(SCENES)):
+    for last, broken in enumerate(order):
         folder = tmp_path / f"broken {broken}"
         iterates = paint(folder)
         for now in iterates:
             if now.frame == broken and now.iterate is not None and now.iterate.step == 1:
                 break
         iterates.close()  # type: ignore[attr-defined]
-        assert list(pngs(folder)) == list(whole)[:broken]
+        assert list(pngs(folder)) == [f"{number:06d}.png" for number in sorted(order[:last])]
         rest = list(paint(folder))
-        assert painted_numbers(rest) == list(range(broken, sum(SCENES)))
-        assert [now.frame for now in rest if now.figures] == list(range(sum(SCENES)))
+        assert painted_numbers(rest) == sorted(order[last:])
+        assert sorted(now.frame for now in rest if now.figures) == list(range(sum(SCENES)))
         assert pngs(folder) == whole
     assert painted_numbers(list(paint(tmp_path / "whole"))) == []
 
@@ -1052,11 +1091,30 @@ def test_film_figures_by_hand() -> None:
     assert figures == {
         "frames": 4,
         "scenes": 2,
-        "seconds_a_frame": 3.0,
+        "seconds_a_frame": 3.0,  # of those that begin no scene
         "steps_a_frame": 35.0,
         "peak_megabytes": 600.0,
     }
     assert film_figures([first])["steps_a_frame"] == 80
+
+
+def test_a_steadied_film_keeps_its_frames_and_says_so(
+    quick: Settings, painting: Tensor, tmp_path: Path
+) -> None:
+    clip = folder_clip(pan(3), tmp_path / "clip")
+    films = []
+    for steady in (0.0, 1.0):
+        result = stylize_clip(clip, [painting], tmp_path / "run", settings=quick, steady=steady)
+        films.append((tmp_path / "run" / "film.mp4").read_bytes())
+        assert result.settings.get("steady", 0.0) == steady
+        painted = pngs(tmp_path / "run" / "frames")
+    assert films[0] != films[1]
+    stylize_clip(clip, [painting], tmp_path / "run", settings=quick)
+    assert (tmp_path / "run" / "film.mp4").read_bytes() == films[0]
+    assert pngs(tmp_path / "run" / "frames") == painted
+    with pytest.raises(InputError, match="steady = -1"):
+        stylize_clip(clip, [painting], tmp_path / "other", settings=quick, steady=-1.0)
+    assert not (tmp_path / "other").exists()
 
 
 def test_painted_frames_are_a_sequence(quick: Settings, painting: Tensor, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import chain, islice, tee
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from workbench.runs import Identity, same_run
 from workbench.video import clips
 from workbench.video.clips import Clip
 from workbench.video.frames import clip_identity
+from workbench.video.steady import check_steady, steadied
 
 PART = 100  # frames of a film between places where it can go on
 _GPU_BATCH = 8
@@ -53,6 +54,7 @@ def paint(
     device: str = "auto",
     precision: str = "auto",
     batch: int | None = None,
+    steady: float = 0.0,
     quality: int = 18,
     **part: Any,
 ) -> Painted:
@@ -71,6 +73,8 @@ def paint(
         Longest side in pixels, at most; None: as it is.
     original_colors
         "luma": the brightness of the painting in the colours of the content; else "off".
+    steady
+        As for `paint_film`, for films alone.
     """
     target = Path(output)
     refuse_overwriting(
@@ -80,6 +84,10 @@ def paint(
     painter = StyleModel.load(model, device=device, precision=precision)
     if painter.network.program != TransformationNetwork.program:
         print(f"{model} is a model of {painter.network.program}.")
+    if steady and kind != "film":
+        raise InputError(
+            f"steady = {steady}: {target} is no film, and has no flicker; leave it out."
+        )
     if kind == "folder":
         faults = paint_pictures(painter, names, target, size=size, original_colors=original_colors)
         done = len(names) - len(faults)
@@ -95,6 +103,7 @@ def paint(
         target,
         original_colors=original_colors,
         batch=batch,
+        steady=steady,
         quality=quality,
     )
     seconds = time.monotonic() - began
@@ -134,6 +143,7 @@ def paint_film(
     choices: Sequence[Choice] | None = None,
     original_colors: str = "off",
     batch: int | None = None,
+    steady: float = 0.0,
     quality: int = 18,
 ) -> int:
     """Paint a clip with style models into a film with the clip's sound; returns how many frames.
@@ -154,9 +164,12 @@ def paint_film(
         As for `paint` and `clips.write_film`.
     batch
         Frames that are painted at a time; what comes out is the same. None: 8 on a GPU, else 1.
+    steady
+        Strength with which the flicker is stilled, by `steady.steadied`; 0: not at all.
     """
     output = Path(output)
     clips.check_film(output, quality=quality)
+    check_steady(steady)
     if batch is not None and batch < 1:
         raise InputError(f"batch = {batch}: give a number of frames from 1 on.")
     _check_colors(original_colors)
@@ -172,18 +185,26 @@ def paint_film(
             "models": sorted(digests.values()),
             "original_colors": original_colors,
             "quality": quality,
+            **({"steady": steady} if steady else {}),
             **machine(first.device, first.dtype),
         }
         same_run(folder, Identity(identity))
-        parts = _finished_parts(folder, painters)
+        parts = _finished_parts(folder, painters, steady)
         done = sum(parts.values())
         if done % PART == 0:  # else the clip has ended
-            frames = clips.read_frames(clip, done)
+            frames, sources = tee(clips.read_frames(clip, done))
             painted = _paint_frames(frames, models, choices[done:], batch, original_colors)
+            before = None
+            if steady and done:
+                last = to_array(images.load_image(_last_frame([*parts][-1])))
+                before = last, next(clips.read_frames(clip, done - 1))
+            painted = steadied(zip(painted, sources, strict=False), steady, before=before)
             shown = bar(painted, "painting", "frame", total=clip.frames, done=done)
             for frame in shown:
-                part = _part(folder, done, painters)
-                some = chain([frame], islice(shown, PART - 1))
+                part = _part(folder, done, painters, steady)
+                some: Iterator[Frame] = chain([frame], islice(shown, PART - 1))
+                if steady:
+                    some = _keeping_the_last(some, part)
                 parts[part] = clips.write_film(some, part, clip.fps, quality=quality)
                 done += parts[part]
         if not parts:
@@ -206,16 +227,30 @@ def find_film(clip: Clip, model: StyleModel, folder: Path, *, original_colors: s
     return film
 
 
-def _part(folder: Path, first: int, painters: Sequence[Choice]) -> Path:
-    """Film of up to `PART` frames from `first` on; its name says what paints them."""
-    identity = Identity({"painters": painters[first : first + PART]})
+def _keeping_the_last(frames: Iterable[Frame], part: Path) -> Iterator[Frame]:
+    """Frames of a part; the next one goes on from exactly what the last shows."""
+    for frame in frames:
+        yield frame
+    save_image(from_array(frame), _last_frame(part))
+
+
+def _last_frame(part: Path) -> Path:
+    return part.with_suffix(".png")
+
+
+def _part(folder: Path, first: int, painters: Sequence[Choice], steady: float) -> Path:
+    """Film of up to `PART` frames from `first` on; its name says what paints them.
+
+    Steadied ones hang on all that come before.
+    """
+    identity = Identity({"painters": painters[0 if steady else first : first + PART]})
     return folder / f"{first:06d}-{identity.key}.mp4"
 
 
-def _finished_parts(folder: Path, painters: Sequence[Choice]) -> dict[Path, int]:
+def _finished_parts(folder: Path, painters: Sequence[Choice], steady: float) -> dict[Path, int]:
     """Parts that are there, from the first on -> how many frames they have."""
     parts: dict[Path, int] = {}
-    while (part := _part(folder, sum(parts.values()), painters)).is_file():
+    while (part := _part(folder, sum(parts.values()), painters, steady)).is_file():
         parts[part] = clips.open_clip(part).frames
     return parts
 

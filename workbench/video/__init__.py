@@ -1,4 +1,4 @@
-"""Clips: frames and sound, optical flow, four ways to paint a film, and what tells them apart.
+"""Clips: frames and sound, optical flow, five ways to paint a film, and what tells them apart.
 
 >>> import workbench
 >>> from workbench import video

@@ -162,6 +162,20 @@ class Motion:
         """Bring a picture that lies as the earlier one does to where things are now."""
         return warp(image, self.flow)
 
+    def then(self, further: Motion) -> Motion:
+        """Follow a further motion from where this one leads to."""
+        on, seen = _sample(further.flow, self.flow), _sample(further.visible, self.flow)
+        return Motion(self.flow + on, self.visible * (seen > 0.5))
+
+    def ignoring_edges(self) -> Motion:
+        """The same motion, with what is hidden in places of `_NARROW` pixels or more alone.
+
+        Narrower ones are doubtful edges of things that move rather than something new.
+        """
+        wide = -F.max_pool2d(self.visible - 1, _NARROW, stride=1, padding=_NARROW // 2)
+        new = F.max_pool2d(wide, _NARROW, stride=1, padding=_NARROW // 2)
+        return replace(self, visible=1 - new)
+
 
 def find_motion(
     current: Tensor, earlier: Tensor, method: str = "dis", *, device: str | None = None
@@ -176,11 +190,9 @@ def with_likenesses(motion: Motion, current: Tensor, earlier: Tensor) -> Motion:
     """Let what comes into view be fetched from where the earlier picture looks most like it.
 
     A painting that the motion warps then has strokes there, and of such a thing, as in image
-    analogies (Hertzmann et al. 2001), square by square. Places narrower than `_NARROW` pixels keep
-    their flow: they are doubtful edges of things that move rather than something new.
+    analogies (Hertzmann et al. 2001), square by square; but for narrow edges.
     """
-    wide = -F.max_pool2d(motion.visible - 1, _NARROW, stride=1, padding=_NARROW // 2)
-    new = F.max_pool2d(wide, _NARROW, stride=1, padding=_NARROW // 2) > 0
+    new = motion.ignoring_edges().visible == 0
     if not new.any():
         return motion
     height, width = map(int, new.shape[2:])

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import median
+from statistics import fmean
 from typing import Any
 
 from torch import Tensor
@@ -50,6 +50,11 @@ def finished_frames(folder: str | os.PathLike[str]) -> dict[int, FrameFigures]:
         if path.stem.isdecimal() and (frame := _read_frame(path)):
             done[int(path.stem)] = frame[0]
     return done
+
+
+def in_a_row(numbers: Collection[int]) -> int:
+    """How many frames there are before the first that is missing, by the numbers of those there."""
+    return next(number for number in range(len(numbers) + 1) if number not in numbers)
 
 
 def _read_frame(path: Path) -> tuple[FrameFigures, bytes] | None:
@@ -139,8 +144,8 @@ def film_figures(frames: Sequence[FrameFigures]) -> dict[str, float]:
     return {
         "frames": len(frames),
         "scenes": sum(frame.scene_start for frame in frames),
-        "seconds_a_frame": median(frame.seconds for frame in later),
-        "steps_a_frame": median(frame.steps for frame in later),
+        "seconds_a_frame": fmean(frame.seconds for frame in later),
+        "steps_a_frame": fmean(frame.steps for frame in later),
         "peak_megabytes": max(frame.megabytes for frame in frames),
     }
 
@@ -158,11 +163,13 @@ def film_identity(
 ) -> Identity:
     """Everything that the painted frames depend on; `MACHINE` has what the machine adds."""
     knobs, init = clip_settings.as_dict(), settings.init
+    of_keyframes = {"keyframe_every", "between_steps"}
     unused = {
         "per-frame": set(knobs) - {"mode"},
-        "blended": {"temporal_weight", "temporal_lags", "flow_method"},
-        "flow-warped": {"temporal_weight", "temporal_lags"},
-        "temporal": {"blend"},
+        "blended": {"temporal_weight", "temporal_lags", *of_keyframes, "flow_method"},
+        "flow-warped": {"temporal_weight", "temporal_lags", *of_keyframes},
+        "temporal": {"blend", *of_keyframes},
+        "keyframes": {"blend", "temporal_lags"},
     }[clip_settings.mode]
     values = clip_identity(clip)
     if masks:

@@ -1,4 +1,4 @@
-"""Four ways to paint a film, over one loop that takes frame after frame.
+"""Five ways to paint a film, over one loop that takes frame after frame.
 
 A frame is optimised as a still is; the modes differ in where it starts from, and the last
 one in one more loss. Painted frames lie in a folder, each with its digest, and what a frame
@@ -12,11 +12,12 @@ import contextlib
 import os
 import time
 import warnings
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -46,13 +47,16 @@ from workbench.video.frames import (
     finish_frame,
     finished_frames,
     frame_path,
+    in_a_row,
     recolours,
     same_stills,
 )
 from workbench.video.masks import Mask, read_masks
+from workbench.video.steady import check_steady, steadied
 from workbench.weights import load_weights
 
 STOP_STEPS = 10  # over which `stop_change` is measured
+NEARNESS = 2  # power of a keyframe's distance with which its share falls
 
 
 # --- the modes ---------------------------------------------------------------------------
@@ -74,6 +78,8 @@ def beginning(
     - "temporal": the moved painted frame, held close to it and to earlier ones (Ruder,
       Dosovitskiy and Brox 2016, arXiv 1604.08610, sections 4.1 to 4.3): every pixel is tied to
       the nearest of the earlier frames that shows it.
+    - "keyframes": the same for every so many frames, tied to the keyframe before. Frames between
+      are both keyframes around them, moved, and blended by how near they are where they show it.
 
     What was hidden before starts from the painting of what looks most like it, unlike in theirs
     (`flow.with_likenesses`): started from the bare frame, it would stay as it is, as the rest of
@@ -85,9 +91,11 @@ def beginning(
             return torch.lerp(frame, earlier[1], settings.blend), ()
         case "flow-warped":
             return torch.lerp(frame, motion(1).warp(earlier[1]), settings.blend), ()
-        case "temporal":
+        case "keyframes" if min(earlier) < 0:
+            return _between(earlier, motion, settings.temporal_weight)
+        case "temporal" | "keyframes":
             targets = []
-            untied = torch.ones_like(motion(1).visible)
+            untied = torch.ones_like(motion(min(earlier)).visible)
             for lag in sorted(earlier):
                 visible = motion(lag).visible * untied
                 moved = motion(lag).warp(earlier[lag])
@@ -98,7 +106,33 @@ def beginning(
             return None, ()
 
 
+def _between(
+    keyframes: Mapping[int, Tensor], motion: Callable[[int], Motion], weight: float
+) -> tuple[Tensor, tuple[TemporalTarget, ...]]:
+    """Blend the keyframes around a frame, moved to where things are now."""
+    nearest = min(keyframes, key=abs)
+    mixed, shares = torch.zeros_like(keyframes[nearest]), torch.zeros(1)
+    for lag, painted in keyframes.items():
+        # Where neither shows what is here, the nearer one shows what looks like it.
+        share = motion(lag).visible / abs(lag) ** NEARNESS + 1e-6 * (lag == nearest)
+        mixed, shares = mixed + share * motion(lag).warp(painted), shares + share
+    mixed = mixed / shares
+    visible = torch.stack([motion(lag).visible for lag in keyframes]).amax(dim=0)
+    return mixed, (TemporalTarget(mixed, visible, weight),)
+
+
 # --- the loop ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class _Frame:
+    """A frame of the clip, and what painting it looks at."""
+
+    number: int
+    picture: Frame
+    scene: Mapping[int, Frame]  # earlier ones of its scene, by how many frames ago they were
+    masks: tuple[Tensor, ...]
+    motions: Mapping[int, Motion] = field(default_factory=dict)  # to those, where known already
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,6 +140,7 @@ class ClipIterate:
     """A film on its way."""
 
     frame: int  # its number, from 0
+    finished: int  # how many frames are
     frames: int  # how many the clip has, by its container's word
     iterate: Iterate | None  # None when the frame was found painted, or has just been finished
     figures: FrameFigures | None  # of the finished frame; None while it is being painted
@@ -115,7 +150,7 @@ class ClipIterate:
     def done(self) -> float:
         """Frames that are painted, with the share of this one."""
         share = 0.0 if self.iterate is None else self.iterate.step / self.iterate.steps
-        return self.frame + (share if self.figures is None else 1)
+        return self.finished + share
 
 
 def paint_clip(
@@ -174,63 +209,108 @@ def paint_clip(
     settings = replace(settings, size=max(clip.shape))
     with claimed(folder):
         done = {n: each for n, each in finished_frames(folder).items() if n < clip.frames}
-        first = next(number for number in range(len(done) + 1) if number not in done)
+        first = in_a_row(done)
         identity = film_identity(clip, styles, settings, clip_settings, masks, original_colors)
         same_run(folder, identity, ignoring=MACHINE)
         stills = Path(alone) if alone and same_stills(Path(alone), identity) else None
         lags = _lags(clip_settings)
         reach = max(lags, default=1)  # cuts are looked for in every mode
         begin = max(0, first - reach)
-        while recolours(original_colors) and begin > 0 and not done[begin].scene_start:
+        keyframes = clip_settings.mode == "keyframes"  # are counted from where a scene begins
+        from_scene = keyframes or recolours(original_colors)
+        while from_scene and begin > 0 and not done[begin].scene_start:
             begin -= 1
         for number in range(begin):
-            yield ClipIterate(number, clip.frames, None, done[number])
+            yield ClipIterate(number, number + 1, clip.frames, None, done[number])
         left: Countdown | None = None
         started = time.monotonic()
         device = choose_device(settings.device)
         reset_peak_megabytes(device)
-        for number, picture, scene, regions in _frames(clip, masks, begin, reach):
+        frames = _frames(clip, masks, begin, reach)
+        if keyframes:
+            find = partial(_find_steps, clip_settings.flow_method, settings.device)
+            frames = _keyframes_first(frames, clip_settings.keyframe_every, find)
+        for count, each in enumerate(frames, start=begin):
+            number, scene = each.number, each.scene
             if not scene:
-                first_frame = from_array(picture)
+                first_frame = from_array(each.picture)
                 paintings = [match_colors(style, first_frame, original_colors) for style in styles]
             if number in done:
-                yield ClipIterate(number, clip.frames, None, done[number])
+                yield ClipIterate(number, count + 1, clip.frames, None, done[number])
                 continue
             same_run(folder, identity)
             figures = copy_frame(number, stills, folder) if stills and not scene else None
             if figures is None:
-                before = {
-                    lag: (scene[lag], frame_path(folder, number - lag))
-                    for lag in lags
-                    if lag in scene
-                }
-                frame = from_array(picture)
-                paint = partial(optimize, frame, paintings, masks=regions)
+                before = {lag: frame_path(folder, number - lag) for lag in scene if lag in lags}
+                frame = from_array(each.picture)
+                paint = partial(optimize, frame, paintings, masks=each.masks)
                 if left is None:
-                    problem = Problem.of(frame, paintings, settings, regions)
-                    left = _say_ahead(film_outline(problem, clip, clip_settings), problem, number)
+                    problem = Problem.of(frame, paintings, settings, each.masks)
+                    left = _say_ahead(film_outline(problem, clip, clip_settings), problem, count)
                     del problem
                 with _saying_what_stays(folder):
-                    for iterate in _paint_frame(frame, before, paint, settings, clip_settings):
-                        yield ClipIterate(number, clip.frames, iterate, None, left)
+                    for iterate in _paint_frame(
+                        frame, each, before, paint, settings, clip_settings
+                    ):
+                        yield ClipIterate(number, count, clip.frames, iterate, None, left)
                 seconds = time.monotonic() - started
                 figures = finish_frame(folder, number, iterate, not scene, seconds)
-            yield ClipIterate(number, clip.frames, None, figures, left)
+            yield ClipIterate(number, count + 1, clip.frames, None, figures, left)
             started = time.monotonic()
             reset_peak_megabytes(device)
 
 
-def _frames(
-    clip: Clip, masks: Sequence[Mask], begin: int, reach: int
-) -> Iterator[tuple[int, Frame, dict[int, Frame], tuple[Tensor, ...]]]:
-    """Number, picture and masks of each frame, and those of its scene up to `reach` before it."""
+def _frames(clip: Clip, masks: Sequence[Mask], begin: int, reach: int) -> Iterator[_Frame]:
+    """Each frame, with those of its scene up to `reach` before it."""
     scene: dict[int, Frame] = {}  # by how many frames ago they were
     pictures = zip(read_frames(clip, begin), read_masks(masks, begin), strict=False)
     for number, (picture, regions) in enumerate(pictures, start=begin):
         if scene and is_cut(scene[1], picture):
             scene = {}
-        yield number, picture, scene, regions
+        yield _Frame(number, picture, scene, regions)
         scene = {1: picture, **{lag + 1: each for lag, each in scene.items() if lag < reach}}
+
+
+def _keyframes_first(
+    frames: Iterable[_Frame], every: int, find: Callable[[Frame, Frame], Motion]
+) -> Iterator[_Frame]:
+    """Frames of `_frames`, each keyframe before those that lie between it and the one before.
+
+    Keyframes alone are left in their scenes; the one to come, by how many frames ahead it is, less
+    than 0. The last frame of a scene is a keyframe. Their motions are `find`'s, from frame to
+    frame, one after the other: so neighbours move alike, and little is lost on the way.
+    """
+    group: list[_Frame] = []
+
+    def ordered() -> Iterator[_Frame]:
+        if not group:
+            return
+        count = len(group)
+        first = group[-1].scene[count]
+        pictures = [first, *(each.picture for each in group)]
+        back: dict[int, Motion] = {}
+        ahead: dict[int, Motion] = {}
+        for i in range(1, count + 1):
+            step = find(pictures[i], pictures[i - 1])
+            back[i] = step if i == 1 else step.then(back[i - 1])
+        for i in range(count - 1, 0, -1):
+            step = find(pictures[i], pictures[i + 1])
+            ahead[i] = step if i == count - 1 else step.then(ahead[i + 1])
+        yield replace(group[-1], scene={count: first}, motions={count: back[count]})
+        for i, each in enumerate(group[:-1], start=1):
+            scene, motions = {i: first, i - count: pictures[-1]}, {i: back[i], i - count: ahead[i]}
+            yield replace(each, scene=scene, motions=motions)
+        group.clear()
+
+    for each in frames:
+        if not each.scene:
+            yield from ordered()
+            yield each
+            continue
+        group.append(each)
+        if len(group) == every:
+            yield from ordered()
+    yield from ordered()
 
 
 def film_outline(problem: Problem, clip: Clip, clip_settings: ClipSettings) -> FilmOutline:
@@ -301,7 +381,7 @@ def show_progress(iterates: Generator[ClipIterate], title: str) -> Iterator[Clip
     """
     with contextlib.closing(iterates):
         for now in iterates:
-            if now.iterate is None and now.frame + 1 < now.frames:
+            if now.iterate is None and now.finished < now.frames:
                 yield now  # found on the disk, which says nothing of the speed
             else:
                 yield from bar(chain([now], iterates), title, "frame", where=_where, left=_left)
@@ -316,8 +396,7 @@ def _where(now: ClipIterate) -> tuple[int, int, str]:
     if now.iterate is not None:
         step, steps, loss = now.iterate.step, now.iterate.steps, now.iterate.losses.total
         text = f"step {step}/{steps}, loss {loss:.3g}"
-    done = now.frame + (now.figures is not None)
-    return done, max(now.frames, now.frame + 1), text
+    return now.finished, max(now.frames, now.frame + 1), text
 
 
 def stylize_clip(
@@ -330,6 +409,7 @@ def stylize_clip(
     clip_settings: ClipSettings = ClipSettings(),  # noqa: B008
     masks: Sequence[Mask] = (),
     original_colors: str = "off",
+    steady: float = 0.0,
     quality: int = 18,
 ) -> Result:
     """Paint a clip into a film with the clip's sound; run again, it goes on where it stopped.
@@ -343,11 +423,12 @@ def stylize_clip(
     output_dir
         Gets `film.mp4`, the folder `frames` and, when all is done, `result.json`.
     mode
-        "per-frame", "blended", "flow-warped" or "temporal"; None: as `clip_settings` says.
-    masks, original_colors, quality
+        One of `settings.MODES`; None: as `clip_settings` says.
+    masks, original_colors, steady, quality
         As for `paint_film`, which says what is raised.
     """
     check_film("film.mp4", quality=quality)
+    check_steady(steady)
     if not isinstance(clip, Clip):
         clip = open_clip(clip, size=settings.size)
     if mode is not None:
@@ -363,11 +444,14 @@ def stylize_clip(
         clip_settings,
         masks=masks,
         original_colors=original_colors,
+        steady=steady,
         quality=quality,
     )
-    told = {"clip": str(clip.path)}
+    told: dict[str, Any] = {"clip": str(clip.path)}
     if original_colors != "off":
         told["original_colors"] = original_colors
+    if steady > 0:
+        told["steady"] = steady
     return finish_run(
         folder,
         outputs={"film": film},
@@ -388,6 +472,7 @@ def paint_film(
     masks: Sequence[Mask] = (),
     original_colors: str = "off",
     alone: str | os.PathLike[str] | None = None,
+    steady: float = 0.0,
     quality: int = 18,
 ) -> tuple[PaintedFrames, dict[str, float]]:
     """Paint a clip into a film with its sound, with progress bars; see `stylize_clip`.
@@ -402,6 +487,10 @@ def paint_film(
         One of `colour.ORIGINAL_COLORS`, to keep the colours of the clip. "luma" gives the film
         the brightness of the painting only; the others give each style the colours that a scene
         begins with.
+
+    steady
+        Strength with which the film is stilled as it is written, by `steady.steadied`; its frames
+        stay as they are.
 
     Returns
     -------
@@ -425,17 +514,23 @@ def paint_film(
         warnings.warn(sentence, stacklevel=3)
     colors_of = clip if original_colors == "luma" else None
     painted = PaintedFrames(Path(frames), len(finished), colors_of)
-    write_painted(painted, clip, film, quality=quality)
+    write_painted(painted, clip, film, steady=steady, quality=quality)
     return painted, film_figures(finished)
 
 
 def write_painted(
-    frames: PaintedFrames, clip: Clip, film: str | os.PathLike[str], *, quality: int = 18
+    frames: PaintedFrames,
+    clip: Clip,
+    film: str | os.PathLike[str],
+    *,
+    steady: float = 0.0,
+    quality: int = 18,
 ) -> None:
     """Write frames of `paint_clip` as a film with the clip's sound; there must be one at least."""
     if not frames:
         raise InputError(f"{frames.folder} has no finished frame yet; go on painting.")
-    pictures = bar(frames.pictures(), "writing", "frame", total=len(frames))
+    still = steadied(zip(frames.pictures(), read_frames(clip), strict=False), steady)
+    pictures = bar(still, "writing", "frame", total=len(frames))
     write_film(pictures, film, clip.fps, sound=clip, quality=quality)
 
 
@@ -449,33 +544,46 @@ def shortfall(clip: Clip, frames: int) -> str | None:
     )
 
 
-def _lags(settings: ClipSettings) -> tuple[int, ...]:
-    """How many frames ago the frames were that the mode looks at."""
+def _lags(settings: ClipSettings) -> Sequence[int]:
+    """How many frames ago the frames were that the mode looks at; less than 0: how far ahead."""
+    if settings.mode == "keyframes":
+        return range(-settings.keyframe_every, settings.keyframe_every + 1)
     return {"per-frame": (), "temporal": settings.temporal_lags}.get(settings.mode, (1,))
+
+
+def _find_steps(method: str, device: str, current: Frame, neighbour: Frame) -> Motion:
+    found = find_motion(from_array(current), from_array(neighbour), method, device=device)
+    return found.ignoring_edges()  # or they would add up
 
 
 def _paint_frame(
     frame: Tensor,
-    before: Mapping[int, tuple[Frame, Path]],
+    each: _Frame,
+    before: Mapping[int, Path],
     paint: Callable[..., Iterator[Iterate]],
     settings: Settings,
     clip_settings: ClipSettings,
 ) -> Iterator[Iterate]:
-    """Paint a frame; `before` has source and painted file of earlier ones, by their lags."""
-    painted = {lag: load_image(path) for lag, (_, path) in before.items()}
+    """Paint a frame; `before` has the painted files of those it leans on, by their lags."""
+    painted = {lag: load_image(path) for lag, path in before.items()}
+    nearest = min(before, key=abs, default=0)
 
     @cache
     def motion(lag: int) -> Motion:
-        earlier, method = from_array(before[lag][0]), clip_settings.flow_method
-        found = find_motion(frame, earlier, method, device=settings.device)
-        return with_likenesses(found, frame, earlier) if lag == 1 else found
+        earlier, method = from_array(each.scene[lag]), clip_settings.flow_method
+        if (found := each.motions.get(lag)) is None:
+            found = find_motion(frame, earlier, method, device=settings.device)
+        return with_likenesses(found, frame, earlier) if lag == nearest else found
 
     if not before:
         yield from paint(settings)
         return
     start, temporal = beginning(clip_settings, frame, painted, motion)
     losses: list[float] = []
-    later = replace(settings, steps=(clip_settings.later_steps,))
+    steps = clip_settings.later_steps
+    if clip_settings.mode == "keyframes":
+        steps = clip_settings.between_steps if min(before) < 0 else clip_settings.key_steps
+    later = replace(settings, steps=(steps,))
     for iterate in paint(later, start=start, temporal=temporal):
         yield iterate
         losses.append(iterate.losses.total)
