@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from workbench.descent import (
+    ENLARGED_FIRST_STEP,
     FIRST_STEP,
     WARMUP_STEPS,
     measure,
@@ -370,6 +371,18 @@ def test_the_first_step_of_lbfgs_can_be_seen(
     first, second = optimize(photo, [painting], replace(tiny, steps=(1,)), start=photo)
     change = (second.image - first.image).square().mean().sqrt() * 255
     assert 0.8 * FIRST_STEP < change < 1.01 * FIRST_STEP  # a little is lost at the gamut's edge
+
+
+def test_a_picture_that_was_enlarged_is_moved_further_at_first(
+    tiny: Settings, photo: Tensor, painting: Tensor
+) -> None:
+    pale = 0.25 + photo / 2  # away from the gamut's edge
+    settings = replace(tiny, size=192, steps=(24, 2))
+    *_, coarse, first, second = optimize(pale, [painting], settings)
+    assert (coarse.size, first.size) == (96, 192)
+    change = 255 * (first.image - resize(coarse.image, 192)).square().mean().sqrt()
+    assert 0.8 * ENLARGED_FIRST_STEP < change < 1.01 * ENLARGED_FIRST_STEP
+    assert second.losses.total < first.losses.total
 
 
 def test_adam_stays_adam_with_a_start(tiny: Settings, photo: Tensor, painting: Tensor) -> None:

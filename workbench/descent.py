@@ -23,6 +23,7 @@ from workbench.settings import Settings
 
 WARMUP_STEPS = 20  # of Adam before L-BFGS at the first scale, where it would explode at once
 FIRST_STEP = 0.25  # grey levels (root mean square) of the first step of L-BFGS
+ENLARGED_FIRST_STEP = 3.0  # likewise, of a picture that was enlarged, which lacks all that is fine
 EXPLOSION = 2.0  # times the lowest loss so far: a step of L-BFGS beyond that is taken back
 MAX_EXPLOSIONS = 8  # in a row, each of which halves the steps
 CALM_STEPS = 10  # without an explosion, after which steps have their full length again
@@ -239,7 +240,16 @@ def _moments(
         elif before is not None:
             begin = _moved(problem, evaluate, begin, before)
         before = None
-        for moment in _descend(problem, evaluate, begin, end=end, warmup=warmup, remember=remember):
+        enlarged = number > 0 and begin.step == end - steps
+        for moment in _descend(
+            problem,
+            evaluate,
+            begin,
+            end=end,
+            warmup=warmup,
+            first_step=ENLARGED_FIRST_STEP if enlarged else FIRST_STEP,
+            remember=remember,
+        ):
             yield moment
         begin = moment
 
@@ -278,22 +288,34 @@ def _moved(problem: Problem, evaluate: Evaluate, begin: Moment, before: Settings
 
 
 def _descend(
-    problem: Problem, evaluate: Evaluate, good: Moment, *, end: int, warmup: int, remember: bool
+    problem: Problem,
+    evaluate: Evaluate,
+    good: Moment,
+    *,
+    end: int,
+    warmup: int,
+    first_step: float,
+    remember: bool,
 ) -> Generator[Moment]:
-    """Minimise at one scale from a moment up to the step `end`, up to step `warmup` with Adam."""
+    """Minimise at one scale from a moment up to the step `end`, up to step `warmup` with Adam.
+
+    Where L-BFGS begins at that moment, `first_step` is the length of its first step.
+    """
+    begins_at = good.step
     settings = problem.settings
     pixels = good.pixels.to(problem.device, copy=True).requires_grad_()
     pixels.grad = good.grad.to(problem.device) / good.unit
     optimizer: torch.optim.Optimizer | None = None
     if good.optimizer and _is_of_lbfgs(good.optimizer) == (good.step >= warmup):
-        optimizer = _optimizer(pixels, settings, good.rate, adam=good.step < warmup)
+        optimizer = _optimizer(pixels, settings, good.rate, FIRST_STEP, adam=good.step < warmup)
         optimizer.load_state_dict(_memory(good.optimizer))
 
     while good.step < end:
         adam, lowest, rate, calm = good.step < warmup, good.lowest, good.rate, good.calm + 1
         pixels.grad = good.grad.to(problem.device) / good.unit
         if optimizer is None or good.step == warmup:
-            optimizer = _optimizer(pixels, settings, rate, adam=adam)
+            length = first_step if good.step == begins_at else FIRST_STEP
+            optimizer = _optimizer(pixels, settings, rate, length, adam=adam)
             lowest = good.losses.total
         else:
             optimizer.param_groups[0]["lr"] = rate * (settings.learning_rate if adam else 1.0)
@@ -355,9 +377,12 @@ def _look(pixels: Tensor, evaluate: Evaluate, white: float) -> tuple[Losses, Ten
 
 
 def _optimizer(
-    pixels: Tensor, settings: Settings, rate: float, *, adam: bool
+    pixels: Tensor, settings: Settings, rate: float, first_step: float, *, adam: bool
 ) -> torch.optim.Optimizer:
-    """A new one, for pixels whose gradient is known; `rate` is the share of its full steps."""
+    """A new one, for pixels whose gradient is known; `rate` is the share of its full steps.
+
+    `first_step` is the length of the first one of L-BFGS in grey levels.
+    """
     if adam:
         return torch.optim.Adam([pixels], lr=rate * settings.learning_rate)
     # torch would begin with a step of one grey level over all pixels together. That is nothing,
@@ -365,7 +390,7 @@ def _optimizer(
     assert pixels.grad is not None
     begins_with = pixels.grad / pixels.grad.abs().sum().clamp(min=1.0)
     length = float(begins_with.square().mean().sqrt())
-    first = rate * FIRST_STEP / length if length > 0 else rate
+    first = rate * first_step / length if length > 0 else rate
     return torch.optim.LBFGS([pixels], lr=first, max_iter=1, history_size=history(shape_of(pixels)))
 
 
