@@ -14,6 +14,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -644,7 +645,7 @@ def test_a_large_picture_comes_smaller_and_looks_the_same(
     assert small.shape == exact.shape
     assert (small - exact).abs().max() < 0.05
     longest = max(whole.shape[2:])
-    assert min(64, longest) <= max(part.shape[2:]) <= min(longest, 200)
+    assert max(part.shape[2:]) == min(32, longest)
     assert (resize(part, 32) - exact).abs().max() < 0.05
     assert torch.equal(load_image(path, crop=crop), whole)
 
@@ -665,6 +666,48 @@ def test_134_megapixels_take_less_than_a_gigabyte(tmp_path: Path, sides: tuple[i
     )[:2]
     assert shape == "1 3 768 1024"
     assert int(peak) < 1_000_000
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read there")
+def test_100_megapixels_are_saved_beside_one_copy_in_8_bits(tmp_path: Path) -> None:
+    script = (
+        "import sys, torch; from workbench import save_image\n"
+        "from workbench.devices import peak_megabytes, reset_peak_megabytes\n"
+        "image = torch.zeros(1, 3, 1000, 1000).expand(1, 3, 1000, 1000).repeat(1, 1, 10, 10)\n"
+        "reset_peak_megabytes(); before = peak_megabytes(); save_image(image, sys.argv[1])\n"
+        "print(peak_megabytes() - before)"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path / "a.jpg")]
+    more = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert float(more) < 8 * 100  # megabytes; a float copy alone is 1200
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+@pytest.mark.parametrize("opaque", [None, 0.25])
+def test_16_bits_keep_what_8_would_round(tmp_path: Path, suffix: str, opaque: float | None) -> None:
+    ramp = (
+        torch.linspace(0, 1, 3000).expand(1, 3, 2, 3000)
+        * torch.tensor([1, 0.5, 0.25])[None, :, None, None]
+    )
+    alpha = None if opaque is None else torch.full((1, 1, 1, 1), opaque)
+    save_image(ramp, tmp_path / f"a{suffix}", alpha=alpha, bits=16)
+    read = cv2.imread(str(tmp_path / f"a{suffix}"), cv2.IMREAD_UNCHANGED)
+    assert (read.dtype, read.shape[2]) == (np.uint16, 3 if opaque is None else 4)
+    colours = read[..., :3][..., ::-1] / 65535
+    assert abs(colours - ramp[0].permute(1, 2, 0).numpy()).max() < 0.6 / 65535
+    if opaque is None:
+        assert (load_image(tmp_path / f"a{suffix}") - ramp).abs().max() < 1.1 / 255
+    else:
+        assert abs(read[..., 3] / 65535 - opaque).max() < 1e-5
+
+
+def test_16_bits_where_there_are_none_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"a.jpg: .jpg has 8 bits a colour; use .png or .tif"):
+        save_image(smooth(), tmp_path / "a.jpg", bits=16)
+    with pytest.raises(InputError, match="bits = 12: use 8 or 16"):
+        save_image(smooth(), tmp_path / "a.png", bits=12)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("size", [0, -5])

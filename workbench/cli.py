@@ -179,6 +179,7 @@ def stylize(
     save_every: int | None = None,
     crop: str | None = None,
     minutes: float | None = None,
+    bits: int = 8,
     anew: bool = False,
     resume: bool = False,
     print_settings: bool = False,
@@ -224,6 +225,8 @@ def stylize(
     minutes
         Take the steps that give the best picture in so many minutes, whatever --steps says; they
         are named, and the same settings paint the same picture.
+    bits
+        Of a colour of the picture: 8, or 16 in a .png or .tif.
     anew
         Begin again. Else the same command goes on where it was stopped, by Ctrl-C, kill -9 or a
         power cut, to the picture that it makes without the stop. With other settings it begins
@@ -272,6 +275,7 @@ def stylize(
             original_colors=original_colors or "off",
             save_every=save_every,
             gif_megabytes=gif_megabytes,
+            bits=bits,
             anew=anew,
             minutes=minutes,
         )

@@ -41,6 +41,7 @@ _TIFF_HEADS = (b"II*\0", b"MM\0*")
 # Tags of TIFF.
 _SUBFILE_TYPE, _BITS_PER_SAMPLE, _PHOTOMETRIC, _SUB_IFDS, _DNG_VERSION = 254, 258, 262, 330, 50706
 _LARGE = 2**24  # pixels; larger pictures are made smaller before they become floats
+_ROWS = 256  # of a picture that are floats twice at a time
 _WARNING_FILTER = threading.Lock()
 _TRANSPARENT = ("PNG", "WEBP", "TIFF")
 _WRITERS: dict[str, tuple[str, dict[str, object]]] = {
@@ -91,8 +92,7 @@ def load_image(
         it as it is.
     for_size
         Longest side in pixels that it will be needed at, to save time and memory: a picture of more
-        than 16 megapixels may come at a half, a quarter and so on of its size, though at least
-        twice as large as this. By default `size`.
+        than 16 megapixels comes no larger than this. By default `size`.
     crop
         `(left, top, right, bottom)` as fractions of width and height, cut out before resizing. A
         tight crop spends the pixels on the subject.
@@ -237,7 +237,8 @@ def _decode(picture: Image.Image, path: Path, for_size: float | None, crop: Box)
     if picture.mode.startswith("I"):
         picture = _in_8_bits(picture, tags)
     if picture.has_transparency_data:
-        picture = picture.convert("LA" if picture.mode in ("L", "LA") else "RGBA")
+        kind = "LA" if picture.mode in ("L", "LA") else "RGBA"
+        picture = picture if picture.mode == kind else picture.convert(kind)
     elif picture.mode not in ("RGB", "CMYK", "L"):
         picture = picture.convert("RGB")
     shrink //= max(1, round(max(height, width) / max(picture.size)))
@@ -250,6 +251,8 @@ def _decode(picture: Image.Image, path: Path, for_size: float | None, crop: Box)
         picture = picture.reduce(shrink, box)
     elif crop != _WHOLE:
         picture = picture.crop(box)
+    if for_size is not None and max(picture.size) > for_size < enough < math.inf:
+        picture = picture.resize(fit(shape, math.ceil(for_size))[::-1], Image.Resampling.BICUBIC)
     alpha = None
     if picture.mode in ("LA", "RGBA"):
         alpha = picture.getchannel("A")
@@ -279,8 +282,10 @@ def _from_channel(channel: Image.Image) -> Tensor:
     return torch.from_numpy(np.array(channel))[None, None].to(torch.float32).div_(255)
 
 
-def save_image(image: Tensor, path: str | os.PathLike[str], *, alpha: Tensor | None = None) -> None:
-    """Write a picture as an 8-bit file; the suffix of `path` says the format.
+def save_image(
+    image: Tensor, path: str | os.PathLike[str], *, alpha: Tensor | None = None, bits: int = 8
+) -> None:
+    """Write a picture file; the suffix of `path` says the format.
 
     Parameters
     ----------
@@ -291,16 +296,21 @@ def save_image(image: Tensor, path: str | os.PathLike[str], *, alpha: Tensor | N
     alpha
         `(1, 1, h, w)`, how opaque the picture is, stretched to its size; see `load_with_alpha`.
         Left out where the format holds no transparency: JPEG and BMP.
+    bits
+        Of a colour: 8, or in a PNG or TIFF 16, for prints and for work that goes on.
 
     Raises
     ------
     InputError
-        If the suffix is unknown.
+        If the suffix is unknown, or its format has no colours of so many bits.
     OutputError
         If the file cannot be written.
     """
-    check_picture_suffix(path)
+    check_picture_suffix(path, bits)
     kind, options = _WRITERS[Path(path).suffix.lower()]
+    if bits == 16:
+        write_bytes(path, _in_16_bits(image, alpha, kind))
+        return
     buffer = io.BytesIO()
     picture = Image.fromarray(to_array(image))
     if alpha is not None and kind in _TRANSPARENT:
@@ -317,14 +327,30 @@ def save_image(image: Tensor, path: str | os.PathLike[str], *, alpha: Tensor | N
     write_bytes(path, buffer.getvalue())
 
 
-def check_picture_suffix(path: str | os.PathLike[str]) -> None:
-    """Raise `InputError` if `save_image` could not tell a format from the name of `path`."""
+def _in_16_bits(image: Tensor, alpha: Tensor | None, kind: str) -> bytes:
+    """A PNG or TIFF, which Pillow would write with 8 bits."""
+    import cv2
+
+    colours = _integers(image, np.uint16)[..., ::-1]
+    if alpha is not None:
+        opaque = resize(alpha.detach().cpu().float(), shape_of(image))
+        colours = np.dstack([colours, _integers(opaque, np.uint16)])
+    options = [cv2.IMWRITE_TIFF_COMPRESSION, 8] if kind == "TIFF" else []  # by deflate
+    return cv2.imencode(f".{kind.lower()}", colours, options)[1].tobytes()
+
+
+def check_picture_suffix(path: str | os.PathLike[str], bits: int = 8) -> None:
+    """Raise `InputError` if `save_image` could not write to `path` with so many bits a colour."""
     suffix = Path(path).suffix.lower()
     if suffix not in _WRITERS:
         raise InputError(
             f"{path}: cannot write a picture as {suffix or 'a file without suffix'};"
             f" use one of {', '.join(_WRITERS)}."
         )
+    if bits not in (8, 16):
+        raise InputError(f"bits = {bits}: use 8 or 16.")
+    if bits == 16 and _WRITERS[suffix][0] not in ("PNG", "TIFF"):
+        raise InputError(f"{path}: {suffix} has 8 bits a colour; use .png or .tif, or bits 8.")
 
 
 def from_array(array: Frame) -> Tensor:
@@ -338,8 +364,18 @@ def from_array(array: Frame) -> Tensor:
 def to_array(image: Tensor) -> Frame:
     """Tensor `(1, 3, H, W)` in [0, 1] -> 8-bit picture `(H, W, 3)`, clipped and rounded."""
     check_image(image, "image")
-    pixels = (image.detach()[0].float().clamp(0, 1) * 255).round().to(torch.uint8)
-    return np.ascontiguousarray(pixels.permute(1, 2, 0).cpu().numpy())
+    return _integers(image, np.uint8)
+
+
+def _integers(image: Tensor, kind: type[Any]) -> npt.NDArray[Any]:
+    """A picture `(1, C, H, W)` in [0, 1] as `(H, W, C)` in all that a kind of integers has."""
+    _, channels, height, width = image.shape
+    whole = np.empty((height, width, channels), kind)
+    for top in range(0, height, _ROWS):
+        strip = image.detach()[0, :, top : top + _ROWS].float().clamp(0, 1)
+        strip = (strip * np.iinfo(kind).max).round()
+        whole[top : top + _ROWS] = strip.permute(1, 2, 0).cpu().numpy()
+    return whole
 
 
 def check_image(image: Tensor, name: str, channels: int = 3) -> None:

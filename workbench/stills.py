@@ -120,6 +120,7 @@ def check_paths(
     *,
     beside: Iterable[Path] = (),
     gif_megabytes: float | None = None,
+    bits: int = 8,
 ) -> None:
     """Refuse before long work paths that `save` could not write to.
 
@@ -132,7 +133,7 @@ def check_paths(
         elif name == "mp4":
             clips.check_film(path)
         else:
-            images.check_picture_suffix(path)
+            images.check_picture_suffix(path, bits if name == "picture" else 8)
     refuse_overwriting([*paths.values(), *beside], inputs)
     for path in paths.values():
         check_writable(path)
@@ -231,6 +232,7 @@ def save(
     fps: float = 5.0,
     gif_megabytes: float | None = None,
     moves: Sequence[int] = (),
+    bits: int = 8,
 ) -> None:
     """Write the picture of the last iterate, and what else is asked for.
 
@@ -244,12 +246,14 @@ def save(
         Frames a second of the GIF and the MP4, and the largest size of the GIF; None: any.
     moves
         Steps at which settings were changed, for the curves.
+    bits
+        Of a colour of the picture, as for `images.save_image`.
     """
     inputs = still.inputs()
     for name, path in paths.items():
         match name:
             case "picture":
-                save_image(iterate.image, path, alpha=still.alpha)
+                save_image(iterate.image, path, alpha=still.alpha, bits=bits)
             case "gif":
                 sheets.save_gif(_film(recorder), path, fps=fps, max_megabytes=gif_megabytes)
             case "mp4":
@@ -275,6 +279,7 @@ def paint_files(
     original_colors: str = "off",
     save_every: int | None = None,
     gif_megabytes: float | None = None,
+    bits: int = 8,
     anew: bool = False,
     minutes: float | None = None,
 ) -> Iterate:
@@ -297,6 +302,7 @@ def paint_files(
         [content, *styles, *masks, settings.init],
         beside=[newest, folder, *(progress.snapshot_path(picture, step) for step in steps)],
         gif_megabytes=gif_megabytes,
+        bits=bits,
     )
     still = load(content, styles, settings, masks=masks, crop=crop, original_colors=original_colors)
     say_masks(still.masks, still.content.shape[-2:], "the photograph")
@@ -312,7 +318,7 @@ def paint_files(
     except KeyboardInterrupt:
         done = recorder.steps[-1] if recorder.steps else 0
         raise KeyboardInterrupt(f"Interrupted after {done} steps") from None
-    save(still, recorder, iterate, paths, gif_megabytes=gif_megabytes)
+    save(still, recorder, iterate, paths, gif_megabytes=gif_megabytes, bits=bits)
     checkpoints.remove()
     return iterate
 
