@@ -148,7 +148,7 @@ def _write_runtime(folder: Path) -> None:
         for name, source in _RUNTIME.items():
             member = package.extractfile(f"package/dist/{source}")
             data = member.read() if member else b""
-            data = gzip.compress(data, mtime=0) if name.endswith(".gz") else data
+            data = gzip.compress(data, 6, mtime=0) if name.endswith(".gz") else data
             write_bytes(folder / name, data)
 
 
