@@ -66,30 +66,31 @@ def steadied(
 
 def _drawn(painted: Frame, source: Frame, before: Frame, source_before: Frame, s: float) -> Frame:
     """Draw a painted frame to the one before it."""
-    x, y = _origins(source, source_before)
+    origins = _origins(source, source_before)
     then, moved = (
-        cv2.remap(picture, x, y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
-        for picture in (source_before, before)
+        cv2.remap(picture, *origins, how, borderMode=cv2.BORDER_REPLICATE)
+        for picture, how in ((source_before, cv2.INTER_LINEAR), (before, cv2.INTER_CUBIC))
     )
-    change = cv2.absdiff(source, then).astype(np.float32) / 255
-    square = cv2.transform(change * change, np.ones((1, 3), np.float32))
-    weight = (s * WEIGHT * np.exp(square / (-2 * _ALIKE**2)))[..., None]
+    change = cv2.subtract(source, then, dtype=cv2.CV_32F)
+    square = np.einsum("hwc,hwc->hw", change, change)
+    weight = cv2.merge([s * WEIGHT * np.exp(square / (-2 * (255 * _ALIKE) ** 2))] * 3)
     wide = painted.astype(np.float32)
-    drawn = weight * (moved - wide)
-    correction = drawn / (4 + weight)
+    drawn = weight * cv2.subtract(moved, painted, dtype=cv2.CV_32F)
+    weight += 4
+    correction = drawn / weight
     for _ in range(_SWEEPS - 1):
         around = cv2.filter2D(correction, -1, _NEIGHBOURS, borderType=cv2.BORDER_REPLICATE)
-        correction = (around + drawn) / (4 + weight)
+        correction = (around + drawn) / weight
     steady = wide + correction
     fine = _fine(steady)
-    lost = np.linalg.norm(_fine(wide)) / max(float(np.linalg.norm(fine)), 1e-6)
-    sharp = steady + max(float(lost) - 1, 0) * fine
-    return np.asarray(np.rint(sharp).clip(0, 255), dtype=np.uint8)
+    lost = cv2.norm(_fine(wide)) / max(cv2.norm(fine), 1e-6)
+    sharp = cv2.addWeighted(steady, 1, fine, max(lost - 1, 0), 0, dtype=cv2.CV_8U)  # rounds, clips
+    return np.asarray(sharp, dtype=np.uint8)
 
 
 def _fine(picture: Floats) -> Floats:
     """The finest strokes alone."""
-    return np.asarray(picture - cv2.GaussianBlur(picture, (3, 3), 0), dtype=np.float32)
+    return np.asarray(cv2.subtract(picture, cv2.GaussianBlur(picture, (3, 3), 0)), dtype=np.float32)
 
 
 def _origins(current: Frame, earlier: Frame) -> tuple[Floats, Floats]:
@@ -108,6 +109,8 @@ def _origins(current: Frame, earlier: Frame) -> tuple[Floats, Floats]:
         search = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
         found = search.calc(now, then, found)
     x, y = cv2.split(cv2.resize(found, (width, height)))
-    rows, columns = np.ogrid[:height, :width]
-    right, down = width / small[0], height / small[1]
-    return (columns + x * right).astype(np.float32), (rows + y * down).astype(np.float32)
+    x *= width / small[0]
+    y *= height / small[1]
+    x += np.arange(width, dtype=np.float32)
+    y += np.arange(height, dtype=np.float32)[:, None]
+    return x, y
