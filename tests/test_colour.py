@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from workbench.colour import match_colors, recolour, transfer_luma
+from workbench.colour import match_colors, match_spread, recolour, transfer_luma
 from workbench.errors import InputError
 
 
@@ -94,3 +94,15 @@ def test_match_colors_recolours_the_style_only_where_it_is_asked_to() -> None:
     assert torch.allclose(matched[0], wanted[0], atol=2e-2)
     with pytest.raises(InputError, match="original_colors = 'on': use one of off, luma, chol"):
         match_colors(style, content, "on")
+
+
+def test_brightness_and_contrast_are_those_of_other_places(photo: Tensor) -> None:
+    target = (0.5 * photo.flip(1) + 0.2).clamp(0, 1)
+    places = torch.zeros(1, 1, 60, 80)
+    places[..., :30] = 1
+    matched = match_spread(0.3 * photo + 0.1, target, places)
+    for channel in range(3):
+        own, wanted = (each[0, channel, :, :30] for each in (matched, target))
+        assert own.mean().item() == pytest.approx(wanted.mean().item(), abs=0.01)
+        assert own.std().item() == pytest.approx(wanted.std().item(), abs=0.01)
+    assert torch.allclose(match_spread(photo, photo, places), photo, atol=1e-5)

@@ -69,6 +69,22 @@ def match_colors(style: Tensor, content: Tensor, original_colors: str) -> Tensor
     return recolour(style, style, content, original_colors)
 
 
+def match_spread(image: Tensor, target: Tensor, places: Tensor) -> Tensor:
+    """Give a picture the brightness and the contrast that another has in some places.
+
+    A linear map of each channel, that carries mean and standard deviation over. Both are
+    `(1, 3, H, W)`, sRGB in [0, 1], and `places` is `(1, 1, H, W)`: how much each counts.
+    """
+
+    def statistics(picture: Tensor) -> tuple[Tensor, Tensor]:
+        mean = (picture * places).mean(dim=(2, 3), keepdim=True) / places.mean()
+        square = ((picture - mean).square() * places).mean(dim=(2, 3), keepdim=True)
+        return mean, (square / places.mean()).sqrt().clamp(min=1e-3)
+
+    (mean, spread), (new_mean, new_spread) = map(statistics, (image, target))
+    return ((image - mean) * (new_spread / spread) + new_mean).clamp(0, 1)
+
+
 def transfer_luma(painted: Tensor, content: Tensor) -> Tensor:
     """The brightness of a painting in the colours of its photograph.
 

@@ -279,6 +279,29 @@ def test_keyframes_come_before_the_frames_between(
     assert [now.finished for now in iterates if now.figures] == list(range(1, len(order) + 1))
 
 
+@pytest.mark.parametrize("mode", ["flow-warped", "temporal", "keyframes"])
+def test_a_shot_that_stands_still_does_not_get_brighter(
+    mode: str, quick: Settings, painting: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def brighter(
+        content: Tensor, styles: object, settings: Settings, *, start: Tensor, **_: object
+    ) -> Iterator[Iterate]:
+        yield Iterate(1, 1, 64, (0.9 * start + 0.08).clamp(0, 1), Losses(0.0, {}, {}, 0.0))
+
+    random = np.random.default_rng(0)
+    noisy = [pan(1)[0] + random.integers(0, 9, (48, 64, 3), dtype=np.uint8) for _ in range(9)]
+    clip = folder_clip(noisy, tmp_path / "clip")
+    clip_settings = later(mode, blend=1, keyframe_every=2)
+    next(iter(paint_clip(clip, [painting], tmp_path / "out", quick, clip_settings)))
+    painted = paint_clip(clip, [painting], tmp_path / "out", quick, clip_settings)
+    for now in painted:
+        if now.figures is not None:
+            monkeypatch.setattr(modes, "optimize", brighter)  # but for the first
+    first, *_, last = (load_image(path) for path in sorted((tmp_path / "out").glob("*.png")))
+    assert abs(last.mean() - first.mean()) < 0.05  # what a single frame adds
+    assert 0.8 < last.std() / first.std() < 1.1
+
+
 def test_the_style_is_looked_at_once_for_all_frames(
     quick: Settings, painting: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

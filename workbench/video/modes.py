@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from workbench.colour import check_original_colors, match_colors
+from workbench.colour import check_original_colors, match_colors, match_spread
 from workbench.descent import Iterate, optimize
 from workbench.devices import choose_device, ran_out_of_memory, reset_peak_megabytes
 from workbench.errors import InputError, MemoryExceeded, OptimizationError
@@ -56,6 +57,7 @@ from workbench.video.steady import check_steady, steadied
 from workbench.weights import load_weights
 
 STOP_STEPS = 10  # over which `stop_change` is measured
+SAME, MUCH = 0.03, 0.2  # mean difference of colours, share of the picture
 NEARNESS = 2  # power of a keyframe's distance with which its share falls
 
 
@@ -216,9 +218,7 @@ def paint_clip(
         lags = _lags(clip_settings)
         reach = max(lags, default=1)  # cuts are looked for in every mode
         begin = max(0, first - reach)
-        keyframes = clip_settings.mode == "keyframes"  # are counted from where a scene begins
-        from_scene = keyframes or recolours(original_colors)
-        while from_scene and begin > 0 and not done[begin].scene_start:
+        while (lags or recolours(original_colors)) and begin > 0 and not done[begin].scene_start:
             begin -= 1
         for number in range(begin):
             yield ClipIterate(number, number + 1, clip.frames, None, done[number])
@@ -227,13 +227,13 @@ def paint_clip(
         device = choose_device(settings.device)
         reset_peak_megabytes(device)
         frames = _frames(clip, masks, begin, reach)
-        if keyframes:
+        if clip_settings.mode == "keyframes":
             find = partial(_find_steps, clip_settings.flow_method, settings.device)
             frames = _keyframes_first(frames, clip_settings.keyframe_every, find)
         for count, each in enumerate(frames, start=begin):
             number, scene = each.number, each.scene
             if not scene:
-                first_frame = from_array(each.picture)
+                first_frame, first_painted = from_array(each.picture), frame_path(folder, number)
                 paintings = [match_colors(style, first_frame, original_colors) for style in styles]
             if number in done:
                 yield ClipIterate(number, count + 1, clip.frames, None, done[number])
@@ -250,7 +250,13 @@ def paint_clip(
                     del problem
                 with _saying_what_stays(folder):
                     for iterate in _paint_frame(
-                        frame, each, before, paint, settings, clip_settings
+                        frame,
+                        each,
+                        before,
+                        (first_frame, first_painted),
+                        paint,
+                        settings,
+                        clip_settings,
                     ):
                         yield ClipIterate(number, count, clip.frames, iterate, None, left)
                 seconds = time.monotonic() - started
@@ -551,6 +557,18 @@ def _lags(settings: ClipSettings) -> Sequence[int]:
     return {"per-frame": (), "temporal": settings.temporal_lags}.get(settings.mode, (1,))
 
 
+def _as_at_first(painted: Tensor, source: Tensor, first: Tensor, first_painted: Path) -> Tensor:
+    """Keep a shot that stands still from getting brighter or harder with every frame.
+
+    A painted frame gets the brightness and contrast of the scene's first where both show the same.
+    """
+    change = F.avg_pool2d(source - first, 5, stride=1, padding=2).abs().mean(dim=1, keepdim=True)
+    same = (change < SAME).float()
+    if same.mean() < MUCH:
+        return painted
+    return match_spread(painted, load_image(first_painted), same)
+
+
 def _find_steps(method: str, device: str, current: Frame, neighbour: Frame) -> Motion:
     found = find_motion(from_array(current), from_array(neighbour), method, device=device)
     return found.ignoring_edges()  # or they would add up
@@ -560,12 +578,19 @@ def _paint_frame(
     frame: Tensor,
     each: _Frame,
     before: Mapping[int, Path],
+    first: tuple[Tensor, Path],
     paint: Callable[..., Iterator[Iterate]],
     settings: Settings,
     clip_settings: ClipSettings,
 ) -> Iterator[Iterate]:
-    """Paint a frame; `before` has the painted files of those it leans on, by their lags."""
-    painted = {lag: load_image(path) for lag, path in before.items()}
+    """Paint a frame; `before` has the painted files of those it leans on, by their lags.
+
+    `first` is the frame that begins the scene, and its painted file.
+    """
+    painted = {
+        lag: _as_at_first(load_image(path), from_array(each.scene[lag]), *first)
+        for lag, path in before.items()
+    }
     nearest = min(before, key=abs, default=0)
 
     @cache
