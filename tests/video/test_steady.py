@@ -68,6 +68,14 @@ def test_where_the_source_changes_the_painting_stays_as_it_is() -> None:
     assert np.abs(second[:, :36].astype(int) - 50).mean() < 12
 
 
+def test_what_comes_in_at_the_edge_is_as_painted() -> None:
+    source = [np.asarray(frame // 8 + 100, dtype=np.uint8) for frame in pan(4, 4)]  # hardly differs
+    film = list(steadied(zip([grey(value) for value in (40, 40, 40, 130)], source, strict=True)))
+    last = film[-1].astype(int)
+    assert np.abs(last[8:-8, -2:] - 130).mean() < 6
+    assert np.abs(last[8:-8, 8:-8] - 50).mean() < 6
+
+
 def test_a_stronger_hand_is_stiller_and_none_changes_nothing() -> None:
     source = [wall()] * 4
     flickering = painted(source)

@@ -73,7 +73,10 @@ def _drawn(painted: Frame, source: Frame, before: Frame, source_before: Frame, s
     )
     change = cv2.subtract(source, then, dtype=cv2.CV_32F)
     square = np.einsum("hwc,hwc->hw", change, change)
-    weight = cv2.merge([s * WEIGHT * np.exp(square / (-2 * (255 * _ALIKE) ** 2))] * 3)
+    weight = s * WEIGHT * np.exp(square / (-2 * (255 * _ALIKE) ** 2))
+    for goals, side in zip(origins, source.shape[1::-1], strict=True):
+        weight[(goals < 0) | (goals > side - 1)] = 0  # was not in the picture
+    weight = cv2.merge([weight] * 3)
     wide = painted.astype(np.float32)
     drawn = weight * cv2.subtract(moved, painted, dtype=cv2.CV_32F)
     weight += 4
