@@ -31,9 +31,10 @@ from workbench.descent import optimize
 from workbench.devices import peak_megabytes
 from workbench.fast import StyleModel
 from workbench.fast.models import read_folder
+from workbench.fast.schedule import read_captions, read_schedule
 from workbench.images import from_array, load_image, luminance, resize, save_image, to_array
 from workbench.settings import MODES, ClipSettings, Settings
-from workbench.video import clips, flow, metrics, modes, occlusion
+from workbench.video import clips, edit, flow, metrics, modes, occlusion
 from workbench.video.flow import find_motion
 from workbench.video.frames import FrameFigures, PaintedFrames, frame_path
 from workbench.video.steady import steadied
@@ -267,6 +268,34 @@ def print_memory_of(frames: int) -> None:
     print(max(peak, peak_megabytes()))
 
 
+def measure_edit() -> None:
+    """Frames a second and peak memory of a cut with captions and a title, each in a process."""
+    peaks = []
+    for frames in (25, 250):
+        command = [sys.executable, __file__, "--edit-of", str(frames)]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        rate, peak = map(float, done.stdout.split()[-2:])
+        peaks.append(peak)
+        print(
+            f"| {frames} frames | {rate:.1f} | {peak:.0f} MB | {peak / peaks[0]:.3f} |", flush=True
+        )
+
+
+def print_edit_of(frames: int) -> None:
+    path = real_clip("bikes")
+    clip = clips.open_clip(path, end=float(frames / clips.open_clip(path).fps))
+    length = float(clip.duration)
+    schedule = read_schedule({f"0-{length / 2}": "a", f"{length / 2}-": ["a", "b"]}, length)
+    films = {"a": edit.as_clip(clip), "b": edit.as_clip(clip)}
+    film = edit.cut(schedule, films, clip.fps, hold=5, crossfade=5)
+    film = edit.with_captions(film, read_captions({"0-": "A street"}, length))
+    film = edit.with_title(film, "Bikes", length / 4)
+    with tempfile.TemporaryDirectory() as folder:
+        began = time.monotonic()
+        edit.write_clip(film, Path(folder, "film.mp4"))
+        print(clip.frames / (time.monotonic() - began), peak_megabytes())
+
+
 def main() -> None:
     parts: dict[str, tuple[str, Callable[[], None]]] = {
         "flow": ("| sample clip | end-point error where visible | occlusion F1 |", measure_flow),
@@ -277,15 +306,20 @@ def main() -> None:
         ),
         "drift": ("| frame | mean of luminance | its spread |", measure_drift),
         "parts": ("| mode temporal, 12 frames | seconds | share |", measure_parts),
+        "edit": ("| 640x272, two films | frames a second | peak | ratio |", measure_edit),
         "memory": ("| mode temporal, 256 px | | ratio |", measure_memory),
     }
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("parts", nargs="*", default=list(parts), help=", ".join(parts))
     parser.add_argument("--model", help="measure what --steady makes of its films")
     parser.add_argument("--memory-of", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--edit-of", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.memory_of:
         print_memory_of(arguments.memory_of)
+        return
+    if arguments.edit_of:
+        print_edit_of(arguments.edit_of)
         return
     load_weights()
     print(f"{datetime.date.today()}, {torch.get_num_threads()} threads, torch {torch.__version__}")

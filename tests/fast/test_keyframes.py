@@ -80,8 +80,9 @@ def test_pictures_that_do_not_fit_the_clip_are_refused(
     told = f"keyframe {tmp_path / 'low.png'} has 64x40 pixels, and frames of {clip} 64x48; paint"
     with pytest.raises(InputError, match=re.escape(told)):
         read_keyframes({"5.png": str(tmp_path / "low.png")}, [str(clip)], 512)
-    with pytest.raises(InputError, match="name the clip that they are of as all there is"):
-        read_keyframes({"5.png": str(painted)}, [str(clip), str(clip)], 512)
+    for on in ([str(clip), str(clip)], ["sample:photographs"]):
+        with pytest.raises(InputError, match="name the clip that they are of as all there is"):
+            read_keyframes({"5.png": str(painted)}, on, 512)
     with pytest.raises(InputError, match=r"gone\.png"):
         read_keyframes({"5.png": str(tmp_path / "gone.png")}, [str(clip)], 512)
 
@@ -114,7 +115,7 @@ def test_the_loss_is_the_mean_over_pixels_and_layers(
 
 
 SHORT = TrainingSettings(
-    width=0.25, crop=64, copy_steps=0, lead_steps=1, training_steps=16, checkpoint_every=16
+    width=0.25, crop=64, copy_steps=0, lead_steps=1, training_steps=10, checkpoint_every=10
 )
 
 
@@ -130,13 +131,22 @@ def test_what_was_painted_comes_out_of_its_frame(
             [wanted], [str(clip)], folder, settings=tiny, training=training, keyframes=told
         ):
             pass
-        model = StyleModel.load(folder / "step-000016.safetensors", precision="float32")
+        model = StyleModel.load(folder / "step-000010.safetensors", precision="float32")
         far.append(float((model(frame(clip, 5)) - wanted).abs().mean()))
     assert far[1] < 0.8 * far[0]
 
     save_image(frame(clip, 5) / 2, painted)
     with pytest.raises(InputError, match="keyframe 1 is another one"):
         next(train([wanted], [str(clip)], folder, settings=tiny, training=training, keyframes=told))
+
+
+def test_without_keyframes_nothing_depends_on_their_weight(
+    tiny: Settings, clip: Path, painting: Tensor, tmp_path: Path
+) -> None:
+    for weight, steps in ((20.0, 1), (50.0, 2)):
+        training = replace(SHORT, keyframe_weight=weight, training_steps=steps)
+        *_, last = train([painting], [str(clip)], tmp_path / "m", settings=tiny, training=training)
+        assert last.step == steps
 
 
 def test_a_pair_on_the_command_line() -> None:

@@ -17,11 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from workbench import samples
 from workbench.errors import InputError
 from workbench.features import Network
 from workbench.images import from_array, load_image, resize, resize_down
 from workbench.losses import content_loss
-from workbench.samples import find_clip
 from workbench.settings import Settings
 from workbench.video.clips import Clip, open_clip, read_frames
 
@@ -58,9 +58,9 @@ def read_keyframes(painted: Mapping[str, str], on: Sequence[str], size: int) -> 
     """
     if not painted:
         return []
-    if len(on) != 1:
+    if len(on) != 1 or on[0] == samples.PREFIX + samples.ALL_PHOTOGRAPHS:
         raise InputError("keyframes: name the clip that they are of as all there is to learn on.")
-    clip, pairs = open_clip(find_clip(on[0])), []
+    clip, pairs = open_clip(samples.find_clip(on[0])), []
     for name, file in painted.items():
         frame, picture = _read_frame(name, clip), load_image(file)
         (height, width), sides = clip.shape, picture.shape[-2:]

@@ -126,8 +126,8 @@ def train(
     if preview is not None:
         check_image(preview, "preview")
     with claimed(folder):
-        pictures = Pictures(names, settings.size, min(training.crop, settings.size))
         painted = read_keyframes(keyframes, names, settings.size)
+        pictures = Pictures(names, settings.size, min(training.crop, settings.size))
         task = Task(styles, pictures, preview, settings, training, painted)
         used = {k: v for k, v in settings.as_dict().items() if k not in NOT_TRAINED}
         about = ModelFolder(
@@ -309,12 +309,13 @@ def _identity_of(task: Task, about: ModelFolder) -> Identity:
     """Everything that the model depends on, but for when training ends."""
     styles = enumerate(task.problem.styles, start=1)
     painted = enumerate(task.keyframes, start=1)
+    unused = _MAY_CHANGE if task.keyframes else (*_MAY_CHANGE, "keyframe_weight")
     return Identity(
         {
             **{f"style picture {i}": digest(style) for i, style in styles},
             **{f"keyframe {i}": digest(torch.cat([p.source, p.painted])) for i, p in painted},
             "set of weights": about.weights["sha256"],
-            **{name: value for name, value in about.settings.items() if name not in _MAY_CHANGE},
+            **{name: value for name, value in about.settings.items() if name not in unused},
             "on": list(about.on),
             "number of pictures": len(task.pictures),
             **machine(task.problem.device, task.problem.network.dtype),
