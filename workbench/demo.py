@@ -1,39 +1,105 @@
-"""The demonstration: two notebooks on the samples, with little to do."""
+"""The demonstration: two notebooks on the samples, as large as takes little time here."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from workbench import notebook
+from workbench import notebook, samples, stills
+from workbench.devices import choose_device, remembered
 from workbench.errors import WorkbenchError
+from workbench.forecast import FilmOutline, Outline, Pace, schedule, time_steps
+from workbench.problem import Problem
 from workbench.runs import RESULT, read_result
+from workbench.settings import MODES, ClipSettings, Settings
+from workbench.video import clips
 
 # A tight crop spends the pixels on the face; few steps and frames keep this short.
-_PHOTOGRAPH = {"size": 320, "steps": [50, 60], "crop": [0.08, 0.0, 0.88, 0.8]}
-_CLIP = {
+_CROP = (0.08, 0.0, 0.88, 0.8)
+_EFFORT = 55  # of a `schedule`: 40 steps at each scale
+_CLIP: dict[str, Any] = {
     "start": 1.2,
     "end": 1.6,
     "stride": 2,
-    "size": 192,
     "steps": [30, 40],
     "later_steps": 14,
     "content_weight": 10.0,
     "style_scale": 0.6,
 }
+# What fits into the seconds, at the largest of the sizes for which it does, or else the smallest.
+_PHOTOGRAPH_SIZES, _PHOTOGRAPH_SECONDS = (384, 320, 256, 192), 30
+_CLIP_SIZES, _CLIP_SECONDS = (224, 192, 160, 128), 70
+
+
+def _sizes() -> list[int]:
+    """Of the photograph and of the films; the same ever after, so that what was stopped goes on."""
+
+    def measure() -> str:
+        outline, pace = _timed()
+        return f"{_photograph_size(outline, pace)} {_clip_size(outline, pace)}"
+
+    def known(text: str) -> bool:
+        return re.fullmatch(r"\d+ \d+", text) is not None
+
+    found = remembered("sizes of the demonstration", choose_device(), measure, known)
+    return [*map(int, found.split())]
+
+
+def _timed() -> tuple[Outline, Pace]:
+    """The photograph, and how fast it is painted here."""
+    still = stills.load("sample:astronaut", ["sample:swirls"], Settings(size=384), crop=_CROP)
+    problem = Problem.of(still.content, still.styles, still.settings)
+    return problem.outline, time_steps(problem)
+
+
+def _photograph_size(outline: Outline, pace: Pace) -> int:
+    def seconds(size: int) -> float:
+        return outline.changed(size=size).scheduled(_EFFORT).seconds(pace)
+
+    return _largest(_PHOTOGRAPH_SIZES, _PHOTOGRAPH_SECONDS, seconds)
+
+
+def _clip_size(still: Outline, pace: Pace) -> int:
+    clip = clips.open_clip(
+        samples.find_clip("sample:clip"), start=_CLIP["start"], end=_CLIP["end"], stride=2
+    )
+    settings = Settings(steps=_CLIP["steps"], style_scale=_CLIP["style_scale"])
+    films = [
+        FilmOutline(
+            **{**vars(still), "content": clip.shape, "settings": settings},
+            frames=clip.frames,
+            film=ClipSettings(mode=mode, later_steps=_CLIP["later_steps"]),
+        )
+        for mode in MODES
+    ]
+
+    def seconds(size: int) -> float:
+        # The first frame is painted in the first mode alone.
+        sized = [film.changed(size=size) for film in films]
+        return sum(film.seconds(pace, after=number > 0) for number, film in enumerate(sized))
+
+    return _largest(_CLIP_SIZES, _CLIP_SECONDS, seconds)
+
+
+def _largest(sizes: Sequence[int], budget: float, seconds: Callable[[int], float]) -> int:
+    return next((size for size in sizes if seconds(size) <= budget), sizes[-1])
 
 
 def paint_photograph(output_dir: Path) -> None:
     """Run notebooks/stylize_image.ipynb with its samples."""
     print("Painting the sample photograph in the style of a sample painting.", flush=True)
-    _run("stylize_image", output_dir, _PHOTOGRAPH)
+    size, _ = _sizes()
+    chosen = {"size": size, "steps": list(schedule(_EFFORT, size)), "crop": list(_CROP)}
+    _run("stylize_image", output_dir, chosen)
 
 
 def paint_clip(output_dir: Path) -> None:
     """Run notebooks/compare_video.ipynb with its samples, into a folder in that of the picture."""
-    print("\nPainting a moment of the sample clip in five ways.", flush=True)
-    _run("compare_video", output_dir / "clip", _CLIP)
+    print(f"\nPainting a moment of the sample clip in {len(MODES)} ways.", flush=True)
+    _, size = _sizes()
+    _run("compare_video", output_dir / "clip", {**_CLIP, "size": size})
 
 
 def _run(name: str, folder: Path, parameters: dict[str, Any]) -> None:

@@ -144,7 +144,7 @@ class Settings(Knobs):
     """Every knob of a style transfer; the weights mean what they mean in neural_style.lua."""
 
     PRESETS: ClassVar = {
-        "draft": {"size": 256, "steps": (80,)},
+        "draft": {"size": 256, "steps": (40, 40)},
         "normal": {"size": 512, "steps": (60, 120)},
         "fine": {"size": 768, "steps": (60, 90, 150)},
         "enlarge": {"size": 2048, "steps": (30,)},
