@@ -305,6 +305,7 @@ def video(
     settings: Settings,
     clip_settings: ClipSettings,
     mask: list[str] | None = None,
+    follow: bool = False,
     original_colors: str = "off",
     start: Start = "0",
     end: End = None,
@@ -331,6 +332,8 @@ def video(
     mask
         A picture that is white where a style belongs, or a clip or folder of them, one for each
         frame of the clip; once for each style picture, in their order.
+    follow
+        Take mask pictures for masks of the first frame, and carry them along with what moves.
     original_colors
         Keep the clip's colours: luma takes the painting's brightness only; cholesky, pca and
         monge-kantorovich recolour the style for each scene.
@@ -345,10 +348,8 @@ def video(
     from workbench.video import clips, modes
     from workbench.video.frames import finished_frames
     from workbench.video.masks import open_masks, read_masks
-    from workbench.video.steady import check_steady
 
     clips.check_film(output, quality=quality)
-    check_steady(steady)
     check_original_colors(original_colors)
     for name in style:
         if Path(name).suffix.lower() in clips.FORMATS:
@@ -360,7 +361,7 @@ def video(
     source = clips.open_clip(
         find_clip(clip), start=start, end=end, stride=stride, size=settings.size, fps=fps
     )
-    regions = open_masks(mask or (), source)
+    regions = open_masks(mask or (), source, follow=follow)
     if regions:
         stills.say_masks(next(read_masks(regions)), source.shape, "the first frame")
     began = time.monotonic()

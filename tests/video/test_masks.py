@@ -5,6 +5,7 @@ from itertools import islice
 from pathlib import Path
 
 import av
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -48,6 +49,36 @@ def bar(mask: Tensor) -> tuple[int, int]:
     """The first and the last column that are white."""
     columns = (mask[0, 0].mean(dim=0) > 0.5).nonzero().flatten().tolist()
     return columns[0], columns[-1]
+
+
+def test_a_picture_is_carried_along_with_what_it_covers(tmp_path: Path) -> None:
+    random = np.random.default_rng(2)
+    wall, thing = (
+        np.asarray(cv2.GaussianBlur(random.uniform(0, 255, (96, 128, 3)), (0, 0), 2), np.uint8)
+        for _ in range(2)
+    )
+    thing = 255 - thing // 3
+    frames = []
+    for number in range(COUNT):
+        frame = wall.copy()
+        left = 20 + 6 * number
+        frame[30:70, left : left + 40] = thing[30:70, 20:60]
+        frames.append(frame)
+    clip = open_clip(folder_of([*frames, 255 - wall[:, ::-1] // 2], tmp_path / "clip"))
+    drawn = np.zeros((96, 128, 3), np.uint8)
+    drawn[30:70, 20:60] = 255
+    Image.fromarray(drawn).save(tmp_path / "mask.png")
+    (mask,) = open_masks([tmp_path / "mask.png"], clip, follow=True)
+    carried = [region for (region,) in read_masks([mask])]
+    assert len(carried) == COUNT + 1
+    for number, region in enumerate(carried[:COUNT]):
+        truth = torch.zeros(1, 1, 96, 128)
+        truth[..., 30:70, 20 + 6 * number : 60 + 6 * number] = 1
+        both, either = (truth * region).sum(), torch.maximum(truth, region).sum()
+        assert both / either > 0.85
+    assert torch.equal(carried[-1], carried[0])  # behind the cut
+    (going_on,) = next(read_masks([mask], 4))
+    assert torch.equal(going_on, carried[4])
 
 
 def test_a_picture_holds_for_all_frames(clip: Clip, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from workbench.images import Frame, from_array, load_image, save_image, to_array
 from workbench.runs import Identity, digest, read_identity
 from workbench.settings import ClipSettings, Settings
 from workbench.video.clips import Clip, is_series, numbered_pictures, read_frames
-from workbench.video.masks import Mask
+from workbench.video.masks import Followed, Mask
 from workbench.weights import load_weights
 
 # What a film is painted with: what is finished may come from another machine, the rest may not.
@@ -207,8 +207,10 @@ def clip_identity(clip: Clip) -> dict[str, Any]:
     }
 
 
-def _digest(source: Tensor | Clip) -> str:
+def _digest(source: Mask) -> str:
     """SHA-256 of a picture or mask, of a clip's file, or of the names and contents of pictures."""
+    if isinstance(source, Followed):
+        return f"{_digest(source.picture)}, carried along"
     if isinstance(source, Tensor):
         return digest(to_array(source.expand(1, 3, -1, -1)).tobytes())
     if not is_series(source.path):

@@ -503,6 +503,7 @@ def paint_film(
     PaintedFrames, dict
         Its frames, and `frames.film_figures` of them.
     """
+    check_steady(steady)
     iterates = paint_clip(
         clip,
         styles,
