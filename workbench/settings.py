@@ -386,7 +386,7 @@ class TrainingSettings(Knobs):
         256, "side of the squares cut out of the training pictures", least=64, unit="pixels"
     )
     keyframe_weight: float = knob(
-        100.0, "larger sticks to what was painted, in frames like the painted ones", least=0
+        200.0, "larger sticks to what was painted, in frames like the painted ones", least=0
     )
     copy_steps: int = knob(
         150, "first steps, in which the network learns to copy pictures, which is quick", least=0
