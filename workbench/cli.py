@@ -29,6 +29,7 @@ from workbench.options import (
     box,
     documented,
     keyframe_pair,
+    numbers,
     step_label,
     with_knobs,
 )
@@ -498,6 +499,8 @@ def apply(
     stride: Stride = 1,
     fps: Fps = None,
     original_colors: str = "off",
+    strength: float = 1.0,
+    style_blend_weights: str | None = None,
     batch: int | None = None,
     steady: Steady = 0.0,
     quality: Quality = 18,
@@ -512,6 +515,8 @@ def apply(
 
     Example: workbench apply models/sketch@less-good photos/ -o painted/
 
+    Example: workbench apply models/three interview.mp4 -o half.mp4 --strength 0.5
+
     Parameters
     ----------
     model
@@ -525,6 +530,10 @@ def apply(
         Longest side in pixels, at most. [as it is]
     original_colors
         Keep the colours of the clip or picture: luma takes the painting's brightness only. [off]
+    strength
+        Of the style, from 0, the picture as it is, to 1; below 1 for models of --strengths.
+    style_blend_weights
+        Shares of the styles of a model of --many, in their order, such as 3,0,1. [all alike]
     batch
         Frames painted at a time. [8 on a GPU, else 1]
     device
@@ -534,6 +543,8 @@ def apply(
     """
     from workbench.fast.applying import paint
 
+    text = style_blend_weights
+    shares = [] if text is None else numbers("style_blend_weights", text, float)
     try:
         painted = paint(
             model,
@@ -543,6 +554,8 @@ def apply(
             original_colors=original_colors,
             device=device,
             precision=precision,
+            strength=strength,
+            style_blend_weights=shares,
             batch=batch,
             steady=steady,
             quality=quality,

@@ -46,24 +46,25 @@ class _Winograd(torch.autograd.Function):
     @staticmethod
     def forward(ctx: FunctionCtx, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         ctx.weight = weight  # type: ignore[attr-defined]
-        return _nnpack(x, weight.contiguous(), bias)
+        return nnpack(x, weight.contiguous(), bias)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None, None]:
         weight: Tensor = ctx.weight  # type: ignore[attr-defined]
         # The gradient of a convolution is one with its filters turned around.
-        return _nnpack(grad.contiguous(), weight.transpose(0, 1).flip(2, 3), None), None, None
+        return nnpack(grad.contiguous(), weight.transpose(0, 1).flip(2, 3), None), None, None
 
 
-def _nnpack(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def nnpack(x: Tensor, weight: Tensor, bias: Tensor | None, padding: int = 1) -> Tensor:
+    """As `winograd`, without a gradient, of contiguous tensors."""
     try:
-        return torch._nnpack_spatial_convolution(x, weight, bias, padding=1)
+        return torch._nnpack_spatial_convolution(x, weight, bias, padding=padding)
     except (AttributeError, RuntimeError) as error:  # a private name: other versions may lack it
         if ran_out_of_memory(error):
             raise
         _say(f"NNPACK's convolution failed ({error}); the slower direct one takes its place.")
-        return direct(x, weight, bias)
+        return F.conv2d(x, weight, bias, padding=padding)
 
 
 @functools.lru_cache
@@ -72,17 +73,21 @@ def _say(sentence: str) -> None:
     warnings.warn(sentence, stacklevel=2)
 
 
+def has_winograd(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether NNPACK is there, and can compute in that precision."""
+    # Without that call first, every convolution of NNPACK's fails.
+    available: Callable[[], bool] = getattr(torch, "_nnpack_available", lambda: False)
+    return device.type == "cpu" and dtype == torch.float32 and available()
+
+
 def fastest(convolutions: Sequence[Convolution], shape: tuple[int, int]) -> tuple[str, ...]:
     """The layers that are faster by Winograd's algorithm here, for pictures `(H, W)`.
 
     Every layer is timed both ways, there and back, once for each size on a machine.
     """
     _, weight, _ = convolutions[0]
-    # Without that call first, every convolution of NNPACK's fails.
-    available: Callable[[], bool] = getattr(torch, "_nnpack_available", lambda: False)
-    able = weight.device.type == "cpu" and weight.dtype == torch.float32
     area = shape[0] * shape[1]
-    if not able or area < SMALLEST or not available():
+    if area < SMALLEST or not has_winograd(weight.device, weight.dtype):
         return ()
     side = min(SIDES, key=lambda side: abs(math.log(side**2 / area)))
     layers = [layer for layer, _, _ in convolutions]

@@ -233,7 +233,7 @@ class Problem:
 
     def _regions(self, shape: tuple[int, int]) -> list[Region]:
         """Where each style is painted in pictures of `shape`."""
-        styles, blends, regions = self._statistics(max(shape)), self._blends(), []
+        styles, blends, regions = self.style_statistics(max(shape)), self._blends(), []
         mean = sum(blends) / len(blends)
         for mask, style, share in zip(self.masks, styles, blends, strict=True):
             resized, shrunk = resize(mask.cpu(), shape), {}
@@ -247,7 +247,7 @@ class Problem:
     def style_targets(self, size: int) -> dict[str, Tensor]:
         """Style layer -> statistic that pictures whose longest side is `size` are drawn to."""
         with torch.no_grad():
-            styles = self._statistics(size)
+            styles = self.style_statistics(size)
             return {
                 layer: blend([style[layer] for style in styles], self._blends())
                 for layer in styles[0]
@@ -256,7 +256,8 @@ class Problem:
     def _blends(self) -> tuple[float, ...]:
         return self.settings.style_blend_weights or (1.0,) * len(self.styles)
 
-    def _statistics(self, size: int) -> list[dict[str, Tensor]]:
+    def style_statistics(self, size: int) -> list[dict[str, Tensor]]:
+        """As `style_targets`, of each style on its own."""
         outline, kind = self.outline, self.settings.style_loss
         layers = self.settings.compared_layers()
         return [

@@ -25,6 +25,7 @@ TV_KINDS = ("squared", "absolute", "mean-squared")
 STYLE_LOSSES = ("gram", "gram+mean", "cross-layer", "wasserstein")
 PRECISIONS = ("auto", "float32", "bfloat16")
 MODES = ("per-frame", "blended", "flow-warped", "temporal", "keyframes")
+NETWORKS = ("light", "johnson")
 FLOW_METHODS = ("dis", "farneback", "raft")
 MIN_SIZE, MAX_SIZE = 32, 16384
 SIZES = (128, 192, 256, 320, 384, 448, 512, 640, 768, 1024)  # px; the usual ones
@@ -368,6 +369,7 @@ class TrainingSettings(Knobs):
     PRESETS: ClassVar = {
         "quick": {},
         "full": {
+            "network": "johnson",
             "width": 1.0,
             "batch": 4,
             "training_steps": 40_000,
@@ -378,6 +380,9 @@ class TrainingSettings(Knobs):
         },
     }
 
+    network: str = knob(
+        "light", '"light" or "johnson", which is the larger and slower one', among=NETWORKS
+    )
     width: float = knob(
         0.5, "of the network; larger knows finer strokes, and takes longer", least=0.25, most=4
     )
@@ -412,6 +417,8 @@ class TrainingSettings(Knobs):
     temporal_weight: float = knob(
         0.0, "above 0: films that flicker less, with softer strokes; try 2000", least=0
     )
+    strengths: bool = knob(False, "learn all strengths from the picture as it is to the full style")
+    many: bool = knob(False, "learn each style picture on its own, to be blended when painting")
 
 
 def _checked(each: dataclasses.Field[Any], value: object) -> Any:

@@ -26,14 +26,16 @@ SIZES = [(1, 1), (7, 40), (16, 16), (33, 50), (64, 48), (97, 31), (120, 160), (1
 SIZES += [(150, 3), (180, 240)]
 
 
-def model(kind: type[TransformationNetwork] = TransformationNetwork, sets=ONE) -> StyleModel:
+def model(
+    program: type[TransformationNetwork] = TransformationNetwork, sets=ONE, kind: str = "light"
+) -> StyleModel:
     """A network that has learned nothing, whose scales and shifts differ from set to set."""
     torch.manual_seed(0)
-    network = kind(0.25, sets).requires_grad_(False)
+    network = program(0.25, sets, kind).requires_grad_(False)
     for name, parameter in network.named_parameters():
         if name.endswith(("scale", "shift")):
             torch.nn.init.normal_(parameter, 0.5, 0.5)
-    if kind is ExamplesNetwork:
+    if program is ExamplesNetwork:
         network.bias.fill_(120)  # of 0 to 255
         network.paint.weight.mul_(20)
     return StyleModel(network, torch.device("cpu"), torch.float32)
@@ -45,11 +47,18 @@ def run(path: Path, picture: Tensor, mix: Tensor | None = None) -> Tensor:
     return torch.from_numpy(session.run(None, given)[0])
 
 
-@pytest.mark.parametrize("kind", [TransformationNetwork, ExamplesNetwork])
+@pytest.mark.parametrize(
+    ("program", "kind"),
+    [
+        (TransformationNetwork, "light"),
+        (TransformationNetwork, "johnson"),
+        (ExamplesNetwork, "johnson"),
+    ],
+)
 def test_what_is_exported_paints_pictures_of_any_size_alike(
-    kind: type[TransformationNetwork], tmp_path: Path
+    program: type[TransformationNetwork], kind: str, tmp_path: Path
 ) -> None:
-    painter = model(kind)
+    painter = model(program, kind=kind)
     export_onnx(painter, tmp_path / "ink.onnx", name="ink", license="CC BY 4.0")
     for height, width in SIZES:
         picture = resize(photograph(), 300)[..., :height, :width]
@@ -60,7 +69,7 @@ def test_what_is_exported_paints_pictures_of_any_size_alike(
     told = onnx.load(tmp_path / "ink.onnx")
     assert {each.key: each.value for each in told.metadata_props} == {
         "name": "ink",
-        "program": kind.program,
+        "program": program.program,
         "license": "CC BY 4.0",
         "sets": '["style"]',
     }

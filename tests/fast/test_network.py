@@ -5,19 +5,22 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from workbench.fast.network import SOURCE, TransformationNetwork, _joined
+from workbench.convolution import has_winograd
+from workbench.fast.network import SOURCE, TransformationNetwork, _Convolution, _joined
+from workbench.settings import NETWORKS
 
 
-@pytest.fixture
-def network() -> TransformationNetwork:
+@pytest.fixture(params=NETWORKS)
+def network(request: pytest.FixtureRequest) -> TransformationNetwork:
     torch.manual_seed(0)
-    network = TransformationNetwork(0.25).requires_grad_(False)
+    network = TransformationNetwork(0.25, kind=request.param).requires_grad_(False)
     for name, parameter in network.named_parameters():  # as after some training
         if name.endswith(("scale", "shift", "bias")):
             parameter.copy_(1 + 0.2 * torch.randn_like(parameter))
@@ -75,16 +78,19 @@ def test_strips_leave_no_seam(
 def test_instance_normalisation_takes_out_contrast(network: TransformationNetwork) -> None:
     image = picture(64, 64)
     faint = 0.5 + 0.3 * (image - 0.5)
+    head, mix = network.head[0], network.mix()
     with torch.no_grad():
-        head = network.head[0]
-        one = head.normalize(head.convolve(image * 2 - 1), network.mix())
-        other = head.normalize(head.convolve(faint * 2 - 1), network.mix())
+        one, other = (
+            head.normalize(head.convolve(F.pixel_unshuffle(2 * each - 1, network.folded)), mix)
+            for each in (image, faint)
+        )
     assert torch.allclose(one, other, atol=0.02)
 
 
 def test_every_channel_gets_the_learned_mean_and_spread(network: TransformationNetwork) -> None:
     layer = network.head[0]
-    normalized = layer.normalize(layer.convolve(picture(40, 40, count=2)), network.mix())
+    pictures = F.pixel_unshuffle(picture(40, 40, count=2), network.folded)
+    normalized = layer.normalize(layer.convolve(pictures), network.mix())
     for each in normalized:
         assert torch.allclose(each.mean((1, 2)), layer.shift[0], atol=1e-3)
         assert torch.allclose(each.std((1, 2), correction=0), layer.scale[0].abs(), atol=1e-2)
@@ -131,6 +137,25 @@ def test_between_the_picture_and_the_style_every_strength_moves_it() -> None:
     assert torch.equal(mean[1:], painted[2])
 
 
+def test_winograds_convolutions_paint_the_same(network: TransformationNetwork) -> None:
+    has_winograd(torch.device("cpu"), torch.float32)
+    image = picture(50, 70)
+    with torch.inference_mode():
+        contiguous = network(image, layout=torch.contiguous_format)
+        strips = network.in_strips(image, 16, layout=torch.contiguous_format)
+    assert (contiguous - network(image)).abs().max() < 1e-4
+    assert (strips - network(image)).abs().max() < 1e-4
+
+
+def test_what_grows_is_convolved_as_if_pixels_had_been_repeated_before() -> None:
+    torch.manual_seed(0)
+    convolve = _Convolution(4, 3, 5, grow=2).requires_grad_(False)
+    x = torch.randn(1, 4, 7, 9)
+    repeated = F.interpolate(F.pad(x, (1,) * 4, mode="reflect"), scale_factor=2.0)
+    expected = F.conv2d(repeated, convolve.weight.view(3, 4, 5, 5))
+    assert torch.allclose(convolve(x), expected, atol=1e-5)
+
+
 def test_width_is_a_factor_on_channels() -> None:
     assert [layer.convolve.weight.shape[0] for layer in TransformationNetwork(1.0).head] == [
         32,
@@ -144,8 +169,9 @@ def test_width_is_a_factor_on_channels() -> None:
     ]
 
 
-def test_every_parameter_learns() -> None:
-    network = TransformationNetwork(0.25)
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_every_parameter_learns(kind: str) -> None:
+    network = TransformationNetwork(0.25, kind=kind)
     network(picture(32, 32, count=2)).square().sum().backward()
     for name, parameter in network.named_parameters():
         assert parameter.grad is not None, name
@@ -186,7 +212,8 @@ def test_apples_gpu_gets_no_float64_and_no_channels_last_batch_normalisation(
     with Listener() as heard:
         painted = learner(pictures.as_subclass(OnApple))
         painted.square().mean().backward()
-        assert heard.norms == 2 * 15 * count  # there and back
+        layers = len(network.matrices())
+        assert heard.norms == 2 * layers * count  # there and back
         strips = network.in_strips(pictures[:1].as_subclass(OnApple), 16)
     expected = network(pictures)
     assert torch.allclose(painted.as_subclass(Tensor), expected, atol=1e-4)

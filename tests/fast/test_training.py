@@ -514,3 +514,79 @@ def test_what_a_finished_training_shows(
     lines = {line.get_label(): line.get_xydata() for line in axes.lines}
     assert lines["total"][:, 0].tolist() == [3, 6, 7]
     assert [text.get_text().strip() for text in axes.texts] == ["less good"]
+
+
+def test_all_strengths_are_learned(
+    small: Settings, painting: Tensor, on: list[str], tmp_path: Path
+) -> None:
+    training = replace(QUICK, strengths=True)
+    names = ["inks/ink.png"]
+    for _ in train(
+        [painting], on, tmp_path / "m", settings=small, training=training, style_names=names
+    ):
+        pass
+    model = StyleModel.load(tmp_path / "m", device="cpu", precision="float32")
+    assert model.network.sets == ("source", "ink")
+    picture = load_image(Path(on[0]) / "1.png")
+    assert torch.equal(model.mixed(0.0)(picture), picture)
+    scales = [layer.scale for layer in model.network.head]
+    assert all(not torch.equal(scale[0], scale[1]) for scale in scales)
+
+
+def test_one_strength_in_four_is_not_the_full_one(
+    small: Settings, painting: Tensor, on: list[str]
+) -> None:
+    pictures = Pictures(on, small.size, QUICK.crop)
+    task = module.Task([painting], pictures, None, small, replace(QUICK, strengths=True))
+    drawn = [task.strength(step) for step in range(200)]
+    assert drawn[0] == 1.0  # it learns to copy
+    between = sorted(drawn[4::4])
+    assert len([each for each in drawn if each == 1.0]) == 200 - len(between)
+    assert 0 <= between[0] < 0.1
+    assert 0.9 < between[-1] < 1
+    assert task.strength(40) == drawn[40]
+    assert module.Task([painting], pictures, None, small, QUICK).strength(2) == 1.0
+
+
+def test_many_styles_are_learned_each_on_its_own(
+    small: Settings, painting: Tensor, on: list[str], tmp_path: Path
+) -> None:
+    training = replace(
+        QUICK, many=True, copy_steps=5, lead_steps=0, training_steps=60, checkpoint_every=60
+    )
+    settings = replace(small, content_weight=0.0)
+    styles, names = [painting, painting.flip(1) ** 2], ["a/ink.png", "b/ink.png"]
+    iterates = train(
+        styles, on, tmp_path / "m", settings=settings, training=training, style_names=names
+    )
+    *_, last = iterates
+    assert last.preview is not None
+    assert last.preview.shape[-1] == 2 * 85  # side by side
+    model = StyleModel.load(tmp_path / "m", device="cpu", precision="float32")
+    assert model.network.sets == ("ink 1", "ink 2")
+    picture = from_array(to_array(resize(load_image(Path(on[0]) / "1.png"), (64, 85))))
+    found = [
+        [
+            measure(model.mixed(1.0, shares)(picture), picture, [style], replace(settings, size=85))
+            for style in styles
+        ]
+        for shares in ((1, 0), (0, 1))
+    ]
+    losses = [[each.style_total for each in row] for row in found]
+    assert losses[0][0] < losses[1][0]  # each is the nearest to its own
+    assert losses[1][1] < losses[0][1]
+    assert last.checkpoint is not None
+    mean = (losses[0][0] + losses[1][1]) / 2
+    assert last.checkpoint.held_out["style"] == pytest.approx(mean, rel=1e-3)
+
+
+def test_many_styles_are_two_or_more(
+    small: Settings, painting: Tensor, on: list[str], tmp_path: Path
+) -> None:
+    many = replace(QUICK, many=True)
+    blended = replace(small, style_blend_weights=(1.0, 2.0))
+    for styles, settings in (([painting], small), ([painting, painting], blended)):
+        with pytest.raises(
+            InputError, match=r"many = True: .* give two or more of them, and neither"
+        ):
+            next(train(styles, on, tmp_path / "m", settings=settings, training=many))

@@ -53,6 +53,8 @@ def paint(
     original_colors: str = "off",
     device: str = "auto",
     precision: str = "auto",
+    strength: float = 1.0,
+    style_blend_weights: Sequence[float] = (),
     batch: int | None = None,
     steady: float = 0.0,
     quality: int = 18,
@@ -61,7 +63,8 @@ def paint(
     """Paint a clip into a film, a picture into a picture, or pictures into a folder.
 
     Stopped anywhere, the same call goes on. `part` is `start`, `end`, `stride` and `fps` of a clip,
-    as for `clips.open_clip`; what is not said here is as for `StyleModel.load` and `paint_film`.
+    as for `clips.open_clip`; what is not said here is as for `StyleModel.load`, `StyleModel.mixed`
+    and `paint_film`.
 
     Parameters
     ----------
@@ -82,6 +85,7 @@ def paint(
     )
     kind, names = _what_to_paint(content, output)
     painter = StyleModel.load(model, device=device, precision=precision)
+    painter = painter.mixed(strength, style_blend_weights)
     if painter.network.program != TransformationNetwork.program:
         print(f"{model} is a model of {painter.network.program}.")
     if steady and kind != "film":

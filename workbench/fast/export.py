@@ -138,7 +138,9 @@ class _Graph:
         more = self("Sub", self("Mul", steps, np.array(_SHRINK)), sides)
         pads = self("Concat", np.array([0, 0]), more, axis=0)
         x = self("Pad", "picture", pads, "", np.array([2, 3]), mode="edge")
-        return self("Sub", self("Mul", x, np.float32(2)), np.float32(1))
+        x = self("Sub", self("Mul", x, np.float32(2)), np.float32(1))
+        side = self.network.folded
+        return self("SpaceToDepth", x, blocksize=side) if side > 1 else x
 
     def layer(self, layer: _Layer, x: str) -> str:
         """A convolution and its normalisation."""
@@ -150,21 +152,28 @@ class _Graph:
 
     def convolution(self, convolution: _Convolution, x: str) -> str:
         """A convolution that pads by reflection."""
-        if convolution.grow > 1:
+        if convolution.grow > convolution.spread:
             scales = np.array([1, 1, convolution.grow, convolution.grow], np.float32)
             how = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
             x = self("Resize", x, "", scales, mode="nearest", **how)
-        pads = np.array([convolution.shape[-1] // 2] * 4)
+        weight = convolution.filters()
+        pads = np.array([weight.shape[-1] // 2] * 4)
         x = self("Pad", x, pads, "", np.array([2, 3]), mode="reflect")
-        weight = convolution.weight.view(convolution.shape)
-        return self("Conv", x, weight, strides=[convolution.stride] * 2)
+        if convolution is self.network.head[0].convolve:  # there, colours of a place come first
+            weight = weight.unflatten(1, (3, -1)).transpose(1, 2).flatten(1, 2)
+        x = self("Conv", x, weight, strides=[convolution.stride] * 2)
+        side = convolution.spread
+        return self("DepthToSpace", x, blocksize=side, mode="CRD") if side > 1 else x
 
     def colours(self, x: str) -> str:
         """Colours of what the last convolution gives."""
         bias = self.network.bias.view(3, 1, 1)
         if isinstance(self.network, ExamplesNetwork):
             return self("Div", self("Add", x, bias), np.float32(255))
-        x = self("Tanh", self("Add", self("Mul", x, np.float32(_LAST_LAYER_SCALE)), bias))
+        x = self(
+            "Tanh",
+            self("Add", self("Mul", x, np.float32(_LAST_LAYER_SCALE[self.network.kind])), bias),
+        )
         return self("Add", self("Mul", x, np.float32(150 / 255)), np.float32(0.5))
 
     def keep(self, x: str) -> str:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -22,10 +23,12 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from workbench.checkpoints import save_tensors
-from workbench.devices import choose_device, choose_precision
+from workbench.convolution import has_winograd
+from workbench.devices import choose_device, choose_precision, remembered
 from workbench.errors import InputError
 from workbench.fast.network import SOURCE, ExamplesNetwork, TransformationNetwork
 from workbench.files import reading, write_bytes
+from workbench.settings import NETWORKS
 from workbench.weights import digest
 
 FORMAT = 2
@@ -33,6 +36,7 @@ FORMATS = (1, FORMAT)  # the first had one set of scales and shifts, without a n
 MODEL = "model.json"
 _NETWORKS = {each.program: each for each in (TransformationNetwork, ExamplesNetwork)}
 STRIP_PIXELS = 4_000_000  # a larger picture is painted in strips of a quarter of that
+_TIMED = 256  # pixels of the sides of a picture to time a network with
 _LABEL = re.compile(r"[^\s@/\\](?:[^@/\\]*[^\s@/\\])?")
 
 
@@ -44,6 +48,7 @@ class StyleModel:
     device: torch.device  # that it paints on
     dtype: torch.dtype  # of the activations
     mix: Tensor | None = None  # shares of the network's sets; None: all styles alike, in full
+    layout: torch.memory_format = torch.channels_last  # of the activations
 
     @classmethod
     def load(
@@ -70,7 +75,9 @@ class StyleModel:
         if not all(bool(value.isfinite().all()) for value in network.state_dict().values()):
             raise InputError(f"{path} holds numbers that are not finite; get the file again.")
         on = choose_device(device)
-        return cls(network.to(on).requires_grad_(False), on, choose_precision(precision, on))
+        dtype = choose_precision(precision, on)
+        network.to(on).requires_grad_(False)
+        return cls(network, on, dtype, layout=_fastest_layout(network, on, dtype))
 
     def mixed(self, strength: float = 1.0, style_blend_weights: Sequence[float] = ()) -> StyleModel:
         """The same model, painting at a strength, and its styles in some shares.
@@ -101,15 +108,38 @@ class StyleModel:
         height, width = wide.shape[-2:]
         with torch.inference_mode():
             if height * width <= STRIP_PIXELS:
-                painted: Tensor = self.network(wide, self.dtype, self.mix)
+                painted: Tensor = self.network(wide, self.dtype, self.mix, self.layout)
             else:
                 rows = max(16, STRIP_PIXELS // 4 // width // 4 * 4)
-                strips = self.network.in_strips
-                painted = torch.cat(
-                    [strips(each, rows, self.dtype, self.mix) for each in wide.split(1)]
-                )
+                strips = [
+                    self.network.in_strips(each, rows, self.dtype, self.mix, self.layout)
+                    for each in wide.split(1)
+                ]
+                painted = torch.cat(strips)
             painted = painted.clamp(0, 1)
         return painted.to(pictures.device)
+
+
+def _fastest_layout(
+    network: TransformationNetwork, device: torch.device, dtype: torch.dtype
+) -> torch.memory_format:
+    """The layout of activations in which a network is faster here, direct or by Winograd's."""
+    if not has_winograd(device, dtype):
+        return torch.channels_last
+    layouts = {"direct": torch.channels_last, "winograd": torch.contiguous_format}
+    picture = torch.rand(1, 3, _TIMED, _TIMED, generator=torch.Generator().manual_seed(0))
+
+    def measure() -> str:
+        times: dict[str, list[float]] = {name: [] for name in layouts}
+        with torch.inference_mode():
+            for name in (*layouts,) * 4:
+                began = time.perf_counter()
+                network(picture, dtype, None, layouts[name])
+                times[name].append(time.perf_counter() - began)
+        return min(times, key=lambda name: min(times[name]))
+
+    what = f"convolutions of a {network.kind} style model of width {network.width:g}"
+    return layouts[remembered(what, device, measure, layouts.__contains__)]
 
 
 def save_network(network: TransformationNetwork, path: Path) -> None:
@@ -119,6 +149,7 @@ def save_network(network: TransformationNetwork, path: Path) -> None:
         "format": FORMAT,
         "width": network.width,
         "program": network.program,
+        "network": network.kind,
         "sets": network.sets,
     }
     save_tensors(network.state_dict(), path, {"workbench": json.dumps(header)})
@@ -172,7 +203,10 @@ def _read(path: Path) -> TransformationNetwork:
             if sets in ((), (SOURCE,)):
                 raise ValueError("no style")
             make = _NETWORKS[header.get("program", TransformationNetwork.program)]
-            network = make(width, sets)
+            kind = header.get("network", "johnson")
+            if kind not in NETWORKS:
+                raise ValueError("no network")
+            network = make(width, sets, kind)
         for name in [name for name in tensors if name.endswith((".scale", ".shift"))]:
             tensors[name] = torch.atleast_2d(tensors[name])
         network.load_state_dict(tensors, assign=True)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
+from pathlib import Path
 from statistics import fmean
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from workbench.errors import InputError
 from workbench.fast.keyframes import KeyFrame, draw_keyframe, keyframe_loss
-from workbench.fast.network import TransformationNetwork
+from workbench.fast.network import SOURCE, TransformationNetwork
 from workbench.fast.pictures import Batch, Pictures, draw_batch
 from workbench.images import from_array, resize_down
 from workbench.losses import Losses, Targets, temporal_loss, to_losses, weighted_losses
@@ -20,6 +24,7 @@ from workbench.settings import Settings, TrainingSettings
 from workbench.video.flow import Motion, warp
 
 _KEYFRAME = 2  # beside the seed of a step, that of the keyframe it looks at
+STRENGTH_POWER = 4  # of a strength: its share of the style's weight
 
 
 class Task:
@@ -33,6 +38,7 @@ class Task:
         settings: Settings,
         training: TrainingSettings,
         keyframes: Sequence[KeyFrame] = (),
+        names: Sequence[str] = (),
     ) -> None:
         numbers = pictures.held_out()
         held_out = [from_array(pictures.kept(number)) for number in numbers]
@@ -44,7 +50,16 @@ class Task:
         shown = held_out[0] if preview is None else resize_down(preview, settings.size)
         self.preview = shown.to(self.problem.device)
         longest = round(fmean(max(picture.shape[-2:]) for picture in held_out))
-        self.style = self.problem.style_targets(longest)
+        if training.many:
+            if len(styles) < 2 or settings.style_blend_weights or keyframes:
+                raise InputError(
+                    "many = True: the model learns each style picture on its own; give two or more"
+                    " of them, and neither style_blend_weights nor keyframes."
+                )
+            self.styles = self.problem.style_statistics(longest)
+        else:
+            self.styles = [self.problem.style_targets(longest)]
+        self.sets = _sets(names or [f"style {i + 1}" for i in range(len(styles))], training)
 
     def draw(self, step: int) -> Batch:
         """Batch that the step after `step` others looks at."""
@@ -62,20 +77,31 @@ class Task:
             batch = replace(batch, keyframe=pair)
         return batch
 
+    def strength(self, step: int) -> float:
+        """How strong the style is at the step after `step` others: in full, but for one in four."""
+        random = np.random.default_rng((self.settings.seed, step, 1))
+        if not self.training.strengths or step < self.training.copy_steps or step % 4:
+            return 1.0
+        return float(random.random())
+
     def backward(self, network: TransformationNetwork, step: int, batch: Batch) -> Losses | None:
         """Leave the gradient of a batch's losses with the network that has taken `step` steps.
 
         Returns the losses; None while the network learns to copy.
         """
         pictures = batch.pictures.to(self.problem.device)
-        painted = network(pictures, self.problem.network.dtype)
+        number, strength = step % len(self.styles), self.strength(step)
+        mix = network.mix(strength, self._only(number))
+        painted = network(pictures, self.problem.network.dtype, mix)
         network.zero_grad()
         if step < self.training.copy_steps:
             (painted - pictures).square().mean().backward()
             return None
         # As in `optimize`, what will be saved is what is looked at.
         painted = painted + (painted.clamp(0, 1) - painted).detach()
-        settings = self.settings
+        # What makes half the difference to the eye is a small part of the weight.
+        style_weight = self.settings.style_weight * strength**STRENGTH_POWER
+        settings = replace(self.settings, style_weight=style_weight)
         if settings.tv_kind != "mean-squared":
             # It is a sum over pixels, and that of a crop stands for that of a whole picture.
             pixels = round(fmean(picture[0, 0].numel() for picture in self.held_out))
@@ -83,7 +109,7 @@ class Task:
             settings = replace(settings, tv_weight=tv_weight)
         count = len(pictures) - len(batch.motions)
         own, *companions = painted.split(count)
-        terms = self._losses(own, pictures[:count], settings)
+        terms = self._losses(own, pictures[:count], number, settings)
         if companions:
             change = self._change(own, companions[0], batch.motions)
             terms["temporal"] = self.training.temporal_weight * change
@@ -114,10 +140,12 @@ class Task:
         """
         style, content = 0.0, 0.0
         with torch.no_grad():
-            for picture in self.held_out:
+            for number, picture in itertools.product(range(len(self.styles)), self.held_out):
                 nothing = picture.mean(dim=(2, 3), keepdim=True).expand_as(picture)
-                style += _total(self._losses(picture, picture, self.settings), "style").item()
-                content += _total(self._losses(nothing, picture, self.settings), "content").item()
+                as_it_is = self._losses(picture, picture, number, self.settings)
+                empty = self._losses(nothing, picture, number, self.settings)
+                style += _total(as_it_is, "style").item()
+                content += _total(empty, "content").item()
         return max(1.0, style / content) if content else 1.0
 
     def _change(self, painted: Tensor, moved: Tensor, motions: Sequence[Motion]) -> Tensor:
@@ -133,29 +161,56 @@ class Task:
 
     @torch.no_grad()
     def evaluate(self, network: TransformationNetwork) -> tuple[dict[str, float], Tensor]:
-        """Mean losses by kind over the held-out pictures, and the preview as painted."""
+        """Mean losses by kind over the held-out pictures, and the preview as painted.
 
-        def paint(picture: Tensor) -> Tensor:
-            painted: Tensor = network(picture, self.problem.network.dtype)
+        At full strength; in each of many styles, the previews side by side.
+        """
+
+        def paint(picture: Tensor, number: int) -> Tensor:
+            mix = network.mix(1.0, self._only(number))
+            painted: Tensor = network(picture, self.problem.network.dtype, mix)
             return painted.clamp(0, 1)
 
+        numbers = range(len(self.styles))
         losses = [
-            to_losses(self._losses(paint(picture), picture, self.settings)).by_kind()
-            for picture in self.held_out
+            to_losses(self._losses(paint(each, i), each, i, self.settings)).by_kind()
+            for i, each in itertools.product(numbers, self.held_out)
         ]
-        return means(losses), paint(self.preview).cpu()
+        previews = [paint(self.preview, number).cpu() for number in numbers]
+        return means(losses), torch.cat(previews, dim=3)
 
-    def _losses(self, painted: Tensor, pictures: Tensor, settings: Settings) -> dict[str, Tensor]:
+    def _only(self, number: int) -> list[float]:
+        """Shares of the styles of which one is all."""
+        return [float(i == number) for i in range(len(self.styles))]
+
+    def _losses(
+        self, painted: Tensor, pictures: Tensor, number: int, settings: Settings
+    ) -> dict[str, Tensor]:
         """Means over pictures `(N, 3, H, W)` of the terms of their weighted losses."""
         network = self.problem.network
         seen = _each(network(painted * settings.white, settings.layers))
         with torch.no_grad():
             content = _each(network(pictures * settings.white, settings.content_layers))
         each = [
-            weighted_losses(picture * settings.white, own, Targets(target, self.style), settings)[1]
+            weighted_losses(
+                picture * settings.white, own, Targets(target, self.styles[number]), settings
+            )[1]
             for picture, own, target in zip(painted.split(1), seen, content, strict=True)
         ]
         return {name: torch.stack([terms[name] for terms in each]).mean() for name in each[0]}
+
+
+def _sets(names: Sequence[str], training: TrainingSettings) -> tuple[str, ...]:
+    """Names of the scales and shifts that there are to learn, from those of the style pictures."""
+    styles = [Path(name.rpartition(":")[2]).stem for name in names]
+    if not training.many:
+        styles = [" + ".join(styles)]
+    known = [SOURCE, *styles]
+    styles = [
+        f"{name} {number}" if known.count(name) > 1 else name
+        for number, name in enumerate(styles, start=1)
+    ]
+    return (SOURCE, *styles) if training.strengths else tuple(styles)
 
 
 def _total(terms: Mapping[str, Tensor], kinds: str | tuple[str, ...] = "") -> Tensor:

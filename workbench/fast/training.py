@@ -128,7 +128,7 @@ def train(
     with claimed(folder):
         painted = read_keyframes(keyframes, names, settings.size)
         pictures = Pictures(names, settings.size, min(training.crop, settings.size))
-        task = Task(styles, pictures, preview, settings, training, painted)
+        task = Task(styles, pictures, preview, settings, training, painted, style_names)
         used = {k: v for k, v in settings.as_dict().items() if k not in NOT_TRAINED}
         about = ModelFolder(
             styles=tuple(style_names) or tuple(f"style {i + 1}" for i in range(len(styles))),
@@ -219,7 +219,8 @@ class _State:
         self.training = task.training
         with torch.random.fork_rng(devices=[]):  # it is made on the CPU
             torch.manual_seed(task.problem.settings.seed)
-            self.network = TransformationNetwork(self.training.width).to(task.problem.device)
+            network = TransformationNetwork(self.training.width, task.sets, self.training.network)
+        self.network = network.to(task.problem.device)
         self.average = copy.deepcopy(self.network).requires_grad_(False)
         matrices = self.network.matrices()
         kept = {id(matrix) for matrix in matrices}
