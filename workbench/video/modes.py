@@ -211,15 +211,12 @@ def paint_clip(
     settings = replace(settings, size=max(clip.shape))
     with claimed(folder):
         done = {n: each for n, each in finished_frames(folder).items() if n < clip.frames}
-        first = in_a_row(done)
         identity = film_identity(clip, styles, settings, clip_settings, masks, original_colors)
         same_run(folder, identity, ignoring=MACHINE)
         stills = Path(alone) if alone and same_stills(Path(alone), identity) else None
         lags = _lags(clip_settings)
         reach = max(lags, default=1)  # cuts are looked for in every mode
-        begin = max(0, first - reach)
-        while (lags or recolours(original_colors)) and begin > 0 and not done[begin].scene_start:
-            begin -= 1
+        begin = _where_to_begin(done, of_scene=bool(lags) or recolours(original_colors))
         for number in range(begin):
             yield ClipIterate(number, number + 1, clip.frames, None, done[number])
         left: Countdown | None = None
@@ -233,8 +230,8 @@ def paint_clip(
         for count, each in enumerate(frames, start=begin):
             number, scene = each.number, each.scene
             if not scene:
-                first_frame, first_painted = from_array(each.picture), frame_path(folder, number)
-                paintings = [match_colors(style, first_frame, original_colors) for style in styles]
+                first = from_array(each.picture), frame_path(folder, number)
+                paintings = [match_colors(style, first[0], original_colors) for style in styles]
             if number in done:
                 yield ClipIterate(number, count + 1, clip.frames, None, done[number])
                 continue
@@ -250,13 +247,7 @@ def paint_clip(
                     del problem
                 with _saying_what_stays(folder):
                     for iterate in _paint_frame(
-                        frame,
-                        each,
-                        before,
-                        (first_frame, first_painted),
-                        paint,
-                        settings,
-                        clip_settings,
+                        frame, each, before, first, paint, settings, clip_settings
                     ):
                         yield ClipIterate(number, count, clip.frames, iterate, None, left)
                 seconds = time.monotonic() - started
@@ -264,6 +255,14 @@ def paint_clip(
             yield ClipIterate(number, count + 1, clip.frames, None, figures, left)
             started = time.monotonic()
             reset_peak_megabytes(device)
+
+
+def _where_to_begin(done: Mapping[int, FrameFigures], *, of_scene: bool) -> int:
+    """The frame to read first: one before that to paint first, or that which began its scene."""
+    begin = max(0, in_a_row(done) - 1)
+    while of_scene and begin > 0 and not done[begin].scene_start:
+        begin -= 1
+    return begin
 
 
 def _frames(clip: Clip, masks: Sequence[Mask], begin: int, reach: int) -> Iterator[_Frame]:
