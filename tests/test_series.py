@@ -18,6 +18,7 @@ from workbench import notebook, series
 from workbench.colour import match_colors
 from workbench.descent import Iterate, measure, optimize
 from workbench.errors import InputError, OutputError
+from workbench.forecast import Pace
 from workbench.images import crop_image, load_image, save_image
 from workbench.progress import keep_colors
 from workbench.runs import finish_run
@@ -251,6 +252,26 @@ def test_a_crop_is_painted_as_if_it_were_the_photograph(
     saved = load_image(each.path)
     assert saved.shape == last.image.shape == (1, 3, 64, 64)
     assert (saved - last.image).abs().max() <= 0.5 / 255 + 1e-6
+
+
+def test_a_series_says_what_is_left_of_it_takes(
+    tiny: Settings,
+    content: str,
+    style: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pace = Pace(((48.0 * 64, 1.0),))  # a second a step, of which there are twelve
+    monkeypatch.setattr(series, "time_steps", lambda problem: pace)
+    variations = grid(content, [style], tiny, *WEIGHTS)
+    paint(variations, tmp_path / "out", tiny)
+    assert "About 51 s on this machine, 0.2 GB of memory." in capsys.readouterr().out
+    (tmp_path / f"out/{variations[-1].name}.json").unlink()
+    paint(variations, tmp_path / "out", tiny)
+    assert "About 13 s on this machine" in capsys.readouterr().out
+    paint(variations, tmp_path / "out", tiny)
+    assert "About" not in capsys.readouterr().out
 
 
 def test_what_is_there_is_kept(tiny: Settings, content: str, style: str, tmp_path: Path) -> None:

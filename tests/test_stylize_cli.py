@@ -232,8 +232,11 @@ def test_a_budget_is_that_of_the_steps_that_it_names(
         monkeypatch.setattr(stills, "time_steps", lambda problem: pace)
         return stylize("photo.png", "style.png", "-o", "a.png", *options)
 
+    assert "These are few" not in paint(0.01, "--minutes", "0.01").out
     assert "In 0.1 min: --size 64 --steps 4\n" in paint(1.2, "--minutes", "0.1").out
-    assert "About 6 s on this machine" in paint(1.2, "--minutes", "0.1").out
+    said = paint(1.2, "--minutes", "0.1").out
+    assert "About 6 s on this machine" in said
+    assert "These are few: a smaller size would be painted better in that time." in said
     budget = Path("a.png").read_bytes()
     assert paint(1.2, "--steps", "4").code == 0
     assert Path("a.png").read_bytes() == budget

@@ -29,6 +29,7 @@ Whole = TypeVar("Whole", bound="Outline")
 
 MIN_COARSE_SIDE = 64  # pixels; a coarse scale with a shorter side is left out
 TILES = (1024, 768, 512, 384, 256)  # px; sides of tiles of what memory cannot hold as a whole
+FEW_STEPS = 20  # of the last scale: with fewer, losses are several times as high
 COARSEST = 96  # px; longest side that a budget's schedule begins at
 MOST_EFFORT = 315  # of a `schedule`: 300 steps at full size; more gain next to nothing
 HISTORY = 20  # pairs that L-BFGS remembers; more gains nothing

@@ -34,7 +34,9 @@ from workbench.colour import check_original_colors, match_colors
 from workbench.descent import measure, optimize
 from workbench.errors import InputError, OptimizationError
 from workbench.files import PICTURE_SUFFIXES, claimed, pictures_in, portable_name, write_bytes
+from workbench.forecast import Countdown, about, forecast, time_steps
 from workbench.images import Box, Frame, crop_image, from_array, load_image, save_image, to_array
+from workbench.problem import Problem
 from workbench.progress import bar, keep_colors
 from workbench.runs import Identity, digest
 from workbench.samples import PREFIX, find_pictures, load_picture
@@ -243,8 +245,12 @@ def paint_variations(
     problems = []
     with claimed(Path(folder)):
         steps = _paint_all(variations, photographs, weights, folders, ruler, largest)
-        for _, _, painted in bar(
-            steps, "painting", "picture", where=lambda step: (step[0], len(variations), step[1])
+        for _, _, painted, _ in bar(
+            steps,
+            "painting",
+            "picture",
+            where=lambda step: (int(step[0]), len(variations), step[1]),
+            left=lambda step: step[3](step[0], time.monotonic()) if step[3] else 0.0,
         ):
             if painted is not None:
                 problems += [painted.problem] if painted.problem else []
@@ -260,9 +266,13 @@ def _paint_all(
     folders: Sequence[Path],
     ruler: Settings,
     largest: float,
-) -> Iterator[tuple[int, str, Painted | None]]:
-    """Yield, at each step, how many are done, which one it is, and that one if it is done with."""
+) -> Iterator[tuple[float, str, Painted | None, Countdown | None]]:
+    """Yield, at each step, how many are done, which one it is, and that one if it is done with.
+
+    And, once one is to be painted, what counts down the time that is left.
+    """
     names: tuple[str, ...] = ()
+    left: Countdown | None = None
     styles: list[Tensor] = []  # those in use
     given: list[Tensor] = []  # the same, in the colours that they are painted with
     for done, variation in enumerate(variations):
@@ -280,10 +290,12 @@ def _paint_all(
                 colors = variation.original_colors
                 content = _photograph(variation, photographs, largest)
                 given[:] = [match_colors(style, content, colors) for style in styles]
+                left = left or _say_ahead(content, given, variations, done)
                 started = time.monotonic()
                 iterates = optimize(content, given, variation.settings)
                 for iterate in keep_colors(iterates, content, colors):
-                    yield done, f"{caption}, step {iterate.step}/{iterate.steps}", None
+                    told = f"{caption}, step {iterate.step}/{iterate.steps}"
+                    yield done + iterate.step / (iterate.steps + 1), told, None, left
                 seconds = time.monotonic() - started
                 picture = from_array(to_array(iterate.image))  # the colours that a file can hold
                 measured = measure(picture, content, given, ruler)
@@ -299,7 +311,24 @@ def _paint_all(
                 painted = Painted(variation, path, figures)
         except (InputError, OptimizationError) as error:
             painted = Painted(variation, path, {}, str(error))
-        yield done + 1, caption, painted
+        yield done + 1, caption, painted, left
+
+
+def _say_ahead(
+    content: Tensor, styles: Sequence[Tensor], variations: Sequence[Variation], done: int
+) -> Countdown:
+    """Print what those take that come behind so many, by steps of the first; counts it down."""
+    problem = Problem.of(content, styles, variations[done].settings)
+    problem.check_memory()
+    pace, free = time_steps(problem), problem.free()
+    told = [
+        forecast(replace(problem.outline, settings=each.settings), pace, free=free)
+        for each in variations
+    ]
+    behind = [sum(each.seconds or 0.0 for each in told[n:]) for n in range(len(told) + 1)]
+    most = max(each.megabytes for each in told[done:]) / 1024
+    print(f"About {about(behind[done])} on this machine, {most:.1f} GB of memory.", flush=True)
+    return Countdown(lambda after: float(np.interp(after, range(len(behind)), behind)))
 
 
 def _photograph(

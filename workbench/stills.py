@@ -28,6 +28,7 @@ from workbench.descent import Iterate, measure, optimize
 from workbench.errors import OptimizationError
 from workbench.files import check_writable, refuse_overwriting
 from workbench.forecast import (
+    FEW_STEPS,
     MOST_EFFORT,
     Outline,
     check_minutes,
@@ -166,6 +167,8 @@ def within(still: Still, minutes: float, checkpoints: Checkpoints) -> Still:
     )
     chosen = ",".join(map(str, settings.steps))
     print(f"In {minutes:g} min: --size {settings.size} --steps {chosen}", flush=True)
+    if settings.steps[-1] < FEW_STEPS:
+        print("These are few: a smaller size would be painted better in that time.", flush=True)
     return replace(still, settings=settings)
 
 

@@ -404,8 +404,12 @@ def train_model(
         loss = "" if now.losses is None else f"loss {now.losses.total:.3g}{held_out}"
         return now.step, now.steps, loss
 
+    def left(now: TrainingIterate) -> float:
+        by_steps = (now.steps - now.step) * now.seconds / max(1, now.step)
+        return min(by_steps, max(0.0, 60 * (training.minutes or math.inf) - now.seconds))
+
     with contextlib.closing(iterates):
-        yield from bar(iterates, "training", "step", where=where)
+        yield from bar(iterates, "training", "step", where=where, left=left)
 
 
 def finish_training(
