@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
@@ -8,7 +10,7 @@ from torch import Tensor
 
 from workbench import runs, stills
 from workbench.descent import measure
-from workbench.errors import InputError
+from workbench.errors import InputError, OutputError
 from workbench.images import load_image, save_image
 from workbench.progress import Recorder
 from workbench.settings import Settings
@@ -67,3 +69,25 @@ def test_paths_are_checked_first(paths: dict[str, str], sentence: str, tmp_path:
     wanted = {name: tmp_path / path for name, path in paths.items()}
     with pytest.raises(InputError, match=sentence):
         stills.check_paths(wanted, [str(tmp_path / "photo.png")])
+
+
+def test_a_disk_that_is_too_small_is_told_before_the_start(
+    still: stills.Still,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    picture, folder = tmp_path / "new" / "a.png", tmp_path / "new" / "a.checkpoint"
+    large = replace(still, settings=replace(still.settings, size=4096)).outline
+    megabytes = large.shape[0] * large.shape[1] / 2**20
+    assert large.checkpoint_megabytes() == pytest.approx(10 * 12 * megabytes)
+    usage = SimpleNamespace(free=20.1 * 12 * megabytes * 2**20)
+    monkeypatch.setattr(stills.shutil, "disk_usage", lambda path: usage)
+    stills._check_disk(large, picture, folder)
+    assert capsys.readouterr().out == ""
+    usage.free = 10 * 12 * megabytes * 2**20
+    stills._check_disk(large, picture, folder)
+    assert "GB free, and to go on after a stop takes" in capsys.readouterr().out
+    usage.free = 8 * megabytes * 2**20
+    with pytest.raises(OutputError, match=r"a.png: its disk has 0.1 GB free, and 2731x4096"):
+        stills._check_disk(large, picture, folder)

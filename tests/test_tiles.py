@@ -11,8 +11,12 @@ from tiny_backbone import tiny_tensors
 from torch import Tensor
 
 from workbench import tiles
+from workbench.descent import optimize
 from workbench.features import Network, build_network
+from workbench.forecast import Outline
 from workbench.losses import Region, Targets, TemporalTarget, style_statistic, weighted_losses
+from workbench.problem import Problem
+from workbench.samples import load_picture
 from workbench.settings import Settings
 from workbench.tiles import Tiled, reach
 from workbench.weights import Weights
@@ -161,3 +165,34 @@ def test_what_is_seen_at_once_is_a_tile(monkeypatch: pytest.MonkeyPatch) -> None
     pixels = (255 * random(1, 3, 90, 130).double()).requires_grad_()
     Tiled(NETWORK, 16).weighted_losses(pixels, goal, SETTINGS)[0].backward()
     assert max(seen) == 16 + 2 * MARGIN
+
+
+@pytest.mark.slow
+def test_true_weights_in_tiles_come_to_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    photo, style = load_picture("sample:coffee"), load_picture("sample:swirls")
+    plain = Settings(size=512, precision="float32", device="cpu")
+    problem = Problem.of(photo, [style], plain)
+    shape, _ = problem.scales[-1]
+    looks = []
+    for side in (None, 128):
+        monkeypatch.setattr(Outline, "sides", (side,))
+        pixels = problem.pixels(photo, shape).clone().requires_grad_()
+        total, _ = problem.at(shape)(pixels)
+        total.backward()
+        assert pixels.grad is not None
+        looks.append((float(total.detach()), pixels.grad))
+    (whole, gradient), (tiled, other) = looks
+    assert tiled == pytest.approx(whole, rel=1e-6)
+    assert (gradient - other).abs().max() < 1e-4 * gradient.abs().max()
+
+
+@pytest.mark.slow
+def test_a_painting_in_tiles_is_that_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    photo, style = load_picture("sample:coffee"), load_picture("sample:swirls")
+    small = Settings(size=160, steps=(30,), precision="float32", device="cpu")
+    painted = []
+    for side in (None, 96):
+        monkeypatch.setattr(Outline, "sides", (side,))
+        *_, last = optimize(photo, [style], small)
+        painted.append(last.image)
+    assert ((painted[0] - painted[1]).abs() <= 1 / 255).float().mean() > 0.999

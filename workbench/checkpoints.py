@@ -73,8 +73,9 @@ class Checkpoints:
     differs begins anew and says how it differs; what is there of the other stays, and can go on,
     until `remove` is called.
 
-    With L-BFGS a checkpoint is as large as 44 pictures in float32 (100 MB at 512x384 pixels, 1.7 GB
-    at 2048x1536), with Adam as 4, and the recorder's pictures come on top.
+    With L-BFGS a checkpoint is as large as 44 pictures in float32, and as 10 of the largest (100 MB
+    at 512x384 pixels, 1.5 GB at 4096x3072), with Adam as 4, and the recorder's pictures come on
+    top.
     """
 
     folder: Path  # for checkpoints of one picture alone; made when the first is written

@@ -304,15 +304,17 @@ def _descend(
     begins_at = good.step
     settings = problem.settings
     pixels = good.pixels.to(problem.device, copy=True).requires_grad_()
-    pixels.grad = good.grad.to(problem.device) / good.unit
     optimizer: torch.optim.Optimizer | None = None
     if good.optimizer and _is_of_lbfgs(good.optimizer) == (good.step >= warmup):
+        pixels.grad = good.grad.to(problem.device)
         optimizer = _optimizer(pixels, settings, good.rate, FIRST_STEP, adam=good.step < warmup)
         optimizer.load_state_dict(_memory(good.optimizer))
 
     while good.step < end:
         adam, lowest, rate, calm = good.step < warmup, good.lowest, good.rate, good.calm + 1
-        pixels.grad = good.grad.to(problem.device) / good.unit
+        pixels.grad = good.grad.to(problem.device)
+        if good.unit != 1:
+            pixels.grad = pixels.grad / good.unit
         if optimizer is None or good.step == warmup:
             length = first_step if good.step == begins_at else FIRST_STEP
             optimizer = _optimizer(pixels, settings, rate, length, adam=adam)
@@ -397,8 +399,8 @@ def _optimizer(
 def _memory(tree: Mapping[str, Any]) -> dict[str, Any]:
     """A `state_dict` with copies of what the next step will change."""
     state = {
-        # L-BFGS adds to its lists, but leaves the tensors in them as they are.
-        name: value.clone() if isinstance(value, Tensor) else copy.copy(value)
+        # L-BFGS adds to its lists, but leaves the tensors in them and its direction as they are.
+        name: value.clone() if isinstance(value, Tensor) and name != "d" else copy.copy(value)
         for name, value in tree["state"][0].items()
     }
     return {**tree, "state": {0: state}}

@@ -33,7 +33,7 @@ FEW_STEPS = 20  # of the last scale: with fewer, losses are several times as hig
 COARSEST = 96  # px; longest side that a budget's schedule begins at
 MOST_EFFORT = 315  # of a `schedule`: 300 steps at full size; more gain next to nothing
 HISTORY = 20  # pairs that L-BFGS remembers; more gains nothing
-LEAST_HISTORY = 4  # pairs of a large picture
+LEAST_HISTORY = 3  # pairs of a large picture
 _PAIRS_MEGABYTES = 600  # for all of them
 
 # Of the measurements in experiments/benchmarks/memory.py, on a CPU.
@@ -197,6 +197,11 @@ class Outline:
         styles = (at_once(self.style_shape(style, max(shape))) for style in self.styles)
         of_styles = each * (matched + 3 * widest) * max(styles, default=0)
         return _FIXED + max(painting, of_styles) / 2**20
+
+    def checkpoint_megabytes(self) -> float:
+        """What the optimiser needs to go on at full size: pictures in float32."""
+        adam = self.settings.optimizer == "adam"
+        return (4 + (0 if adam else 2 * history(self.shape))) * 12 * math.prod(self.shape) / 2**20
 
     def seconds(self, pace: Pace, *, after: float = 0, free: float | None = None) -> float:
         """How long the steps take that come after so many, where `free` megabytes are there."""

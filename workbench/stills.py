@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,7 +26,7 @@ from workbench import images, progress, runs, samples, sheets
 from workbench.checkpoints import Checkpoints
 from workbench.colour import check_original_colors, match_colors
 from workbench.descent import Iterate, measure, optimize
-from workbench.errors import OptimizationError
+from workbench.errors import OptimizationError, OutputError
 from workbench.files import check_writable, refuse_overwriting
 from workbench.forecast import (
     FEW_STEPS,
@@ -198,6 +199,7 @@ def paint(
     newest = newest or picture
     problem = Problem.of(still.content, still.styles, still.settings, still.masks)
     problem.check_memory()
+    _check_disk(problem.outline, picture, checkpoints.folder)
     outline, pace, free = problem.outline, time_steps(problem), problem.free()
     del problem
     iterates = optimize(
@@ -216,6 +218,29 @@ def paint(
     except OptimizationError as error:
         kept = f" The last good picture is {newest}." if newest.is_file() else ""
         raise type(error)(f"{error}{kept}", error.last_good) from error
+
+
+def _check_disk(outline: Outline, picture: Path, checkpoints: Path) -> None:
+    """Refuse what the disk cannot hold; say it of checkpoints, without which a painting ends."""
+    height, width = outline.shape
+
+    def free(path: Path) -> float:
+        there = next(each for each in path.absolute().parents if each.exists())
+        return shutil.disk_usage(there).free / 2**30
+
+    saved = 9 * height * width / 2**30  # in 16 bits, and the newest beside it in 8
+    if free(picture) < saved:
+        raise OutputError(
+            f"{picture}: its disk has {free(picture):.1f} GB free, and {width}x{height} pixels take"
+            f" {saved:.1f} GB; free some space or name another disk."
+        )
+    needed = 2 * outline.checkpoint_megabytes() / 1024  # one beside the one before
+    if free(checkpoints) < needed:
+        print(
+            f"{checkpoints}: its disk has {free(checkpoints):.1f} GB free, and to go on after a"
+            f" stop takes {needed:.1f} GB; stopped at full size, the painting would begin anew.",
+            flush=True,
+        )
 
 
 def _saying(iterates: Iterator[Iterate], told: Callable[[Iterate], str]) -> Iterator[Iterate]:
