@@ -471,3 +471,9 @@ def test_presets_of_training() -> None:
 def test_a_senseless_setting_of_training_is_refused_by_name(name: str, value: object) -> None:
     with pytest.raises(InputError, match=f"^{name} = "):
         TrainingSettings(**{name: value})  # type: ignore[arg-type]
+
+
+def test_steps_of_films_by_keyframes() -> None:
+    film = ClipSettings(mode="keyframes", later_steps=28, keyframe_every=8, between_steps=4)
+    assert film.key_steps == 42
+    assert film.mean_steps == (42 + 7 * 4) / 8
