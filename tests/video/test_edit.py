@@ -162,6 +162,35 @@ def test_sound_of_one_film_in_one_piece_is_copied_sample_for_sample(tmp_path: Pa
     assert np.array_equal(mine, samples[:, begins : begins + mine.shape[1]])
 
 
+def with_chapters_and_two_tracks(path: Path, source: Path) -> Path:
+    """The same film with its sound twice, and chapters."""
+    with av.open(str(source)) as one, av.open(str(path), "w") as two:
+        order = [one.streams.video[0], one.streams.audio[0], one.streams.audio[0]]
+        targets = [two.add_stream_from_template(stream) for stream in order]
+        second = {"start": 800, "end": 2000, "metadata": {"title": "day"}}
+        first = {"start": 0, "end": 800, "metadata": {"title": "dawn"}}
+        base = {"time_base": Fraction(1, 1000)}
+        two.set_chapters([{"id": i, **base, **each} for i, each in enumerate((first, second))])
+        for packet in one.demux():
+            for stream, target in zip(order, targets, strict=True):
+                if packet.size and packet.stream is stream:
+                    copy = av.Packet(bytes(packet))
+                    copy.pts, copy.dts, copy.time_base = packet.pts, packet.dts, packet.time_base
+                    copy.duration, copy.is_keyframe = packet.duration, packet.is_keyframe
+                    copy.stream = target
+                    two.mux(copy)
+    return path
+
+
+def test_all_tracks_and_chapters_go_with_a_sound_that_is_whole(tmp_path: Path) -> None:
+    path = with_chapters_and_two_tracks(tmp_path / "b.mkv", noisy(tmp_path / "a.mkv", 50))
+    write_clip(edit.with_title(as_clip(path), "A", 0.4).subclipped(0.4, 2), tmp_path / "c.mkv")
+    with av.open(str(tmp_path / "c.mkv")) as film:
+        assert [each.codec_context.name for each in film.streams.audio] == ["pcm_f32le"] * 2
+        told = [(c["start"] * c["time_base"], c["metadata"]["title"]) for c in film.chapters()]
+    assert told == [(0, "dawn"), (Fraction(2, 5), "day")]
+
+
 def test_sound_that_was_changed_is_put_together_anew(tmp_path: Path) -> None:
     clip = as_clip(noisy(tmp_path / "a.mkv", 50))
     quiet = clip.with_audio(clip.audio.with_effects([moviepy.afx.MultiplyVolume(0.25)]))
