@@ -497,10 +497,10 @@ def test_what_memory_cannot_hold_is_refused_before_the_first_step(
         return str(caught.value)
 
     large = {"size": 4096, "steps": (20, 20)}
-    sentence = refused(2800, **large)
+    sentence = refused(4000, **large)
     assert re.fullmatch(
-        r"size = 4096: a painting of 4096x3072 pixels takes 3\.\d GB of memory, and there are"
-        r" 2\.7 GB; use size \d+ or optimizer adam\.",
+        r"size = 4096: a painting of 4096x3072 pixels takes 4\.\d GB of memory, and there are"
+        r" 3\.9 GB; use size \d+ or optimizer adam\.",
         sentence,
     )
     size = int(sentence.split("use size ")[1].split()[0])
@@ -508,9 +508,9 @@ def test_what_memory_cannot_hold_is_refused_before_the_first_step(
         Outline((60, 80), (), replace(tiny, size=side, steps=(20,))).least_megabytes()
         for side in (size, size + 32)
     ]
-    assert needed[0] <= 2800 < needed[1]
+    assert needed[0] <= 4000 < needed[1]
     # Gradients can be brought to a length only as a whole.
-    assert "takes 27.4 GB" in refused(28_000, normalize_gradients=True, **large)
+    assert "takes 27.1 GB" in refused(27_000, normalize_gradients=True, **large)
     assert refused(100, **large).endswith("; use a machine with more.")
     assert looks == []
 

@@ -186,8 +186,8 @@ class Outline:
         seen += each * self.masks * matched
         pairs = min(history(shape), settings.steps[-1])
         held = 12.0 * (8 + (2 * pairs if settings.optimizer == "lbfgs" else 2))
-        if side is not None:  # what the whole picture is drawn to, and the gradient that adds up
-            held += each * sum(values[layer] for layer in settings.content_layers) + 24
+        if side is not None:  # what the whole is drawn to; gradients, and what a stop would keep
+            held += each * sum(values[layer] for layer in settings.content_layers) + 120
 
         def at_once(picture: Shape) -> int:
             pixels = picture[0] * picture[1]

@@ -147,7 +147,10 @@ class Tiled:
             mean.requires_grad_()
         total, terms = weigh(pixels.detach(), means, targets, settings)
         back = torch.autograd.grad(total, list(means.values()))
-        gradient = torch.zeros_like(pixels)
+        seen = pixels.detach().requires_grad_()
+        torch.stack([*of_pixels(seen, targets, settings).values()]).sum().backward()
+        gradient = seen.grad
+        assert gradient is not None
         for tile, part, share in zip(cut, parts, shares, strict=True):
             crop = tile.crop(pixels).detach().requires_grad_()
             own = {k: tile.own(v, k) for k, v in self.network(crop, settings.layers).items()}
@@ -159,10 +162,6 @@ class Tiled:
             torch.stack(weighted).sum().backward()
             assert crop.grad is not None
             tile.crop(gradient).add_(crop.grad)
-        seen = pixels.detach().requires_grad_()
-        torch.stack([*of_pixels(seen, targets, settings).values()]).sum().backward()
-        assert seen.grad is not None
-        gradient.add_(seen.grad)
         return total.detach() + _Known.apply(pixels, gradient), terms
 
     def _look(self, tile: Tile, pixels: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
