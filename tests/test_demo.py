@@ -25,7 +25,8 @@ def test_all_of_it_is_as_large_as_takes_little_time(
 def test_sizes_stay_so_that_what_was_stopped_goes_on(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("WORKBENCH_WEIGHTS", str(tmp_path))
     paces = iter([Pace(((1e7, 1.0),)), Pace(((1e3, 1.0),))])
     monkeypatch.setattr(demo, "_timed", lambda: (SQUARE, next(paces)))
-    assert demo._sizes() == demo._sizes() == [384, 224]
+    assert demo._sizes(tmp_path) == demo._sizes(tmp_path) == [384, 224]
+    (tmp_path / "sizes.json").write_text("broken")
+    assert demo._sizes(tmp_path) == [192, 128]

@@ -102,7 +102,7 @@ def test_a_pace_is_a_line_through_what_was_timed() -> None:
 def test_the_steps_that_are_left_take_what_is_left(first: int, second: int) -> None:
     plan = outline(Settings(size=256, steps=(10, 20)))
     whole = plan.seconds(STEADY)
-    assert whole == pytest.approx(forecast._BESIDE * (10 * 96 * 128 + 20 * 192 * 256) / 1000)
+    assert whole == pytest.approx(forecast._BESIDE * (12 * 96 * 128 + 22 * 192 * 256) / 1000)
     early, late = sorted((first, second))
     assert plan.seconds(STEADY, after=late) <= plan.seconds(STEADY, after=early) <= whole
     assert plan.seconds(STEADY, after=30) == 0
@@ -171,9 +171,9 @@ def test_a_film_is_its_first_frame_and_later_ones() -> None:
     one = outline(settings)
     first, step = one.seconds(STEADY), one.step_seconds(STEADY, one.shape)
     whole = FilmOutline(**vars(one), frames=5, film=film)
-    assert whole.seconds(STEADY) == pytest.approx(first + 4 * 7 * step)
-    assert whole.seconds(STEADY, after=0.25) == pytest.approx(0.75 * first + 4 * 7 * step)
-    assert whole.seconds(STEADY, after=2.5) == pytest.approx(2.5 * 7 * step)
+    assert whole.seconds(STEADY) == pytest.approx(first + 4 * 9 * step)
+    assert whole.seconds(STEADY, after=0.25) == pytest.approx(0.75 * first + 4 * 9 * step)
+    assert whole.seconds(STEADY, after=2.5) == pytest.approx(2.5 * 9 * step)
     assert whole.seconds(STEADY, after=5) == 0
     alone = replace(whole, film=film.changed(mode="per-frame"))
     assert alone.seconds(STEADY, after=1) == pytest.approx(4 * first)
@@ -209,7 +209,7 @@ def test_a_countdown_is_set_right_by_the_clock() -> None:
 def test_what_is_said() -> None:
     fast, normal = Pace(((1e6, 1.0),)), outline(Settings(size=512, steps=(60, 120)))
     assert sentence(normal, fast) == (
-        "About 28 s on this machine, 0.7 GB of memory; size 384 would take 16 s."
+        "About 30 s on this machine, 0.7 GB of memory; size 384 would take 17 s."
     )
     assert sentence(normal, fast, after=100) == "About 17 s on this machine, 0.7 GB of memory."
     assert sentence(normal.changed(size=128), fast) == (

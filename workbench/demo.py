@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import re
+import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from workbench import notebook, samples, stills
-from workbench.devices import choose_device, remembered
 from workbench.errors import WorkbenchError
+from workbench.files import write_bytes
 from workbench.forecast import FilmOutline, Outline, Pace, schedule, time_steps
 from workbench.problem import Problem
 from workbench.runs import RESULT, read_result
@@ -33,18 +33,16 @@ _PHOTOGRAPH_SIZES, _PHOTOGRAPH_SECONDS = (384, 320, 256, 192), 30
 _CLIP_SIZES, _CLIP_SECONDS = (224, 192, 160, 128), 70
 
 
-def _sizes() -> list[int]:
-    """Of the photograph and of the films; the same ever after, so that what was stopped goes on."""
-
-    def measure() -> str:
+def _sizes(output_dir: Path) -> list[int]:
+    """Of the photograph and of the films; they stay in a folder, for what was stopped to go on."""
+    path = output_dir / "sizes.json"
+    try:
+        photograph, clip = map(int, json.loads(path.read_text("utf-8")))
+    except (OSError, ValueError, TypeError):
         outline, pace = _timed()
-        return f"{_photograph_size(outline, pace)} {_clip_size(outline, pace)}"
-
-    def known(text: str) -> bool:
-        return re.fullmatch(r"\d+ \d+", text) is not None
-
-    found = remembered("sizes of the demonstration", choose_device(), measure, known)
-    return [*map(int, found.split())]
+        photograph, clip = _photograph_size(outline, pace), _clip_size(outline, pace)
+        write_bytes(path, json.dumps([photograph, clip]).encode())
+    return [photograph, clip]
 
 
 def _timed() -> tuple[Outline, Pace]:
@@ -90,7 +88,7 @@ def _largest(sizes: Sequence[int], budget: float, seconds: Callable[[int], float
 def paint_photograph(output_dir: Path) -> None:
     """Run notebooks/stylize_image.ipynb with its samples."""
     print("Painting the sample photograph in the style of a sample painting.", flush=True)
-    size, _ = _sizes()
+    size, _ = _sizes(output_dir)
     chosen = {"size": size, "steps": list(schedule(_EFFORT, size)), "crop": list(_CROP)}
     _run("stylize_image", output_dir, chosen)
 
@@ -98,7 +96,7 @@ def paint_photograph(output_dir: Path) -> None:
 def paint_clip(output_dir: Path) -> None:
     """Run notebooks/compare_video.ipynb with its samples, into a folder in that of the picture."""
     print(f"\nPainting a moment of the sample clip in {len(MODES)} ways.", flush=True)
-    _, size = _sizes()
+    _, size = _sizes(output_dir)
     _run("compare_video", output_dir / "clip", {**_CLIP, "size": size})
 
 

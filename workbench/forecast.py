@@ -37,11 +37,13 @@ LEAST_HISTORY = 3  # pairs of a large picture
 _PAIRS_MEGABYTES = 600  # for all of them
 
 # Of the measurements in experiments/benchmarks/memory.py, on a CPU.
-_FIXED = 230.0  # megabytes, whatever the size: compiled kernels, filters in their order
+# Megabytes, whatever the size: compiled kernels, filters in their order.
+_FIXED = {torch.float32: 230.0, torch.bfloat16: 205.0}
 _AT_WORK = 2.75  # times the largest activation: gradients and what a convolution reorders
 _WIDTHS = (64, 128, 256, 512, 512)  # channels of VGG's blocks
 # Of those in experiments/benchmarks/forecast.py.
-_BESIDE = 1.05  # times loss and gradient: the optimiser, and what is kept of a step
+_BESIDE = 1.08  # times loss and gradient: the optimiser, and what is kept of a step
+_BEGINNING = 2  # steps that targets and the first look at a scale take as long as
 _IN_TILES = 1.45  # times a pixel seen as a whole: tiles are looked at twice
 _LONG = 20.0  # seconds, from which on a smaller size is offered
 _TRUSTED = 3.0  # seconds for which a forecast stands before the clock has a say
@@ -196,7 +198,7 @@ class Outline:
         painting = seen * at_once(shape) + held * shape[0] * shape[1]
         styles = (at_once(self.style_shape(style, max(shape))) for style in self.styles)
         of_styles = each * (matched + 3 * widest) * max(styles, default=0)
-        return _FIXED + max(painting, of_styles) / 2**20
+        return _FIXED[self.precision] + max(painting, of_styles) / 2**20
 
     def checkpoint_megabytes(self) -> float:
         """What the optimiser needs to go on at full size: pictures in float32."""
@@ -208,6 +210,7 @@ class Outline:
         total, done = 0.0, 0
         for shape, steps in self.scales:
             left = max(0, done + steps - max(after, done))
+            left += _BEGINNING if after <= done else 0
             total += left * self.step_seconds(pace, shape, self.tile(shape, free))
             done += steps
         return total
@@ -231,11 +234,12 @@ class FilmOutline(Outline):
     def seconds(self, pace: Pace, *, after: float = 0, free: float | None = None) -> float:
         """How long the frames take that come after so many: the first afresh, later ones less."""
         first, shape = super().seconds(pace, free=free), self.shape
-        later = self.film.later_steps * self.step_seconds(pace, shape, self.tile(shape, free))
+        steps: float = self.film.later_steps
+        if self.film.mode == "keyframes":
+            steps = self.film.mean_steps
+        later = (steps + _BEGINNING) * self.step_seconds(pace, shape, self.tile(shape, free))
         if self.film.mode == "per-frame":
             later = first
-        elif self.film.mode == "keyframes":
-            later *= self.film.mean_steps / self.film.later_steps
         return first * max(0, 1 - after) + later * max(0, self.frames - max(1, after))
 
     def scheduled(self, effort: int) -> Self:

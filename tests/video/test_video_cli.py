@@ -229,19 +229,19 @@ def test_a_budget_is_that_of_the_steps_that_it_names(
         monkeypatch.setattr(modes, "time_steps", lambda problem: pace)
         return video(*RUN, "--end", "0.6", *arguments)
 
-    said = paint(10.0, "--minutes", "0.1")
+    said = paint(4.0, "--minutes", "0.1")
     assert said.code == 2
-    assert "minutes = 0.1: a step at each scale takes 32 s; give more time" in said.err
+    assert "minutes = 0.1: a step at each scale takes 39 s; give more time" in said.err
     assert not (folder / "out.frames").exists()
     said = paint(0.3, "--minutes", "0.1")
-    assert "In 0.1 min: --steps 9 --later-steps 4\n" in said.out
+    assert "In 0.1 min: --steps 6 --later-steps 3\n" in said.out
     assert "About 6 s on this machine" in said.out
     film = frame_path(folder / "out.frames", 2).read_bytes()
     frame_path(folder / "out.frames", 2).unlink()
-    assert "--steps 9 --later-steps 4\n" in paint(0.1, "--minutes", "0.1").out
+    assert "--steps 6 --later-steps 3\n" in paint(0.1, "--minutes", "0.1").out
     assert frame_path(folder / "out.frames", 2).read_bytes() == film
     assert "belongs to another run" in paint(0.1).err
-    told = ("--steps", "9", "--later-steps", "4")
+    told = ("--steps", "6", "--later-steps", "3")
     assert paint(0.1, *told).code == 0  # the same run
 
 
