@@ -169,6 +169,7 @@ def open_films(
     folder: str | os.PathLike[str],
     *,
     crossfade: int = 0,
+    strength: float = 1.0,
     original_colors: str = "off",
     device: str = "auto",
     precision: str = "auto",
@@ -177,7 +178,7 @@ def open_films(
 
     A model paints of the source what it is there for, into a film in `folder`, which a later call
     finds there; stopped anywhere, the same call goes on. `crossfade` is that of `cut`; the others
-    are as for `applying.paint_film` and `StyleModel.load`.
+    are as for `applying.paint_film`, `StyleModel.load` and `mixed`.
     """
     films = {}
     for name in schedule.models:
@@ -190,7 +191,7 @@ def open_films(
         last = min(math.ceil(needed[-1].end * source.fps) + crossfade, source.frames)
         start = first / source.fps
         section = replace(source, start=source.start + start, frames=last - first)
-        model = StyleModel.load(name, device=device, precision=precision)
+        model = StyleModel.load(name, device=device, precision=precision).mixed(strength)
         film = applying.find_film(section, model, Path(folder), original_colors=original_colors)
         films[name] = as_clip(film).with_start(float(start))
     return films
