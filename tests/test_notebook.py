@@ -20,7 +20,7 @@ import pytest
 import torch
 from jupyter_client.manager import start_new_kernel
 from PIL import Image
-from tools import shown
+from tools import default_parameters, parameters_cell, shown
 
 from workbench import notebook
 from workbench.errors import InputError, WorkbenchError
@@ -28,11 +28,14 @@ from workbench.images import save_image
 from workbench.notebook import (
     check_inputs,
     failed_notebook,
+    find_notebook,
     parameters,
     run_notebook,
 )
 from workbench.runs import finish_run
 from workbench.video.clips import open_clip, write_film
+
+NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 
 
 def write_notebook(path: Path, *cells: str, parameters: str = "answer: int = 42") -> Path:
@@ -139,6 +142,14 @@ def test_names_of_ones_own_are_no_slips() -> None:
     own = "output_dir: str = 'x'\nstyle_weights: list = [1.0]\ncolour: str = 'red'\nsizes: int = 3"
     values = {"output_dir": "x", "style_weights": [1.0], "colour": "red", "sizes": 3}
     assert notebook.parameters(["", own, CHECK], values) == values
+
+
+@pytest.mark.usefixtures("headless")
+@pytest.mark.parametrize("name", sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb")))
+def test_no_name_in_a_notebook_of_ours_is_taken_for_a_slip(name: str) -> None:
+    values = default_parameters(name)
+    cell = parameters_cell(find_notebook(name))
+    assert notebook.parameters(["", cell, CHECK], dict(values)).keys() == values.keys()
 
 
 @pytest.mark.parametrize(

@@ -106,6 +106,8 @@ def parameters(cells: Sequence[str], values: dict[str, Any]) -> dict[str, Any]:
     for name in known.keys() - knobs.keys():
         for near in difflib.get_close_matches(name, knobs, n=1, cutoff=0.9):
             pair = (values[name], knobs[near])
+            if any(isinstance(each, bool) for each in pair) and type(pair[0]) is not type(pair[1]):
+                continue  # (a bool is an int, too)
             if any(all(isinstance(each, kind) for each in pair) for kind in _ALIKE):
                 raise InputError(unknown_parameter(name, [near]))
     taken = {name: as_meant(name, known[name], expand_home(values[name])) for name in known}
