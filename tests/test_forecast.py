@@ -209,7 +209,7 @@ def test_a_countdown_is_set_right_by_the_clock() -> None:
 def test_what_is_said() -> None:
     fast, normal = Pace(((1e6, 1.0),)), outline(Settings(size=512, steps=(60, 120)))
     assert sentence(normal, fast) == (
-        "About 30 s on this machine, 0.7 GB of memory; size 384 would take 17 s."
+        "About 31 s on this machine, 0.7 GB of memory; size 384 would take 18 s."
     )
     assert sentence(normal, fast, after=100) == "About 17 s on this machine, 0.7 GB of memory."
     assert sentence(normal.changed(size=128), fast) == (

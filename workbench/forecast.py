@@ -42,7 +42,7 @@ _FIXED = {torch.float32: 230.0, torch.bfloat16: 205.0}
 _AT_WORK = 2.75  # times the largest activation: gradients and what a convolution reorders
 _WIDTHS = (64, 128, 256, 512, 512)  # channels of VGG's blocks
 # Of those in experiments/benchmarks/forecast.py.
-_BESIDE = 1.08  # times loss and gradient: the optimiser, and what is kept of a step
+_BESIDE = 1.12  # times loss and gradient: the optimiser, and what is kept of a step
 _BEGINNING = 2  # steps that targets and the first look at a scale take as long as
 _IN_TILES = 1.45  # times a pixel seen as a whole: tiles are looked at twice
 _LONG = 20.0  # seconds, from which on a smaller size is offered
