@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import tarfile
+import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -165,6 +166,14 @@ def test_a_page_is_one_folder_and_is_brought_up_to_date(here: Path) -> None:
         *(each for each in models if each.startswith("models/ink-")),
         "models/mine.onnx",
     }
+
+
+def test_a_page_is_served_to_this_machine(tmp_path: Path) -> None:
+    (tmp_path / "index.html").write_text("here")
+    address = live.serve(tmp_path / "index.html")
+    assert address.startswith("http://127.0.0.1:")
+    with urllib.request.urlopen(address) as response:
+        assert response.read() == b"here"
 
 
 def test_the_page_of_somebody_else_is_left_alone(here: Path) -> None:

@@ -43,7 +43,8 @@ def test_train_style_model_shows_previews_and_goes_on_where_it_was(
 ) -> None:
     folder, executed = tmp_path / "my models" / "ink", tmp_path / "executed.ipynb"
     parameters = {"style": "sample:hatching", "on": str(film), "output_dir": str(folder), **QUICK}
-    run_cells("train_style_model", None, **parameters, training_steps=6)
+    run_cells("train_style_model", None, **parameters, training_steps=6, live_page=False)
+    assert not (folder / "live").exists()
     result = read_result(folder)
     assert result is not None
     assert {"model", "gif", "losses", "previews"} <= set(result.outputs)
@@ -56,11 +57,12 @@ def test_train_style_model_shows_previews_and_goes_on_where_it_was(
     kinds = shown(executed)
     assert kinds.count("image/webp") == 5  # inputs, preview, losses, stages, painted
     assert kinds.count("image/gif") == 1
+    assert (folder / "live" / "index.html").is_file()
     model = read_folder(folder)
     assert [each.step for each in model.checkpoints] == [3, 6, 9]
     assert model.labels == {"weird": 3, "less good": 6}
     assert (folder / "step-000003.safetensors").stat().st_mtime_ns == first
-    table = nbformat.read(executed, 4).cells[-3].outputs[0].data["text/markdown"]
+    table = nbformat.read(executed, 4).cells[-5].outputs[0].data["text/markdown"]
     assert "| less good |" in table
     commands = re.search(r"```sh\n(.*)\n(.*)\n```", table)
     assert commands is not None

@@ -12,8 +12,11 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import threading
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path, PurePath
 
 from PIL import Image
@@ -115,6 +118,19 @@ def build_page(
         if _OURS.fullmatch(path.name) and path.name not in used:
             path.unlink()
     return page
+
+
+def serve(page: Path) -> str:
+    """Serve a page's folder to browsers on this machine while this process lives; its address."""
+    handler = partial(_Server, directory=str(page.parent))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return f"http://127.0.0.1:{server.server_port}/"
+
+
+class _Server(SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        """Nothing: a notebook would show it below whatever runs."""
 
 
 def _write_model(model: StyleModel, name: str, folder: Path, license: str) -> list[LiveStyle]:
