@@ -211,7 +211,7 @@ def test_what_is_said() -> None:
     assert sentence(normal, fast) == (
         "About 31 s on this machine, 0.7 GB of memory; size 384 would take 18 s."
     )
-    assert sentence(normal, fast, after=100) == "About 17 s on this machine, 0.7 GB of memory."
+    assert sentence(normal, fast, after=100) == "About 18 s on this machine, 0.7 GB of memory."
     assert sentence(normal.changed(size=128), fast) == (
         "About 2 s on this machine, 0.3 GB of memory."
     )
