@@ -113,6 +113,7 @@ def test_what_paints_otherwise_is_not_written(
         ("sample:swirls", "swirls"),
         ("candy.pth", "candy"),
         ("models/sketch/", "sketch"),
+        ("art/starry_night.jpg", "starry night"),
     ],
 )
 def test_names_do_not_tell_where_files_lie(name: str, short: str) -> None:

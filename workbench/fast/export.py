@@ -106,7 +106,7 @@ def to_onnx(network: TransformationNetwork, about: Mapping[str, str]) -> onnx.Mo
 def short_name(name: str) -> str:
     """What a model or style is called, without where it lies: that is nobody's business."""
     last = PurePath(name.removeprefix(PREFIX)).name
-    return plain(re.sub(r"\.[a-z]+$", "", last).replace("@", " "))
+    return plain(re.sub(r"\.[a-z]+$", "", last).translate({ord("@"): " ", ord("_"): " "}))
 
 
 class _Graph:
