@@ -114,7 +114,7 @@ def noise(seconds: float, rate: int = 48000) -> Sound:
 def noisy(path: Path, count: int, rate: Fraction | int = 25) -> Path:
     """Write a film with noise that is copied as it is."""
     sound = noise(float(count / rate))
-    sound.write_film([grey(20 + number) for number in range(count)], path, rate)
+    sound.write_film([grey(number % 200) for number in range(count)], path, rate)
     return path
 
 
@@ -220,6 +220,24 @@ def test_sound_of_moviepys_own_goes_with_a_film(tmp_path: Path) -> None:
     assert codec == "aac"
     assert np.abs(samples[:, 5000:15000]).max() == pytest.approx(0.5, abs=0.05)
     assert samples.shape[1] < 0.5 * 48000
+
+
+def test_music_from_a_file_is_mixed_with_the_sound_of_a_film(tmp_path: Path) -> None:
+    noise(12).save(tmp_path / "music.wav")
+    music = moviepy.AudioFileClip(str(tmp_path / "music.wav")).with_effects(
+        [moviepy.afx.MultiplyVolume(0.5)]
+    )
+    clip = as_clip(noisy(tmp_path / "a.mov", 300))
+    for name, audio in (
+        ("alone", music),
+        ("both", moviepy.CompositeAudioClip([clip.audio, music])),
+    ):
+        write_clip(clip.with_audio(audio), tmp_path / f"{name}.mp4")
+        mine, codec = heard(tmp_path / f"{name}.mp4")
+        assert codec == "aac"
+        factor = {"alone": 0.5, "both": 1.5}[name]
+        assert mine.std() == pytest.approx(factor * noise(12).samples.std(), rel=0.1)
+    music.close()
 
 
 def test_a_clip_that_lacks_what_a_film_needs_is_refused(tmp_path: Path) -> None:

@@ -47,6 +47,7 @@ _READ_ON = 25  # frames; further ahead it is quicker to begin anew
 _RATE = 48000  # samples a second, of sound as moviepy has it
 _CHUNK = 4096  # samples that are put together at a time
 _PROBE = 0.02  # s between the times at which is asked whose sound it is
+_PROBES = 50  # of these times at once
 _NEARLY = 1e-6  # s
 _FADE = 0.5  # s in which a title gives way, at most
 _SHADE = 150  # of 255: how opaque the ground of a caption is
@@ -409,14 +410,20 @@ def _sound_of(clip: VideoClip, count: int, rate: Fraction) -> Clip | Samples | N
 
 def _own_sound(clip: VideoClip, length: float) -> tuple[Clip, float] | None:
     """The clip that the sound is of, and from which second on; None if more was done to it."""
-    times = np.arange(_PROBE / 2, length, _PROBE)
+    times = np.arange(min(_PROBE, length) / 2, length, _PROBE)
+    shifts: list[float] = []
     _Sound.asked = []
     try:
-        told, sources = clip.audio.get_frame(times), set(_Sound.asked)
+        # In short pieces, as moviepy's own sounds hold some seconds; mostly the first one tells.
+        for some in np.array_split(times, math.ceil(len(times) / _PROBES)):
+            told = np.asarray(clip.audio.get_frame(some)).reshape(len(some), -1)
+            shift = told - some[:, None]
+            shifts += [float(shift.min()), float(shift.max())]
+            if len(set(_Sound.asked)) != 1 or np.ptp(shifts) > _NEARLY:
+                return None
+        return _Sound.asked[0], shifts[0]
     finally:
         _Sound.asked = None
-    shift = np.atleast_2d(told) - times[:, None] if len(sources) == 1 else np.array([0.0, 1.0])
-    return (sources.pop(), float(shift.mean())) if np.ptp(shift) < _NEARLY else None
 
 
 def _mixed(clip: VideoClip, count: int) -> Iterator[NDArray[np.float32]]:
