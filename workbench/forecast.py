@@ -34,7 +34,7 @@ COARSEST = 96  # px; longest side that a budget's schedule begins at
 MOST_EFFORT = 315  # of a `schedule`: 300 steps at full size; more gain next to nothing
 HISTORY = 20  # pairs that L-BFGS remembers; more gains nothing
 LEAST_HISTORY = 3  # pairs of a large picture
-_PAIRS_MEGABYTES = 600  # for all of them
+_PAIRS_MEGABYTES = 450  # for all of them
 
 # Of the measurements in experiments/benchmarks/memory.py, on a CPU.
 # Megabytes, whatever the size: compiled kernels, filters in their order.
@@ -69,7 +69,7 @@ def scales(shape: Shape, settings: Settings) -> list[tuple[Shape, int]]:
 
 
 def history(shape: Shape) -> int:
-    """Pairs that L-BFGS remembers of a picture `(H, W)`: fewer of one beyond two megapixels or so.
+    """Pairs that L-BFGS remembers of a picture `(H, W)`: fewer of one beyond a megapixel or so.
 
     By its size alone, so that the picture does not depend on what memory happens to be free.
     """
