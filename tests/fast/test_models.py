@@ -59,6 +59,11 @@ def test_a_saved_model_paints_the_same(path: Path, tmp_path: Path) -> None:
     assert (tmp_path / "copy.safetensors").read_bytes() == path.read_bytes()
 
 
+def test_what_is_read_is_not_made_up_before(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.nn.init, "kaiming_normal_", None)
+    StyleModel.load(path, **PLAIN)
+
+
 def test_a_large_picture_is_painted_in_strips(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = StyleModel.load(path, **PLAIN)
     pictures = torch.rand(2, 3, 80, 64)

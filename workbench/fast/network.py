@@ -278,7 +278,8 @@ class _Convolution(nn.Module):
         self.spread = 2 if (side, grow) == (5, 2) else 1
         # A matrix, as Muon takes it: one row for each channel that comes out.
         self.weight = nn.Parameter(torch.empty(outputs, inputs * side * side))
-        nn.init.kaiming_normal_(self.weight, nonlinearity="relu")
+        if not self.weight.is_meta:  # nothing to fill, and 2 s of imports to ask
+            nn.init.kaiming_normal_(self.weight, nonlinearity="relu")
 
     def filters(self) -> Tensor:
         """The weight as it is worked with, `(O, I, H, W)`."""
