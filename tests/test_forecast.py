@@ -56,7 +56,7 @@ def test_the_forecast_is_what_was_measured(
 ) -> None:
     settings = Settings(size=size, optimizer=optimizer, pooling=pooling, steps=(22,))
     told = outline(settings).megabytes((size * 3 // 4, size))
-    assert told == pytest.approx(megabytes, rel=0.12)
+    assert told == pytest.approx(megabytes, rel=0.15)
 
 
 def test_what_makes_a_painting_take_more() -> None:

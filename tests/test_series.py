@@ -266,7 +266,7 @@ def test_a_series_says_what_is_left_of_it_takes(
     monkeypatch.setattr(series, "time_steps", lambda problem: pace)
     variations = grid(content, [style], tiny, *WEIGHTS)
     paint(variations, tmp_path / "out", tiny)
-    assert "About 63 s on this machine, 0.2 GB of memory." in capsys.readouterr().out
+    assert "About 63 s on this machine, 0.3 GB of memory." in capsys.readouterr().out
     (tmp_path / f"out/{variations[-1].name}.json").unlink()
     paint(variations, tmp_path / "out", tiny)
     assert "About 16 s on this machine" in capsys.readouterr().out
