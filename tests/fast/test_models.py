@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import onnxruntime
 import pytest
 import torch
 from safetensors import safe_open
@@ -10,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from workbench.errors import InputError
 from workbench.fast import models
+from workbench.fast.export import export_onnx
 from workbench.fast.models import (
     Checkpoint,
     ModelFolder,
@@ -236,6 +238,10 @@ def test_a_model_of_fast_neural_style_paints_as_it_does_there(tmp_path: Path, ol
     save_network(model.network, tmp_path / "copy.safetensors")
     again = StyleModel.load(tmp_path / "copy.safetensors", **PLAIN)
     assert torch.equal(again(picture), model(picture))
+    export_onnx(model, tmp_path / "mosaic.onnx")
+    exported = onnxruntime.InferenceSession(tmp_path / "mosaic.onnx")
+    (painted,) = exported.run(None, {"picture": picture.numpy()})
+    assert (torch.from_numpy(painted) - expected).abs().max() < 2e-4
 
 
 class Harmful:
