@@ -25,14 +25,14 @@ from torch import Tensor
 from video import real_clip
 
 from workbench.descent import measure, stylize
-from workbench.devices import choose_device, choose_precision
+from workbench.devices import choose_device
 from workbench.fast import StyleModel, applying, train
-from workbench.fast.models import read_folder
+from workbench.fast.models import read_folder, save_network
 from workbench.fast.network import TransformationNetwork
 from workbench.fast.training import finish_training, train_model
 from workbench.images import from_array, load_image, save_image, to_array
 from workbench.losses import Losses
-from workbench.settings import Settings, TrainingSettings
+from workbench.settings import NETWORKS, Settings, TrainingSettings
 from workbench.sheets import save_strip
 from workbench.video.clips import Clip, open_clip, read_frames
 from workbench.video.metrics import warping_error
@@ -158,21 +158,20 @@ def print_temporal(style: Path, output: Path, training: TrainingSettings) -> Non
 def print_speed(style: Path, output: Path, training: TrainingSettings) -> None:
     """Frames a second from file to file, and steps of training a second."""
     device = choose_device()
-    precision = choose_precision("auto", device)
     clip = open_clip(real_clip("bikes"))
     large = torch.rand(1, 3, 1080, 1920, device=device)
-    row("width", "640x272 film, frames/s", "1080p, frames/s", "training, steps/s")
+    row("network", "640x272 film, frames/s", "1080p, frames/s", "training, steps/s")
     row("---", *["---:"] * 3)
-    for width in (0.5, 1.0):
-        network = TransformationNetwork(width).to(device).requires_grad_(False)
-        model = StyleModel(network, device, precision)
+    for kind in NETWORKS:
+        save_network(TransformationNetwork(0.5, kind=kind), output / f"{kind}.safetensors")
+        model = StyleModel.load(output / f"{kind}.safetensors")
         rates = []
         for _ in range(3):
             began = time.perf_counter()
             count = applying.paint_film(clip, {"model": model}, output / "speed.mp4")
             rates.append(count / (time.perf_counter() - began))
-        training = replace(training, width=width, training_steps=25, copy_steps=0, whole_after=0)
-        folder = output / f"speed-{width:g}-{datetime.datetime.now():%H%M%S}"
+        training = replace(training, network=kind, training_steps=25, copy_steps=0, whole_after=0)
+        folder = output / f"speed-{kind}-{datetime.datetime.now():%H%M%S}"
         stamps = [
             iterate.seconds
             for iterate in train(
@@ -186,7 +185,7 @@ def print_speed(style: Path, output: Path, training: TrainingSettings) -> None:
         ]
         steps = [after - before for before, after in pairwise(stamps[4:])]
         row(
-            f"{width:g}",
+            kind,
             f"{median(rates):.1f}",
             f"{1 / paint_time(model, large):.1f}",
             f"{1 / median(steps):.2f}",
