@@ -1,4 +1,4 @@
-"""Options of commands: one for every knob, and those that several commands share."""
+"""What commands share: an option for every knob, other options, and how they are stopped."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ import dataclasses
 import functools
 import inspect
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, Optional, get_args, get_origin, get_type_hints
+from pathlib import Path
+from typing import Annotated, Any, NoReturn, Optional, get_args, get_origin, get_type_hints
 
 import typer
 
@@ -190,3 +192,13 @@ def keyframe_pair(text: str) -> tuple[str, str]:
             f"--keyframe {text}: give a frame and its painting, as in 000120.png=painted.png."
         )
     return name.strip(), painted.strip()
+
+
+def interrupted(sentence: str, unfinished: Path | None = None) -> NoReturn:
+    """End after Ctrl-C, saying what is kept, and how to go on."""
+    if unfinished is not None and unfinished.is_file():
+        sentence += f": the picture so far is {unfinished}; the same command goes on."
+    elif unfinished is not None:
+        sentence += ": nothing was made yet."
+    print(f"\n{sentence}", file=sys.stderr)
+    raise typer.Exit(130)
