@@ -9,7 +9,7 @@ from typing import Any
 
 from workbench import notebook, samples, stills
 from workbench.errors import WorkbenchError
-from workbench.files import write_bytes
+from workbench.files import refuse_overwriting, write_bytes
 from workbench.forecast import FilmOutline, Outline, Pace, schedule, time_steps
 from workbench.problem import Problem
 from workbench.runs import RESULT, read_result
@@ -39,6 +39,8 @@ def _sizes(output_dir: Path) -> list[int]:
     try:
         photograph, clip = map(int, json.loads(path.read_text("utf-8")))
     except (OSError, ValueError, TypeError):
+        own = notebook.find_notebook("stylize_image")
+        refuse_overwriting([output_dir / own.name], [own])
         outline, pace = _timed()
         photograph, clip = _photograph_size(outline, pace), _clip_size(outline, pace)
         write_bytes(path, json.dumps([photograph, clip]).encode())
