@@ -13,12 +13,12 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 MODULES = sorted((ROOT / "workbench").rglob("*.py"))
 
-CODE = 13_350  # lines that are neither blank, nor comment, nor docstring
-DOCSTRINGS = 2_950
+CODE = 14_600  # lines that are neither blank, nor comment, nor docstring
+DOCSTRINGS = 3_350
 OF_A_MODULE = 450
 OF_A_FUNCTION = 70
-TEMPLATES = 520
-README = 180
+TEMPLATES = 770
+README = 185
 
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 NO_CODE = {
