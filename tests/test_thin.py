@@ -13,7 +13,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 MODULES = sorted((ROOT / "workbench").rglob("*.py"))
 
-CODE = 14_600  # lines that are neither blank, nor comment, nor docstring
+CODE = 14_950  # lines that are neither blank, nor comment, nor docstring
 DOCSTRINGS = 3_350
 OF_A_MODULE = 450
 OF_A_FUNCTION = 70

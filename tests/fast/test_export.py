@@ -98,7 +98,7 @@ def test_the_mix_of_sets_is_an_input(sets: tuple[str, ...], tmp_path: Path) -> N
 def test_what_paints_otherwise_is_not_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(export, "_EPSILON", 1.0)
+    monkeypatch.setattr(export, "EPSILON", 1.0)
     with pytest.raises(OutputError, match=r"ink.onnx would paint otherwise than the model, by"):
         export_onnx(model(), tmp_path / "ink.onnx")
     assert list(tmp_path.iterdir()) == []

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from workbench.convolution import has_winograd
-from workbench.fast.network import SOURCE, TransformationNetwork, _Convolution, _joined
+from workbench.fast.network import SOURCE, Convolution, TransformationNetwork, _joined
 from workbench.settings import NETWORKS
 
 
@@ -149,7 +149,7 @@ def test_winograds_convolutions_paint_the_same(network: TransformationNetwork) -
 
 def test_what_grows_is_convolved_as_if_pixels_had_been_repeated_before() -> None:
     torch.manual_seed(0)
-    convolve = _Convolution(4, 3, 5, grow=2).requires_grad_(False)
+    convolve = Convolution(4, 3, 5, grow=2).requires_grad_(False)
     x = torch.randn(1, 4, 7, 9)
     repeated = F.interpolate(F.pad(x, (1,) * 4, mode="reflect"), scale_factor=2.0)
     expected = F.conv2d(repeated, convolve.weight.view(3, 4, 5, 5))

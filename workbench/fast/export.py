@@ -19,14 +19,14 @@ import workbench
 from workbench.errors import OutputError
 from workbench.fast.models import StyleModel
 from workbench.fast.network import (
-    _EPSILON,
-    _LAST_LAYER_SCALE,
-    _SHRINK,
-    _SMALLEST,
+    EPSILON,
+    LAST_LAYER_SCALE,
+    SHRINK,
+    SMALLEST,
+    Convolution,
     ExamplesNetwork,
+    Layer,
     TransformationNetwork,
-    _Convolution,
-    _Layer,
 )
 from workbench.files import write_bytes
 from workbench.pages import plain
@@ -133,24 +133,24 @@ class _Graph:
 
     def prepare(self, sides: str) -> str:
         """In [-1, 1], with sides that the network can halve twice."""
-        least = self("Max", sides, np.array(_SMALLEST))
-        steps = self("Div", self("Add", least, np.array(_SHRINK - 1)), np.array(_SHRINK))
-        more = self("Sub", self("Mul", steps, np.array(_SHRINK)), sides)
+        least = self("Max", sides, np.array(SMALLEST))
+        steps = self("Div", self("Add", least, np.array(SHRINK - 1)), np.array(SHRINK))
+        more = self("Sub", self("Mul", steps, np.array(SHRINK)), sides)
         pads = self("Concat", np.array([0, 0]), more, axis=0)
         x = self("Pad", "picture", pads, "", np.array([2, 3]), mode="edge")
         x = self("Sub", self("Mul", x, np.float32(2)), np.float32(1))
         side = self.network.folded
         return self("SpaceToDepth", x, blocksize=side) if side > 1 else x
 
-    def layer(self, layer: _Layer, x: str) -> str:
+    def layer(self, layer: Layer, x: str) -> str:
         """A convolution and its normalisation."""
         x = self.convolution(layer.convolve, x)
         if self.is_mixed:
             scale, shift = (self("MatMul", "mix", each) for each in (layer.scale, layer.shift))
-            return self("InstanceNormalization", x, scale, shift, epsilon=_EPSILON)
-        return self("InstanceNormalization", x, layer.scale[0], layer.shift[0], epsilon=_EPSILON)
+            return self("InstanceNormalization", x, scale, shift, epsilon=EPSILON)
+        return self("InstanceNormalization", x, layer.scale[0], layer.shift[0], epsilon=EPSILON)
 
-    def convolution(self, convolution: _Convolution, x: str) -> str:
+    def convolution(self, convolution: Convolution, x: str) -> str:
         """A convolution that pads by reflection."""
         if convolution.grow > convolution.spread:
             scales = np.array([1, 1, convolution.grow, convolution.grow], np.float32)
@@ -172,7 +172,7 @@ class _Graph:
             return self("Div", self("Add", x, bias), np.float32(255))
         x = self(
             "Tanh",
-            self("Add", self("Mul", x, np.float32(_LAST_LAYER_SCALE[self.network.kind])), bias),
+            self("Add", self("Mul", x, np.float32(LAST_LAYER_SCALE[self.network.kind])), bias),
         )
         return self("Add", self("Mul", x, np.float32(150 / 255)), np.float32(0.5))
 

@@ -18,8 +18,8 @@ SOURCE = "source"  # the set of scales and shifts with which a picture is left a
 
 _CHANNELS = (32, 64, 128)  # at full, half and quarter size
 _RESIDUAL_BLOCKS = 5
-_SHRINK = 4  # sides are divided by this inside, and padded to a multiple of it
-_SMALLEST = 16  # pixels; smaller sides are padded to it
+SHRINK = 4  # sides are divided by this inside, and padded to a multiple of it
+SMALLEST = 16  # pixels; smaller sides are padded to it
 _HEAD_REACH = 8  # pixels beyond its place that the head sees, rounded up
 _TAIL_REACH = 2  # likewise the tail, in pixels of quarter size
 # For the first and the second of two pixels that were one: which of its own place (the middle) and
@@ -30,10 +30,10 @@ _PLACES = torch.tensor(
         [[1, 0, 0, 0, 0], [0, 1, 1, 0, 0], [0, 0, 0, 1, 1]],
     ]
 ).float()
-_EPSILON = 1e-5  # added to variances, as in the paper's program
+EPSILON = 1e-5  # added to variances, as in the paper's program
 # A step of Adam moves every parameter by about as much. The last convolution sums up 81 places of
 # many channels, so that all colours would jump; its parameters count this much less.
-_LAST_LAYER_SCALE = {"johnson": 0.03, "light": 0.1}
+LAST_LAYER_SCALE = {"johnson": 0.03, "light": 0.1}
 
 
 class TransformationNetwork(nn.Module):
@@ -74,29 +74,29 @@ class TransformationNetwork(nn.Module):
     ) -> None:
         super().__init__()
         self.width, self.kind, self.sets = width, kind, tuple(sets)
-        self.folded = _SHRINK if kind == "light" else 1  # sides of the squares that become channels
+        self.folded = SHRINK if kind == "light" else 1  # sides of the squares that become channels
         full, half, quarter = (8 * max(1, round(channels * width / 8)) for channels in _CHANNELS)
         if kind == "light":
-            head = [_Convolution(3 * _SHRINK**2, quarter, 3)]
-            tail = [_Convolution(quarter, full, 5, grow=2), _Convolution(full, 3, 5, grow=2)]
+            head = [Convolution(3 * SHRINK**2, quarter, 3)]
+            tail = [Convolution(quarter, full, 5, grow=2), Convolution(full, 3, 5, grow=2)]
         else:
             head = [
-                _Convolution(3, full, 9),
-                _Convolution(full, half, 3, stride=2),
-                _Convolution(half, quarter, 3, stride=2),
+                Convolution(3, full, 9),
+                Convolution(full, half, 3, stride=2),
+                Convolution(half, quarter, 3, stride=2),
             ]
             tail = [
-                _Convolution(quarter, half, 3, grow=2),
-                _Convolution(half, full, 3, grow=2),
-                _Convolution(full, 3, 9),
+                Convolution(quarter, half, 3, grow=2),
+                Convolution(half, full, 3, grow=2),
+                Convolution(full, 3, 9),
             ]
-        inner = [_Convolution(quarter, quarter, 3) for _ in range(2 * _RESIDUAL_BLOCKS)]
+        inner = [Convolution(quarter, quarter, 3) for _ in range(2 * _RESIDUAL_BLOCKS)]
         self.head, self.residual = self._layers(*head), self._layers(*inner)
         self.tail, self.paint = self._layers(*tail[:-1]), tail[-1]
         self.bias = nn.Parameter(torch.zeros(3))  # of the colours
 
-    def _layers(self, *convolutions: _Convolution) -> Sequence[_Layer]:
-        layers = (_Layer(convolve, len(self.sets)) for convolve in convolutions)
+    def _layers(self, *convolutions: Convolution) -> Sequence[Layer]:
+        layers = (Layer(convolve, len(self.sets)) for convolve in convolutions)
         return nn.ModuleList(layers)  # type: ignore[return-value]
 
     @property
@@ -180,7 +180,7 @@ class TransformationNetwork(nn.Module):
         x = self._prepare(picture, dtype, layout)
         x = _in_strips(self.head, x, mix, rows // self.folded, _HEAD_REACH)
         x = self._transform(x, mix)
-        x = _in_strips(self.tail, x, mix, rows // _SHRINK, _TAIL_REACH, self.paint)
+        x = _in_strips(self.tail, x, mix, rows // SHRINK, _TAIL_REACH, self.paint)
         return self._finish(x, picture, mix)
 
     def _mix(self, mix: Tensor | None) -> Tensor:
@@ -189,7 +189,7 @@ class TransformationNetwork(nn.Module):
     def _prepare(self, pictures: Tensor, dtype: torch.dtype, layout: torch.memory_format) -> Tensor:
         """In [-1, 1], with sides that the network can halve twice."""
         height, width = pictures.shape[-2:]
-        down, right = (_SHRINK * -(-max(side, _SMALLEST) // _SHRINK) for side in (height, width))
+        down, right = (SHRINK * -(-max(side, SMALLEST) // SHRINK) for side in (height, width))
         x = 2 * pictures.to(dtype) - 1
         x = F.pad(x, (0, right - width, 0, down - height), mode="replicate")
         return F.pixel_unshuffle(x, self.folded).contiguous(memory_format=layout)
@@ -211,7 +211,7 @@ class TransformationNetwork(nn.Module):
         return kept * pictures + (1 - kept) * painted
 
     def _to_colours(self, x: Tensor) -> Tensor:
-        return 0.5 + torch.tanh(_LAST_LAYER_SCALE[self.kind] * x + self.bias.view(3, 1, 1)) * (
+        return 0.5 + torch.tanh(LAST_LAYER_SCALE[self.kind] * x + self.bias.view(3, 1, 1)) * (
             150 / 255
         )
 
@@ -237,7 +237,7 @@ class ExamplesNetwork(TransformationNetwork):
             *((f"res{i}.conv{k}", f"res{i}.in{k}") for i in range(1, 6) for k in (1, 2)),
             *(("deconv1", "in4"), ("deconv2", "in5")),
         ]
-        ours = [name for name, module in self.named_modules() if isinstance(module, _Layer)]
+        ours = [name for name, module in self.named_modules() if isinstance(module, Layer)]
         state = {}
         for layer, (convolution, norm) in zip(ours, theirs, strict=True):
             weight = left.pop(f"{convolution}.conv2d.weight")
@@ -263,7 +263,7 @@ class _Statistics(NamedTuple):
     variance: Tensor
 
 
-class _Convolution(nn.Module):
+class Convolution(nn.Module):
     """A convolution that pads by reflection, after repeating every pixel `grow` times.
 
     One of 5x5 that grows is worked out before pixels are repeated, where it has 3x3 places for each
@@ -290,6 +290,7 @@ class _Convolution(nn.Module):
         return torch.einsum("pak,qbl,oikl->opqiab", places, places, weight).flatten(0, 2)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Apply it to `(N, inputs, H, W)`."""
         if self.grow > self.spread:
             x = F.interpolate(x, scale_factor=float(self.grow), mode="nearest")
         weight = self.filters().to(x.dtype)
@@ -304,19 +305,20 @@ class _Convolution(nn.Module):
         return F.pixel_shuffle(x, self.spread) if self.spread > 1 else x
 
 
-class _Layer(nn.Module):
+class Layer(nn.Module):
     """A convolution and its conditional instance normalisation, with `sets` of scales and shifts.
 
     "Conditional": which scales and shifts are used is said by a `mix` `(K,)` of the sets.
     """
 
-    def __init__(self, convolve: _Convolution, sets: int = 1) -> None:
+    def __init__(self, convolve: Convolution, sets: int = 1) -> None:
         super().__init__()
         self.convolve = convolve
         self.scale = nn.Parameter(torch.ones(sets, convolve.shape[0]))
         self.shift = nn.Parameter(torch.zeros(sets, convolve.shape[0]))
 
     def forward(self, x: Tensor, mix: Tensor, known: _Statistics | None = None) -> Tensor:
+        """Apply it to `(N, C, H, W)`, with the scales and shifts that `mix` makes of the sets."""
         return self.normalize(self.convolve(x), mix, known)
 
     def normalize(self, x: Tensor, mix: Tensor, known: _Statistics | None = None) -> Tensor:
@@ -325,21 +327,21 @@ class _Layer(nn.Module):
             x = x.contiguous()
         scale, shift = mix @ self.scale, mix @ self.shift
         if known is not None:
-            return F.batch_norm(x, known.mean, known.variance, scale, shift, eps=_EPSILON)
+            return F.batch_norm(x, known.mean, known.variance, scale, shift, eps=EPSILON)
         # Instance normalisation is group normalisation with a channel a group, and batch
         # normalisation of one picture. On a CPU each is several times as fast as the other in its
         # own layout, and both are faster than torch's instance_norm.
         if x.device.type == "cpu" and x.is_contiguous():
-            return F.group_norm(x, len(scale), scale, shift, eps=_EPSILON)
+            return F.group_norm(x, len(scale), scale, shift, eps=EPSILON)
         each = [
-            F.batch_norm(picture, None, None, scale, shift, training=True, eps=_EPSILON)
+            F.batch_norm(picture, None, None, scale, shift, training=True, eps=EPSILON)
             for picture in x.split(1)
         ]
         return each[0] if len(each) == 1 else torch.cat(each)
 
 
 def _through(
-    layers: Sequence[_Layer], x: Tensor, mix: Tensor, known: Sequence[_Statistics] = ()
+    layers: Sequence[Layer], x: Tensor, mix: Tensor, known: Sequence[_Statistics] = ()
 ) -> Tensor:
     """Activation behind layers and their ReLUs, with the statistics of each if they are known."""
     each: Sequence[_Statistics | None] = known or [None] * len(layers)
@@ -349,7 +351,7 @@ def _through(
 
 
 def _in_strips(
-    layers: Sequence[_Layer],
+    layers: Sequence[Layer],
     whole: Tensor,
     mix: Tensor,
     rows: int,
@@ -360,7 +362,7 @@ def _in_strips(
     known: list[_Statistics] = []
     for i, layer in enumerate(layers):  # one after the other, as each builds on those before
 
-        def convolved(strip: Tensor, i: int = i, layer: _Layer = layer) -> Tensor:
+        def convolved(strip: Tensor, i: int = i, layer: Layer = layer) -> Tensor:
             made: Tensor = layer.convolve(_through(layers[:i], strip, mix, known))
             return made
 
