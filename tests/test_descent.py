@@ -630,12 +630,17 @@ def test_where_memory_shrinks_on_the_way_tiles_go_on_with_the_same_picture(
 def test_a_picture_file_to_start_from_is_not_shaken_up(
     tiny: Settings, photo: Tensor, painting: Tensor, tmp_path: Path
 ) -> None:
-    *_, small = optimize(photo, [painting], tiny)
-    save_image(small.image, tmp_path / "painted.png")
-    larger = replace(tiny, size=96, steps=(4,), init=str(tmp_path / "painted.png"))
-    first, *others = optimize(photo, [painting], larger)
-    assert all(each.losses.total < 1.05 * first.losses.total for each in others)
-    assert others[-1].losses.total < first.losses.total
+    finished = stylize(photo, [painting], replace(tiny, steps=(80,)))
+    save_image(finished, tmp_path / "painted.png")
+    steps = replace(tiny, steps=(4,))
+
+    def change(content: Tensor, init: str) -> float:
+        first, *_, last = optimize(content, [painting], replace(steps, init=init))
+        return 255 * float((last.image - first.image).abs().mean())
+
+    # Adam moves most pixels by 10 grey levels a step, whether there is something to gain or not.
+    assert change(photo, str(tmp_path / "painted.png")) < 1
+    assert change(finished, "content") > 5
 
 
 def test_other_faults_of_torch_are_no_lack_of_memory(
