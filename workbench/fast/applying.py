@@ -7,7 +7,7 @@ import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice, tee
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -196,14 +196,14 @@ def paint_film(
         parts = _finished_parts(folder, painters, steady)
         done = sum(parts.values())
         if done % PART == 0:  # else the clip has ended
-            frames, sources = tee(clips.read_frames(clip, done))
+            frames = clips.read_frames(clip, done)
             painted = _paint_frames(frames, models, choices[done:], batch, original_colors)
             before = None
             if steady and done:
                 last = to_array(images.load_image(_last_frame([*parts][-1])))
                 before = last, next(clips.read_frames(clip, done - 1))
-            painted = steadied(zip(painted, sources, strict=False), steady, before=before)
-            shown = bar(painted, "painting", "frame", total=clip.frames, done=done)
+            shown = steadied(painted, steady, before=before)
+            shown = bar(shown, "painting", "frame", total=clip.frames, done=done)
             for frame in shown:
                 part = _part(folder, done, painters, steady)
                 some: Iterator[Frame] = chain([frame], islice(shown, PART - 1))
@@ -265,8 +265,8 @@ def _paint_frames(
     choices: Sequence[Choice],
     batch: int,
     original_colors: str,
-) -> Iterator[Frame]:
-    """Frames painted as chosen, one after the other."""
+) -> Iterator[tuple[Frame, Frame]]:
+    """Frames painted as chosen, one after the other, each with what it was painted from."""
     pairs = zip(frames, choices, strict=False)
     while window := list(islice(pairs, batch)):
         pictures = torch.cat([from_array(frame) for frame, _ in window])
@@ -278,7 +278,8 @@ def _paint_frames(
                 painted[own] += shares[own].view(-1, 1, 1, 1) * model(pictures[own])
         if original_colors == "luma":
             painted = transfer_luma(painted, pictures)
-        yield from map(to_array, painted.split(1))
+        sources = (frame for frame, _ in window)
+        yield from zip(map(to_array, painted.split(1)), sources, strict=True)
 
 
 def _check_colors(original_colors: str) -> None:
