@@ -21,8 +21,8 @@ from workbench.video import clips
 _PHOTOGRAPH: dict[str, Any] = {"crop": [0.08, 0.0, 0.88, 0.8], "content_weight": 10.0}
 _EFFORT = 55  # of a `schedule`: 40 steps at each scale
 _CLIP: dict[str, Any] = {
-    "start": 1.2,
-    "end": 1.6,
+    "start": 1.84,
+    "end": 2.24,
     "stride": 2,
     "steps": [30, 40],
     "later_steps": 14,
