@@ -270,7 +270,9 @@ def hidden(*box: slice) -> Motion:
 def test_what_comes_into_view_is_fetched_from_where_it_looks_alike(
     size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(importlib.import_module("workbench.video.flow"), "_LIKENESS_SIDE", 80)
+    module = importlib.import_module("workbench.video.flow")
+    monkeypatch.setattr(module, "_LIKENESS_SIDE", 80)
+    monkeypatch.setattr(module, "_ALIKE", 0.0)
     earlier = texture(60, 80)
     current = earlier.clone()
     current[..., 16:40, 24:48] = earlier[..., 36:60, 44:68]
@@ -282,6 +284,14 @@ def test_what_comes_into_view_is_fetched_from_where_it_looks_alike(
     assert torch.equal(inside, torch.tensor([20.0, 20]).view(1, 2, 1, 1).expand_as(inside) * size)
     assert torch.equal(found.flow * motion.visible, motion.flow)
     assert torch.equal(found.visible, motion.visible)
+
+
+def test_what_looks_alike_is_fetched_in_one_piece() -> None:
+    plain = torch.full((1, 3, 60, 80), 0.5)  # each square would be found in the first corner
+    motion = hidden(slice(16, 40), slice(24, 56))
+    inside = with_likenesses(motion, plain, plain).flow[..., 16:40, 24:56]
+    assert torch.equal(inside, inside[..., :1, :1].expand_as(inside))
+    assert inside.any()
 
 
 @pytest.mark.parametrize(

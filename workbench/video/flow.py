@@ -27,6 +27,7 @@ from workbench.weights import cache_folder, socket_timeout
 
 _NARROW = 5  # px
 _LIKENESS_SIDE, _SQUARE = 256, 8  # px; of the pictures that are searched, and of what is looked for
+_ALIKE = 15.0**2  # mean square difference at which squares look alike
 
 Field = npt.NDArray[np.float32]
 """A flow as OpenCV has it: `(H, W, 2)`."""
@@ -207,7 +208,17 @@ def with_likenesses(motion: Motion, current: Tensor, earlier: Tensor) -> Motion:
     for top, left in product(range(0, small[0], _SQUARE), range(0, small[1], _SQUARE)):
         if wanted[top : top + _SQUARE, left : left + _SQUARE].any():
             square = here[top : top + 2 * _SQUARE, left : left + 2 * _SQUARE]
-            _, _, (x, y), _ = cv2.minMaxLoc(cv2.matchTemplate(there, square, cv2.TM_SQDIFF))
+            unlike = cv2.matchTemplate(there, square, cv2.TM_SQDIFF)
+            least, _, (x, y), _ = cv2.minMaxLoc(unlike)
+            for up, back in (
+                (_SQUARE, 0),
+                (0, _SQUARE),
+            ):  # as its neighbours, if that does
+                beside = vectors[0, :, max(top - up, 0), max(left - back, 0)].int().tolist()
+                i, j = left + beside[0], top + beside[1]
+                inside = 0 <= j < unlike.shape[0] and 0 <= i < unlike.shape[1]
+                if any(beside) and inside and unlike[j, i] <= 2 * least + _ALIKE * square.size:
+                    x, y = i, j
             found = torch.tensor([x - left, y - top]).view(2, 1, 1)
             vectors[0, :, top : top + _SQUARE, left : left + _SQUARE] = found
     scale = torch.tensor([width / small[1], height / small[0]]).view(1, 2, 1, 1)
