@@ -191,7 +191,8 @@ def with_likenesses(motion: Motion, current: Tensor, earlier: Tensor) -> Motion:
     """Let what comes into view be fetched from where the earlier picture looks most like it.
 
     A painting that the motion warps then has strokes there, and of such a thing, as in image
-    analogies (Hertzmann et al. 2001), square by square; but for narrow edges.
+    analogies (Hertzmann et al. 2001), square by square, and in one piece with neighbours where that
+    looks alike; but for narrow edges.
     """
     new = motion.ignoring_edges().visible == 0
     if not new.any():
