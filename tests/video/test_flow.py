@@ -275,23 +275,40 @@ def test_what_comes_into_view_is_fetched_from_where_it_looks_alike(
     monkeypatch.setattr(module, "_ALIKE", 0.0)
     earlier = texture(60, 80)
     current = earlier.clone()
-    current[..., 16:40, 24:48] = earlier[..., 36:60, 44:68]
+    current[..., 8:48, 16:64] = earlier[..., 20:60, 28:76]
     enlarge = nn.Upsample(scale_factor=size)
     motion = hidden(slice(20, 28), slice(28, 44))
     motion = Motion(enlarge(motion.flow), enlarge(motion.visible))
-    found = with_likenesses(motion, enlarge(current), enlarge(earlier))
-    inside = found.flow[..., 24 * size : 28 * size, 32 * size : 40 * size]
-    assert torch.equal(inside, torch.tensor([20.0, 20]).view(1, 2, 1, 1).expand_as(inside) * size)
-    assert torch.equal(found.flow * motion.visible, motion.flow)
+    now, then = enlarge(current), enlarge(earlier)
+    found = with_likenesses(motion, now, then)
+    assert torch.equal(found.flow, motion.flow)
     assert torch.equal(found.visible, motion.visible)
+    hole = (..., slice(20 * size, 28 * size), slice(28 * size, 44 * size))
+    assert torch.allclose(found.warp(then)[hole], now[hole], atol=1e-6)
+    assert not torch.allclose(motion.warp(then)[hole], now[hole], atol=0.1)
 
 
 def test_what_looks_alike_is_fetched_in_one_piece() -> None:
     plain = torch.full((1, 3, 60, 80), 0.5)  # each square would be found in the first corner
     motion = hidden(slice(16, 40), slice(24, 56))
-    inside = with_likenesses(motion, plain, plain).flow[..., 16:40, 24:56]
-    assert torch.equal(inside, inside[..., :1, :1].expand_as(inside))
-    assert inside.any()
+    pieces = with_likenesses(motion, plain, plain).likenesses
+    for _, vectors in pieces:
+        inside = vectors[..., 20:36, 28:52]
+        assert torch.equal(inside, inside[..., :1, :1].expand_as(inside))
+        assert inside.any()
+
+
+def test_squares_give_way_to_each_other_and_to_what_is_around_them() -> None:
+    x = torch.arange(80.0).expand(1, 3, 60, 80)
+    earlier = 0.5 + 0.4 * torch.sin(x / 4)  # found in many places
+    motion = hidden(slice(16, 40), slice(24, 56))
+    found = with_likenesses(motion, earlier, earlier)
+    shares = torch.stack([share for share, _ in found.likenesses]).sum(dim=0)[0, 0]
+    assert torch.allclose(shares[16:40, 24:56], torch.ones(24, 32))  # nothing of what was there
+    assert shares[28, 56:62].tolist() == pytest.approx([0.4375, 0.3125, 0.1875, 0.0625, 0, 0])
+    painted = torch.rand(1, 3, 60, 80)
+    unlike = with_likenesses(motion, earlier, torch.zeros_like(earlier))
+    assert torch.allclose(unlike.warp(painted)[..., 28, 60:], painted[..., 28, 60:], atol=1e-2)
 
 
 @pytest.mark.parametrize(

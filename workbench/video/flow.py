@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import product
 from pickle import UnpicklingError
@@ -28,6 +29,7 @@ from workbench.weights import cache_folder, socket_timeout
 _NARROW = 5  # px
 _LIKENESS_SIDE, _SQUARE = 256, 8  # px; of the pictures that are searched, and of what is looked for
 _ALIKE = 15.0**2  # mean square difference at which squares look alike
+_BLENDED = 0.1  # difference of colours up to which squares are blended into what is around them
 
 Field = npt.NDArray[np.float32]
 """A flow as OpenCV has it: `(H, W, 2)`."""
@@ -158,10 +160,13 @@ class Motion:
 
     flow: Tensor  # (1, 2, H, W), in pixels, from the current picture to the earlier one
     visible: Tensor  # (1, 1, H, W), float32; 1 where the earlier one shows what is here, else 0
+    likenesses: tuple[tuple[Tensor, Tensor], ...] = ()  # shares (1, 1, H, W) of other flows
 
-    def warp(self, image: Tensor) -> Tensor:
+    def warp(self, image: Tensor, *, mode: str = "lanczos") -> Tensor:
         """Bring a picture that lies as the earlier one does to where things are now."""
-        return warp(image, self.flow)
+        moved = warp(image, self.flow, mode=mode)
+        others = (share * (warp(image, flow, mode=mode) - moved) for share, flow in self.likenesses)
+        return sum(others, moved)
 
     def then(self, further: Motion) -> Motion:
         """Follow a further motion from where this one leads to."""
@@ -192,7 +197,8 @@ def with_likenesses(motion: Motion, current: Tensor, earlier: Tensor) -> Motion:
 
     A painting that the motion warps then has strokes there, and of such a thing, as in image
     analogies (Hertzmann et al. 2001), square by square, and in one piece with neighbours where that
-    looks alike; but for narrow edges.
+    looks alike; but for narrow edges. Squares give way to each other from middle to middle, and to
+    what is around them where that looks alike, so that no seams are seen.
     """
     new = motion.ignoring_edges().visible == 0
     if not new.any():
@@ -204,27 +210,41 @@ def with_likenesses(motion: Motion, current: Tensor, earlier: Tensor) -> Motion:
         cv2.copyMakeBorder(to_array(resize(picture, small)), *around, cv2.BORDER_REPLICATE)
         for picture in (current, earlier)
     )
-    wanted = F.adaptive_max_pool2d(new.float(), small)[0, 0]
-    vectors = torch.zeros(1, 2, *small)
-    for top, left in product(range(0, small[0], _SQUARE), range(0, small[1], _SQUARE)):
-        if wanted[top : top + _SQUARE, left : left + _SQUARE].any():
-            square = here[top : top + 2 * _SQUARE, left : left + 2 * _SQUARE]
-            unlike = cv2.matchTemplate(there, square, cv2.TM_SQDIFF)
-            least, _, (x, y), _ = cv2.minMaxLoc(unlike)
-            for up, back in (
-                (_SQUARE, 0),
-                (0, _SQUARE),
-            ):  # as its neighbours, if that does
-                beside = vectors[0, :, max(top - up, 0), max(left - back, 0)].int().tolist()
-                i, j = left + beside[0], top + beside[1]
-                inside = 0 <= j < unlike.shape[0] and 0 <= i < unlike.shape[1]
-                if any(beside) and inside and unlike[j, i] <= 2 * least + _ALIKE * square.size:
-                    x, y = i, j
-            found = torch.tensor([x - left, y - top]).view(2, 1, 1)
-            vectors[0, :, top : top + _SQUARE, left : left + _SQUARE] = found
-    scale = torch.tensor([width / small[1], height / small[0]]).view(1, 2, 1, 1)
-    vectors = (F.interpolate(vectors, (height, width)) * scale).to(motion.flow)
-    return replace(motion, flow=torch.where(new, vectors, motion.flow))
+    at_small_size = F.adaptive_max_pool2d(new.float(), small)
+    wanted = F.max_pool2d(at_small_size, _SQUARE, ceil_mode=True)[0, 0]
+    vectors = torch.zeros(2, *wanted.shape)
+    for row, column in wanted.nonzero().tolist():
+        top, left = row * _SQUARE, column * _SQUARE
+        square = here[top : top + 2 * _SQUARE, left : left + 2 * _SQUARE]
+        unlike = cv2.matchTemplate(there, square, cv2.TM_SQDIFF)
+        least, _, (x, y), _ = cv2.minMaxLoc(unlike)
+        for beside in ((max(row - 1, 0), column), (row, max(column - 1, 0))):
+            right, down = vectors[:, *beside].int().tolist()  # as its neighbour, if that does
+            i, j = left + right, top + down
+            inside = 0 <= j < unlike.shape[0] and 0 <= i < unlike.shape[1]
+            if (right or down) and inside and unlike[j, i] <= 2 * least + _ALIKE * square.size:
+                x, y = i, j
+        vectors[:, row, column] = torch.tensor([x - left, y - top])
+    vectors *= torch.tensor([width / small[1], height / small[0]]).view(2, 1, 1)
+    squares = [
+        (wanted[rows][:, columns] * down[:, None] * right, vectors[None, :, rows][..., columns])
+        for (rows, down), (columns, right) in product(
+            _of_two(height, small[0] / _SQUARE), _of_two(width, small[1] / _SQUARE)
+        )
+    ]
+    covered = torch.stack([share for share, _ in squares]).sum(dim=0)
+    squares = [(share / covered.clamp(min=1e-6), flow) for share, flow in squares]
+    fetched = replace(motion, likenesses=tuple(squares)).warp(earlier)
+    alike = (fetched - current).square().mean(dim=1, keepdim=True).div(-2 * _BLENDED**2).exp()
+    shown = torch.where(new, 1.0, covered * alike)
+    return replace(motion, likenesses=tuple((share * shown, flow) for share, flow in squares))
+
+
+def _of_two(length: int, count: float) -> Iterator[tuple[Tensor, Tensor]]:
+    """The two squares, of `count` in a row of pixels, that each lies between, and their shares."""
+    at = (torch.arange(length) + 0.5) * count / length - 0.5
+    for square in (at.floor(), at.floor() + 1):
+        yield square.long().clamp(0, math.ceil(count) - 1), 1 - (at - square).abs()
 
 
 def flow_to_color(flow: Tensor, *, max_flow: float | None = None) -> Frame:

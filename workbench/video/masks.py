@@ -14,7 +14,7 @@ from workbench.errors import InputError
 from workbench.images import Frame, from_array, load_mask, luminance, resize
 from workbench.video.clips import STILLS, Clip, is_series, open_clip, read_frames
 from workbench.video.cuts import is_cut
-from workbench.video.flow import find_motion, warp, with_likenesses
+from workbench.video.flow import find_motion, with_likenesses
 
 _CONTRAST = 1.2  # of a mask that is carried along, from frame to frame: its edge stays sharp
 
@@ -109,7 +109,7 @@ def _carried_along(mask: Followed) -> Iterator[Tensor]:
         elif before is not None:
             now, then = from_array(frame), from_array(before)
             motion = with_likenesses(find_motion(now, then), now, then)
-            moved = warp(carried, motion.flow, mode="bilinear")
+            moved = motion.warp(carried, mode="bilinear")
             carried = (_CONTRAST * (moved - 0.5) + 0.5).clamp(0, 1)
         yield carried
         before = frame
