@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import gc
-import re
 import resource
 import struct
 import subprocess
@@ -18,12 +17,12 @@ import imageio_ffmpeg
 import numpy as np
 import pytest
 from av.stream import Disposition
-from av.subtitles.subtitle import SubtitleSet
 from av.video.reformatter import ColorRange, Colorspace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from sound import Sound
+from texts import CHAPTERS, CUES, chapters, subtitles, with_subtitles
 
 from workbench.errors import InputError, OutputError
 from workbench.images import Frame
@@ -1138,80 +1137,11 @@ def test_all_sound_tracks_are_kept(film: str, tmp_path: Path) -> None:
     assert names == ["aac" if film == ".mp4" else "pcm_s16le", "aac"]
 
 
-CUES = [(0.2, 0.9, "one"), (1.2, 1.8, "two")]  # from, to (s), text
-CHAPTERS = [(0.0, 0.5, "dawn"), (0.5, 2.0, "day")]
-
-
-def with_subtitles(path: Path, codec: str) -> Path:
-    """Write two seconds of pictures with subtitles in German, and chapters."""
-    milli = Fraction(1, 1000)
-    with av.open(str(path), "w") as film:
-        video = film.add_stream("libx264", rate=10)
-        video.height, video.width, video.pix_fmt = 48, 64, "yuv420p"
-        track = film.add_stream(codec)
-        track.metadata["language"] = "ger"
-        track.codec_context.subtitle_header = (
-            b"[Script Info]\r\nScriptType: v4.00+\r\n\r\n[Events]\r\nFormat: Layer, Start, End,"
-            b" Style, Name, MarginL, MarginR, MarginV, Effect, Text\r\n"
-        )
-        film.set_chapters(
-            [
-                {
-                    "id": number,
-                    "start": round(start * 1000),
-                    "end": round(end * 1000),
-                    "time_base": milli,
-                    "metadata": {"title": title},
-                }
-                for number, (start, end, title) in enumerate(CHAPTERS)
-            ]
-        )
-        for index in range(20):
-            frame = av.VideoFrame.from_ndarray(numbered(index), format="rgb24")
-            frame.pts, frame.time_base = index, Fraction(1, 10)
-            film.mux(video.encode(frame))
-        film.mux(video.encode())
-        for number, (start, end, text) in enumerate(CUES):
-            line = f"{number},0,Default,,0,0,0,,{text}".encode()
-            shown = SubtitleSet.create(line, 0, round((end - start) * 1000))
-            packet = track.codec_context.encode_subtitle(shown)
-            packet.stream, packet.time_base = track, milli
-            packet.pts = packet.dts = round(start * 1000)
-            packet.duration = round((end - start) * 1000)
-            film.mux(packet)
-    return path
-
-
-def subtitles(path: Path) -> list[tuple[float, float, str]]:
-    with av.open(str(path)) as film:
-        (stream,) = film.streams.subtitles
-        assert stream.language == "ger"
-        cues = []
-        for packet in film.demux(stream):
-            if packet.size and (shown := stream.decode2(packet)):
-                start = float(packet.pts * packet.time_base)
-                text = re.sub(r"{.*?}", "", shown[0].dialogue.decode())
-                cues.append((start, start + float(packet.duration * packet.time_base), text))
-    return [(round(start, 2), round(end, 2), text) for start, end, text in cues]
-
-
-def chapters(path: Path) -> list[tuple[float, float, str]]:
-    with av.open(str(path)) as film:
-        return [
-            (
-                round(float(each["start"] * each["time_base"]), 2),
-                round(float(each["end"] * each["time_base"]), 2),
-                each["metadata"]["title"],
-            )
-            for each in film.chapters()
-        ]
-
-
 @pytest.mark.parametrize("film", [".mp4", ".mov", ".mkv"])
 @pytest.mark.parametrize("source", ["a.mkv subrip", "a.mkv ass", "a.mp4 mov_text"])
 def test_subtitles_and_chapters_are_kept(source: str, film: str, tmp_path: Path) -> None:
     name, codec = source.split()
-    path = with_subtitles(tmp_path / name, codec)
+    path = with_subtitles(tmp_path / name, codec, [numbered(index) for index in range(20)])
     assert (subtitles(path), chapters(path)) == (CUES, CHAPTERS)
     clip = open_clip(path)
     out = tmp_path / f"film{film}"

@@ -14,6 +14,7 @@ import pytest
 from moviepy import VideoClip
 from numpy.typing import NDArray
 from sound import Sound
+from texts import chapters, subtitles, with_subtitles
 
 from workbench.errors import InputError
 from workbench.fast import StyleModel, applying
@@ -99,6 +100,77 @@ def test_a_clip_is_written_at_its_exact_rate_with_the_frames_it_has(
     assert alike(written, list(read_frames(open_clip(path))))
     clip = open_clip(tmp_path / "b.mp4")
     assert (clip.fps, clip.frames) == (rate, 50)
+
+
+def stopped(clip: VideoClip, seconds: float) -> VideoClip:
+    """The same clip, up to the moment at which the kernel is interrupted."""
+
+    def frame(t: float) -> Frame:
+        if t > seconds:
+            raise KeyboardInterrupt
+        return np.asarray(clip.get_frame(t))
+
+    return VideoClip(frame, duration=clip.duration).with_fps(clip.fps)
+
+
+def parts_written(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Parts, of five frames each, as they are begun."""
+    begun: list[Path] = []
+
+    def write(frames: Iterable[Frame], path: Path, *args: Any, **more: Any) -> int:
+        begun.append(path)
+        return write_film(frames, path, *args, **more)
+
+    monkeypatch.setattr(edit, "PART", 5)
+    monkeypatch.setattr(edit, "write_film", write)
+    return begun
+
+
+@pytest.mark.parametrize("stops", [[0.1], [0.3, 0.5], [0.71], [0.8]])
+def test_a_clip_that_is_stopped_goes_on_and_is_the_same(
+    stops: list[float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = parts_written(monkeypatch)
+    clip = as_clip(film(tmp_path / "a.mp4", 22))
+    write_clip(clip, tmp_path / "whole.mp4")
+    assert len(begun) == 5
+    begun.clear()
+    for stop in stops:
+        with pytest.raises(KeyboardInterrupt):
+            write_clip(stopped(clip, stop), tmp_path / "b.mp4")
+    assert write_clip(clip, tmp_path / "b.mp4") == 22
+    assert len(begun) == 5 + len(stops) - (0.8 in stops)  # stopped where a part begins
+    assert (tmp_path / "b.mp4").read_bytes() == (tmp_path / "whole.mp4").read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.mp4", "b.mp4", "whole.mp4"]
+
+
+def test_a_clip_that_was_changed_meanwhile_takes_over_what_is_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = parts_written(monkeypatch)
+    clip = as_clip(film(tmp_path / "a.mp4", 22))
+    words = edit.caption("x", clip, 0.04)
+    edited = moviepy.CompositeVideoClip([clip, words.with_start(0.48)], bg_color=(0, 0, 0))
+    with pytest.raises(KeyboardInterrupt):
+        write_clip(stopped(clip, 0.7), tmp_path / "b.mp4")
+    begun.clear()
+    write_clip(edited, tmp_path / "b.mp4")  # another frame, in the third of five parts
+    assert len(begun) == 3
+    write_clip(edited, tmp_path / "whole.mp4")
+    assert (tmp_path / "b.mp4").read_bytes() == (tmp_path / "whole.mp4").read_bytes()
+    with pytest.raises(KeyboardInterrupt):
+        write_clip(stopped(clip, 0.7), tmp_path / "c.mp4")
+    begun.clear()
+    write_clip(clip, tmp_path / "c.mp4", quality=30)
+    assert len(begun) == 5
+
+
+def test_a_folder_of_another_kind_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "b.parts").mkdir()
+    (tmp_path / "b.parts" / "mine.txt").touch()
+    with pytest.raises(InputError, match=r"b\.parts holds files but no run\.json"):
+        write_clip(plain(9), tmp_path / "b.mp4")
+    assert (tmp_path / "b.parts" / "mine.txt").exists()
 
 
 # --- sound -------------------------------------------------------------------------------
@@ -189,6 +261,23 @@ def test_all_tracks_and_chapters_go_with_a_sound_that_is_whole(tmp_path: Path) -
         assert [each.codec_context.name for each in film.streams.audio] == ["pcm_f32le"] * 2
         told = [(c["start"] * c["time_base"], c["metadata"]["title"]) for c in film.chapters()]
     assert told == [(0, "dawn"), (Fraction(2, 5), "day")]
+
+
+def test_subtitles_and_chapters_of_a_clip_without_sound_go_with_it(tmp_path: Path) -> None:
+    clip = as_clip(with_subtitles(tmp_path / "a.mkv", "subrip"))
+    whole = edit.cut(read_schedule("a", 2.0), {"a": clip}, 10)
+    write_clip(edit.with_title(whole, "A", 0.4).subclipped(0.4), tmp_path / "b.mp4")
+    assert subtitles(tmp_path / "b.mp4") == [(0, 0.5, "one"), (0.8, 1.4, "two")]
+    assert chapters(tmp_path / "b.mp4") == [(0, 0.1, "dawn"), (0.1, 1.6, "day")]
+    assert not open_clip(tmp_path / "b.mp4").sound
+    tone = moviepy.AudioClip(
+        lambda t: 0.5 * np.stack([np.sin(2 * np.pi * 440 * t)] * 2, axis=-1), duration=2, fps=44100
+    )
+    mixed = moviepy.CompositeAudioClip([clip.audio, tone])
+    write_clip(clip.with_audio(mixed), tmp_path / "c.mp4")
+    samples, codec = heard(tmp_path / "c.mp4")
+    assert codec == "aac"
+    assert np.abs(samples[:, 5000:15000]).max() == pytest.approx(0.5, abs=0.05)
 
 
 def test_sound_that_was_changed_is_put_together_anew(tmp_path: Path) -> None:

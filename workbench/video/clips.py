@@ -382,7 +382,7 @@ def join_films(
     path: str | os.PathLike[str],
     fps: Fraction | float,
     *,
-    sound: Clip | None = None,
+    sound: Clip | Samples | None = None,
 ) -> None:
     """Put films behind each other, without encoding them anew, and add sound.
 

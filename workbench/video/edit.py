@@ -6,12 +6,17 @@ source.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
+import shutil
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
+from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,16 +26,25 @@ from PIL import Image, ImageDraw, ImageOps
 
 from workbench.errors import InputError
 from workbench.fast import applying
+from workbench.fast.applying import PART
 from workbench.fast.models import MODEL, StyleModel
 from workbench.fast.schedule import Schedule, Section, choose_models
-from workbench.files import PICTURE_SUFFIXES, pictures_in
+from workbench.files import PICTURE_SUFFIXES, claimed, pictures_in
 from workbench.images import Frame, to_array
 from workbench.progress import bar
-from workbench.runs import check_result, read_identity
+from workbench.runs import Identity, check_result, read_identity, same_run
 from workbench.samples import find_clip
 from workbench.sheets import contact_sheet, font_of, text_height, text_width, wrap
-from workbench.video.clips import FORMATS, Clip, open_clip, read_frames, write_film
-from workbench.video.decoding import exact
+from workbench.video.clips import (
+    FORMATS,
+    Clip,
+    check_film,
+    join_films,
+    open_clip,
+    read_frames,
+    write_film,
+)
+from workbench.video.decoding import exact, open_file
 from workbench.video.frames import PaintedFrames
 from workbench.video.sound import Samples, read_samples
 
@@ -59,8 +73,8 @@ _SHADE = 150  # of 255: how opaque the ground of a caption is
 def as_clip(run_or_film: str | os.PathLike[str] | Clip | PaintedFrames) -> VideoClip:
     """Open a film for an edit of your own: titles, cuts, fades, all that moviepy has.
 
-    Its frames are read when they are asked for. It has the film's first sound; that of painted
-    frames is none.
+    Its frames are read when they are asked for. It has the film's first sound, or silence where
+    there are subtitles or chapters alone; that of painted frames is none.
 
     Parameters
     ----------
@@ -82,7 +96,17 @@ def as_clip(run_or_film: str | os.PathLike[str] | Clip | PaintedFrames) -> Video
     if not isinstance(clip, Clip):
         clip = open_clip(_film_of(find_clip(str(clip))))
     video = _video(lambda first: read_frames(clip, first), clip.frames, clip.fps)
-    return video.with_audio(AudioClip(_Sound(clip), video.duration, _RATE)) if clip.sound else video
+    if not (clip.sound or _has_words(clip.path)):
+        return video
+    return video.with_audio(AudioClip(_Sound(clip), video.duration, _RATE))
+
+
+def _has_words(film: Path) -> bool:
+    """Whether a film has subtitles or chapters; these go where its sound goes."""
+    if not film.is_file():
+        return False
+    with open_file(film) as source:
+        return bool(source.streams.subtitles or source.chapters())
 
 
 def _film_of(path: Path) -> Path:
@@ -359,6 +383,10 @@ def write_clip(
     Sound that is a film's own (`as_clip`), from one time on, unchanged and without a gap, is copied
     as it is, with all its tracks, subtitles and chapters. Other sound is encoded as AAC.
 
+    Every hundred frames lie as a film of their own in a folder beside `path` until all are done.
+    Stopped anywhere, the same call makes the same film: it compares its frames with those that are
+    there, and goes on with the first hundred in which any is another.
+
     Parameters
     ----------
     clip
@@ -373,6 +401,7 @@ def write_clip(
     int
         Number of frames written.
     """
+    check_film(path, quality=quality)
     if clip.duration is None:
         raise InputError(f"{path}: the clip has no duration; say clip.with_duration(seconds).")
     fps = fps or getattr(clip, "fps", None)
@@ -380,19 +409,63 @@ def write_clip(
         raise InputError(f"{path}: the clip has no frame rate; give fps.")
     rate = exact(fps)
     count = round(Fraction(clip.duration) * rate)
-    frames = bar(frames_of(clip, rate), "writing", "frame", total=count)
-    return write_film(frames, path, rate, sound=_sound_of(clip, count, rate), quality=quality)
+    if count < 1:
+        raise InputError(f"{path}: the clip is shorter than a frame.")
+    folder = Path(path).with_suffix(".parts")
+    digest = partial(hashlib.sha256, f"{rate} {quality}".encode())
+    with claimed(folder):
+        same_run(folder, Identity({"edit": Path(path).name}))
+        parts = _finished_parts(folder, frames_of(clip, rate), digest)
+        done = min(len(parts) * PART, count)
+        frames = bar(frames_of(clip, rate, done), "writing", "frame", total=count, done=done)
+        for frame in frames:
+            seen, beside = digest(), folder / "next.mp4"
+            some = _seen(chain([frame], islice(frames, PART - 1)), seen)
+            write_film(some, beside, rate, quality=quality)
+            parts.append(beside.replace(_part(folder, len(parts), seen)))
+        join_films(parts, path, rate, sound=_sound_of(clip, count, rate))
+    shutil.rmtree(folder, ignore_errors=True)
+    return count
 
 
-def frames_of(clip: VideoClip, fps: Fraction | float) -> Iterator[Frame]:
-    """Frames `(H, W, 3)` of a clip of moviepy, as `write_film` wants them.
+def _finished_parts(
+    folder: Path, frames: Iterator[Frame], digest: Callable[[], hashlib._Hash]
+) -> list[Path]:
+    """Parts that are there and have these frames, from the first on."""
+    parts: list[Path] = []
+    frames = bar(frames, "comparing", "frame")
+    while any(folder.glob(_part(folder, len(parts)).name)):
+        seen = digest()
+        deque(_seen(islice(frames, PART), seen), maxlen=0)
+        part = _part(folder, len(parts), seen)
+        if not part.is_file():
+            break
+        parts.append(part)
+    return parts
+
+
+def _seen(frames: Iterable[Frame], seen: hashlib._Hash) -> Iterator[Frame]:
+    for frame in frames:
+        seen.update(frame.data)
+        yield frame
+
+
+def _part(folder: Path, number: int, seen: hashlib._Hash | None = None) -> Path:
+    """Film of up to `PART` frames, named by them; a pattern for any of that number."""
+    return folder / f"{number:06d}-{seen.hexdigest() if seen else '*'}.mp4"
+
+
+def frames_of(clip: VideoClip, fps: Fraction | float, first: int = 0) -> Iterator[Frame]:
+    """Frames `(H, W, 3)` of a clip of moviepy from a number on, as `write_film` wants them.
 
     Each is taken in the middle of its time, where no rounding leads to its neighbour.
     """
     rate = Fraction(fps)
-    for number in range(round(Fraction(clip.duration) * rate)):
+    for number in range(first, round(Fraction(clip.duration) * rate)):
         picture = clip.get_frame(float((number + Fraction(1, 2)) / rate))
-        yield np.rint(picture).clip(0, 255).astype(np.uint8)
+        if picture.dtype != np.uint8:
+            picture = np.rint(picture).clip(0, 255).astype(np.uint8)
+        yield np.ascontiguousarray(picture)
 
 
 def _sound_of(clip: VideoClip, count: int, rate: Fraction) -> Clip | Samples | None:
