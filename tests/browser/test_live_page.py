@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -18,9 +19,9 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
 from workbench.fast.live import build_page
-from workbench.fast.models import save_network
+from workbench.fast.models import StyleModel, save_network
 from workbench.fast.network import SOURCE, TransformationNetwork
-from workbench.images import Frame
+from workbench.images import Frame, from_array, to_array
 from workbench.samples import find_clip
 
 pytestmark = pytest.mark.slow
@@ -131,6 +132,41 @@ def test_strength_counts_and_styles_are_chosen(page: Page, site: str) -> None:
     painted = pixels(page, "second").astype(float)
     chalk.click()
     until(page, lambda: float(np.abs(painted - pixels(page, "second")).mean()) > 1)
+
+
+def test_styles_of_one_model_are_blended_as_their_sliders_say(
+    page: Page, site: str, folder: Path
+) -> None:
+    page.goto(site)
+    expect(page.locator("#rate")).to_contain_text("512 × 512 px", **PAINTED)
+    expect(page.get_by_role("slider", name=re.compile("^Share of"))).to_have_count(2)
+    oil, chalk = (page.get_by_role("slider", name=f"Share of {name}") for name in ("oil", "chalk"))
+    model = StyleModel.load(folder.parents[1] / "two.safetensors", precision="float32")
+    source = from_array(pixels(page, "first"))
+    alone = [to_array(model.mixed(1.0, shares)(source)) for shares in ((1, 0), (3, 1))]
+    assert np.abs(alone[0].astype(float) - alone[1]).mean() > 3
+
+    def like(shares: tuple[float, float]) -> bool:
+        wanted = to_array(model.mixed(1.0, shares)(source)).astype(float)
+        return float(np.abs(wanted - pixels(page, "second")).mean()) < 0.6
+
+    def pressed() -> list[str]:
+        return page.locator("[aria-pressed=true] >> visible=true").all_inner_texts()
+
+    chalk.fill("30")  # of another model than what is painted
+    until(page, lambda: like((0, 1)))
+    assert pressed() == ["chalk"]
+    oil.fill("90")
+    until(page, lambda: like((3, 1)))
+    assert pressed() == ["oil", "chalk"]
+    chalk.fill("0")
+    until(page, lambda: like((1, 0)))
+    oil.fill("0")  # there must be one
+    expect(oil).to_have_value("1")
+    page.get_by_role("button", name="chalk").click()
+    until(page, lambda: like((0, 1)))
+    assert pressed() == ["chalk"]
+    assert (oil.input_value(), chalk.input_value()) == ("0", "100")
 
 
 def test_without_a_camera_pictures_and_films_are_painted(page: Page, site: str) -> None:

@@ -142,7 +142,7 @@ def files(folder: Path) -> set[str]:
 
 
 def test_a_page_is_one_folder_and_is_brought_up_to_date(here: Path) -> None:
-    names = [str(here / "ink.safetensors"), "three.safetensors"]
+    names = [str(here / "ink.safetensors"), "three.safetensors", "./three.safetensors"]
     page = build_page(names, "site", title='"Ink" & <oil>', license="CC BY 4.0")
     text = page.read_text()
     site = files(here / "site")
@@ -158,8 +158,8 @@ def test_a_page_is_one_folder_and_is_brought_up_to_date(here: Path) -> None:
     assert str(here) not in text
     styles = json.loads(text.partition("const styles = ")[2].partition(";\n")[0])
     assert [each["label"] for each in styles] == ["ink", "ink", "oil", "chalk"]
-    assert [each["mix"] for each in styles] == [[0, 1], [1, 0, 0], [0, 1, 0], [0, 0, 1]]
     assert [each["strengths"] for each in styles] == [True, False, False, False]
+    assert [each["blends"] for each in styles] == [False, True, True, True]
     (here / "site" / "models" / "mine.onnx").write_text("kept")
     build_page(names[:1], "site")
     kept = {each for each in files(here / "site") if each.startswith("models/")}

@@ -54,8 +54,8 @@ class LiveStyle:
     label: str
     model: str  # address of its model's ONNX file, relative to the page
     thumbnail: str  # address of a small picture that is painted in it
-    mix: list[float]  # shares of the model's sets at full strength
-    strengths: bool  # whether the first of these sets leaves a picture as it is
+    strengths: bool  # whether the first of the model's sets leaves a picture as it is
+    blends: bool  # whether the model has other styles to blend it with
 
 
 def share(models: Sequence[str], output: str, *, title: str = "", license: str = "") -> str:
@@ -97,10 +97,11 @@ def build_page(
     """
     page = Path(output_dir, PAGE)
     read_page(page, GENERATOR, "name another folder.")
-    loaded = {name: StyleModel.load(name, device="cpu", precision="float32") for name in models}
+    loaded = [StyleModel.load(name, device="cpu", precision="float32") for name in models]
+    named = {model.digest: (model, name) for model, name in zip(loaded, models, strict=True)}
     _write_runtime(page.with_name("runtime"))
     folder, styles = page.with_name("models"), list[LiveStyle]()
-    for name, model in loaded.items():
+    for model, name in named.values():
         styles += _write_model(model, short_name(name), folder, license)
     write_bytes(page.with_name("sample.webp"), webp(_picture(photograph()), (_SAMPLE, _SAMPLE))[0])
     write_bytes(page.with_name("worker.js"), _WORKER.read_bytes())
@@ -139,17 +140,16 @@ def _write_model(model: StyleModel, name: str, folder: Path, license: str) -> li
     export_onnx(model, file, name=name, license=license)
     face, names, styles = resize_down(photograph(), _THUMBNAIL), model.network.styles, []
     for i, style in enumerate(names):
-        full = model.mixed(1.0, [float(i == k) for k in range(len(names))])
-        assert full.mix is not None
-        thumbnail = folder / f"{slug(name)}-{full.digest[:10]}.webp"
-        write_bytes(thumbnail, webp(_picture(full(face)), (_THUMBNAIL, _THUMBNAIL))[0])
+        alone = model.mixed(1.0, [float(i == k) for k in range(len(names))])
+        thumbnail = folder / f"{slug(name)}-{alone.digest[:10]}.webp"
+        write_bytes(thumbnail, webp(_picture(alone(face)), (_THUMBNAIL, _THUMBNAIL))[0])
         styles.append(
             LiveStyle(
                 name if len(names) == 1 else short_name(style),
                 f"{folder.name}/{file.name}",
                 f"{folder.name}/{thumbnail.name}",
-                full.mix.tolist(),
                 strengths=names != model.network.sets,
+                blends=len(names) > 1,
             )
         )
     return styles
