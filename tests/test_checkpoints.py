@@ -33,6 +33,7 @@ from workbench import checkpoints as module
 from workbench.checkpoints import Checkpoints, load_tree
 from workbench.descent import WARMUP_STEPS, Iterate, optimize
 from workbench.errors import InputError, OptimizationError, OutputError
+from workbench.forecast import Outline
 from workbench.losses import TemporalTarget
 from workbench.progress import Recorder, keep_latest, show_progress
 from workbench.runs import Identity
@@ -251,6 +252,28 @@ def test_start_pictures_noise_and_earlier_frames_go_on_too(
         assert_same(list(long.run()), unbroken)
         shutil.rmtree(long.folder)
         long.more = {}
+
+
+@pytest.mark.parametrize("stop", [WARMUP_STEPS + 6, FULL])
+def test_tiles_and_masks_go_on_though_memory_has_become_free(
+    long: Painter, monkeypatch: pytest.MonkeyPatch, stop: int
+) -> None:
+    left = (torch.arange(60) < 25).float().expand(1, 1, 60, 60)
+    long.styles += [long.styles[0].flip(1)]
+    long.more = {"masks": [left, 1 - left]}
+    layers = {"style_layers": ("relu1_1", "relu2_1"), "content_layers": ("relu2_2",)}
+    long.settings = replace(long.settings, **layers)  # type: ignore[arg-type]
+    free, needed = [100.0], {64: {None: 0}, 128: {None: 200, 80: 150, 48: 90, 32: 80}}
+    monkeypatch.setattr("workbench.forecast.TILES", (80, 48, 32))
+    monkeypatch.setattr("workbench.problem.free_megabytes", lambda device: free[0])
+    monkeypatch.setattr(
+        Outline, "megabytes", lambda self, shape, side=None: needed[max(shape)].get(side, 0)
+    )
+    unbroken = long.unbroken()
+    long.kill(stop, every=1)
+    free[0] = 1000.0
+    assert load_tree(long.file())["moment"]["tile"] == 48
+    assert_same(list(long.run()), unbroken)
 
 
 def test_no_checkpoint_changes_no_bit(long: Painter) -> None:

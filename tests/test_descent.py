@@ -25,7 +25,7 @@ from workbench.features import Network, build_network
 from workbench.forecast import HISTORY, Outline, scales
 from workbench.images import from_array, resize, save_image, to_array
 from workbench.losses import Losses, TemporalTarget, content_loss, gram_matrix, style_loss, tv_loss
-from workbench.problem import TARGETS_KEPT
+from workbench.problem import TARGETS_KEPT, Problem
 from workbench.settings import STYLE_LOSSES, Settings
 from workbench.weights import load_weights
 
@@ -567,8 +567,9 @@ def test_what_does_not_fit_as_a_whole_is_painted_in_tiles(
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB."),
         RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"),
         RuntimeError("MPS backend out of memory (MPS allocated: 8 GB)"),
+        RuntimeError("could not create a primitive"),
     ],
-    ids=["Python", "CUDA", "CPU", "MPS"],
+    ids=["Python", "CUDA", "CPU", "MPS", "oneDNN"],
 )
 @pytest.mark.parametrize("steps", [0, 3])
 def test_memory_that_runs_out_keeps_the_picture_and_lets_go_of_the_rest(
@@ -625,6 +626,46 @@ def test_where_memory_shrinks_on_the_way_tiles_go_on_with_the_same_picture(
     assert calls[0] > 100
     assert tiled.losses.total == pytest.approx(whole.losses.total, rel=1e-3)
     assert ((whole.image - tiled.image).abs() < 1 / 255).float().mean() > 0.999
+
+
+def test_where_memory_is_short_from_the_start_targets_come_from_tiles_too(
+    tiny: Settings, photo: Tensor, painting: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shallow = {"style_layers": ("relu1_1", "relu2_1"), "content_layers": ("relu2_2",)}
+    settings = replace(tiny, steps=(1,), style_scale=1.5, **shallow)
+    *_, whole = optimize(photo, [painting], settings)
+    measured = measure(whole.image, photo, [painting], settings)
+    monkeypatch.setattr(sys.modules["workbench.forecast"], "TILES", (80, 16))
+    real = Network.__call__
+
+    def call(self: Network, picture: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
+        if picture.shape[-1] > 30:
+            raise MemoryError
+        return real(self, picture, layers)
+
+    monkeypatch.setattr(Network, "__call__", call)
+    with pytest.warns(UserWarning, match="Memory ran out; on in tiles of") as told:
+        *_, tiled = optimize(anew(photo), [anew(painting)], settings)
+    assert [str(each.message)[-10:] for each in told] == ["80 pixels.", "16 pixels."]
+    assert tiled.losses.total == pytest.approx(whole.losses.total, rel=1e-3)
+    with pytest.warns(UserWarning, match="on in tiles of 16 pixels"):
+        again = measure(whole.image, anew(photo), [anew(painting)], settings)
+    assert again.total == pytest.approx(measured.total, rel=1e-4)
+
+
+def test_a_scale_is_not_seen_in_larger_tiles_than_the_one_before(
+    tiny: Settings, photo: Tensor, painting: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.modules["workbench.forecast"], "TILES", (48, 32, 16))
+    problem = Problem.of(photo, [painting], tiny)
+    monkeypatch.setattr(Problem, "free", lambda self: None)
+    assert problem.sides((48, 64)) == [None, 48, 32, 16]
+    assert problem.sides((48, 64), 32) == [32, 16]
+    assert problem.sides((24, 32), 32) == [None, 16]  # a smaller picture is one such tile
+    monkeypatch.setattr(Problem, "free", lambda self: 1.0)
+    assert problem.sides((48, 64), 32) == [16]
+    whole = replace(problem, settings=replace(tiny, normalize_gradients=True))
+    assert whole.sides((48, 64), 32) == [None]
 
 
 def test_a_picture_file_to_start_from_is_not_shaken_up(

@@ -145,10 +145,13 @@ def test_activations_and_statistics_of_the_whole_come_from_tiles() -> None:
     whole, tiled = NETWORK(pixels, SETTINGS.layers), Tiled(NETWORK, 12)
     for layer, activation in tiled(pixels, SETTINGS.layers).items():
         torch.testing.assert_close(activation, whole[layer])
-    for looked_at in (("relu3_2",), ("relu2_1", "relu3_2")):
-        kind = "gram+mean" if len(looked_at) == 1 else "cross-layer"
-        expected = style_statistic([whole[layer] for layer in looked_at], kind)
-        torch.testing.assert_close(tiled.statistic(pixels, looked_at, kind), expected)
+    for kind, looked_at in (
+        ("gram+mean", [("relu3_2",), ("relu1_1",)]),
+        ("cross-layer", [("relu2_1", "relu3_2"), ("relu1_1", "relu2_1")]),
+    ):
+        for layers, statistic in tiled.statistics(pixels, looked_at, kind).items():
+            expected = style_statistic([whole[layer] for layer in layers], kind)
+            torch.testing.assert_close(statistic, expected)
 
 
 def test_what_is_seen_at_once_is_a_tile(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,7 @@ from workbench.images import check_image, shape_of
 from workbench.losses import Losses, TemporalTarget, to_losses
 from workbench.problem import Evaluate, Problem, kept_targets
 from workbench.settings import Settings
+from workbench.tiles import in_smaller_tiles
 
 WARMUP_STEPS = 20  # of Adam before L-BFGS at the first scale, where it would explode at once
 FIRST_STEP = 0.25  # grey levels (root mean square) of the first step of L-BFGS
@@ -182,7 +183,7 @@ def measure(
     with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         evaluate = problem.at(shape)
         pixels = problem.pixels(image, shape).clamp(0, settings.white)
-        return to_losses(evaluate(pixels)[1])
+        return to_losses(in_smaller_tiles(lambda: evaluate(pixels), evaluate.sides)[1])
 
 
 def _paint(
@@ -228,7 +229,7 @@ def _moments(
             warmup = 0
         if begin is not None and begin.step >= end:
             continue
-        evaluate = problem.at(shape)
+        evaluate = problem.at(shape, None if begin is None else begin.tile)
         if begin is None:
             picture = problem.start() if start is None else start
             check_image(picture, "start")
@@ -259,7 +260,8 @@ def _begin(problem: Problem, evaluate: Evaluate, pixels: Tensor, step: int = 0) 
     # L-BFGS flattens its parameters, so they must lie in memory as they are indexed.
     pixels = pixels.contiguous().requires_grad_()
     losses, gradient = _loss_and_gradient(pixels, evaluate, problem.settings.white)
-    moment = Moment(step, pixels.detach(), gradient, losses, lowest=losses.total)
+    tile = evaluate.sides[0]
+    moment = Moment(step, pixels.detach(), gradient, losses, lowest=losses.total, tile=tile)
     if not math.isfinite(losses.total):
         raise OptimizationError(
             "the loss of the start picture is not a finite number; lower the weights.",
@@ -347,6 +349,7 @@ def _descend(
             rate=1.0 if calm == CALM_STEPS else rate,
             calm=calm,
             unit=good.unit,
+            tile=evaluate.sides[0],
             optimizer=_memory(optimizer.state_dict()) if remember else {},
         )
         yield good
@@ -359,23 +362,18 @@ def _iterate(problem: Problem, moment: Moment) -> Iterate:
 
 def _loss_and_gradient(pixels: Tensor, evaluate: Evaluate, white: float) -> tuple[Losses, Tensor]:
     """The losses at the pixels, and the gradient; where memory runs out, in smaller tiles."""
-    while True:
-        try:
-            return _look(pixels, evaluate, white)
-        except (MemoryError, RuntimeError) as error:
-            if not (ran_out_of_memory(error) and evaluate.shrink()):
-                raise
-
-
-def _look(pixels: Tensor, evaluate: Evaluate, white: float) -> tuple[Losses, Tensor]:
-    # Straight-through clipping: y = clamp(x), dy/dx = 1, so that a pixel at the edge of
-    # the gamut can come back. Costs nothing.
-    clipped = pixels.detach().clamp(0, white).requires_grad_()
     pixels.grad = None
-    total, terms = evaluate(clipped)
-    total.backward()
-    assert clipped.grad is not None
-    return to_losses(terms), clipped.grad
+
+    def look() -> tuple[Losses, Tensor]:
+        # Straight-through clipping: y = clamp(x), dy/dx = 1, so that a pixel at the edge of
+        # the gamut can come back. Costs nothing.
+        clipped = pixels.detach().clamp(0, white).requires_grad_()
+        total, terms = evaluate(clipped)
+        total.backward()
+        assert clipped.grad is not None
+        return to_losses(terms), clipped.grad
+
+    return in_smaller_tiles(look, evaluate.sides)
 
 
 def _optimizer(

@@ -240,7 +240,8 @@ def ran_out_of_memory(error: BaseException) -> bool:
     """Whether that is what an error of Python or torch says, on whatever device."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    words = r"out of memory|allocate memory|bad_alloc|ALLOC_FAILED"
+    # The last is all that oneDNN says, of too large a picture as well.
+    words = r"out of memory|allocate memory|bad_alloc|ALLOC_FAILED|could not \w+ a primitive$"
     return isinstance(error, RuntimeError) and re.search(words, str(error)) is not None
 
 

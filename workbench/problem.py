@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
-import warnings
 from collections.abc import Hashable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,27 +14,15 @@ from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from workbench.convolution import fastest
-from workbench.devices import (
-    choose_device,
-    choose_precision,
-    free_megabytes,
-    machine,
-)
+from workbench.devices import choose_device, choose_precision, free_megabytes, machine
 from workbench.errors import InputError
 from workbench.features import Network, build_network
 from workbench.forecast import Outline
-from workbench.images import check_image, load_image, resize, shape_of, share_masks
-from workbench.losses import (
-    Region,
-    Targets,
-    TemporalTarget,
-    blend,
-    style_statistic,
-    weighted_losses,
-)
+from workbench.images import check_image, fit, load_image, resize, shape_of, share_masks
+from workbench.losses import Region, Targets, TemporalTarget, blend, weighted_losses
 from workbench.runs import Identity, digest
 from workbench.settings import MIN_SIZE, Settings
-from workbench.tiles import Tiled
+from workbench.tiles import Tiled, in_smaller_tiles
 from workbench.weights import BACKBONES, block_of, cache_folder, load_weights
 
 TARGETS_KEPT = 8  # of each picture: sizes, networks
@@ -54,7 +40,7 @@ class Evaluate:
     network: Network
     targets: Targets
     settings: Settings
-    sides: Sequence[int | None]  # of tiles in pixels, from those in use on; None: as a whole
+    sides: list[int | None]  # of tiles in pixels, from those in use on; None: as a whole
 
     def __call__(self, pixels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The total loss, and its weighted terms."""
@@ -63,14 +49,6 @@ class Evaluate:
             return tiled.weighted_losses(pixels, self.targets, self.settings)
         seen = self.network(pixels, self.settings.layers)
         return weighted_losses(pixels, seen, self.targets, self.settings)
-
-    def shrink(self) -> bool:
-        """Go over to smaller tiles, and say so; False if there are none."""
-        if len(self.sides) == 1:
-            return False
-        self.sides = self.sides[1:]
-        warnings.warn(f"Memory ran out; on in tiles of {self.sides[0]} pixels.", stacklevel=2)
-        return True
 
 
 @functools.lru_cache(maxsize=2)
@@ -182,9 +160,17 @@ class Problem:
         masks, precision = len(self.masks), self.network.dtype
         return Outline(shape_of(self.content), styles, self.settings, masks, precision)
 
-    def tile(self, shape: tuple[int, int]) -> int | None:
-        """Side in pixels of the tiles that pictures `(H, W)` are seen in; None: as a whole."""
-        return self.outline.tile(shape, self.free())
+    def sides(self, shape: tuple[int, int], tile: int | None = None) -> list[int | None]:
+        """Of the tiles that pictures `(H, W)` may be seen in: for what is free, then smaller ones.
+
+        In pixels; None: as a whole. None is larger than `tile`.
+        """
+        sides = self.outline.sides
+        first = sides.index(self.outline.tile(shape, self.free()))
+        longest = max(1.0, self.settings.style_scale) * max(shape)  # of all that is seen
+        if tile in sides and tile is not None and tile < longest:
+            first = max(first, sides.index(tile))
+        return [sides[first], *(each for each in sides[first + 1 :] if each and each < longest)]
 
     def free(self) -> float | None:
         """Megabytes, in units of a CPU, where what is forecast was measured."""
@@ -207,14 +193,17 @@ class Problem:
             return (0.5 + 0.1 * torch.randn(1, 3, *shape, generator=generator)).clamp(0, 1)
         return load_image(self.settings.init, for_size=self.settings.size)
 
-    def at(self, shape: tuple[int, int]) -> Evaluate:
-        """The loss at one scale, for content pictures of `shape`."""
-        settings, network, side = self.settings, self.network, self.tile(shape)
+    def at(self, shape: tuple[int, int], tile: int | None = None) -> Evaluate:
+        """The loss at one scale, for content pictures of `shape`, in tiles no larger than `tile`.
+
+        Where memory runs out on the way, tiles are smaller.
+        """
+        settings, network, sides = self.settings, self.network, self.sides(shape, tile)
         if torch.is_grad_enabled():  # one look alone is not worth timing
-            network = network.planned(shape if side is None else (side, side))
+            network = network.planned(shape)
         with torch.no_grad():
             layers = {layer: (layer,) for layer in settings.content_layers}
-            content = self._targets(self.content, shape, layers)
+            content = self._targets(self.content, shape, layers, sides)
             temporal = [
                 TemporalTarget(
                     resize(target.picture.to(self.device, torch.float32), shape),
@@ -224,16 +213,14 @@ class Problem:
                 for target in self.temporal
             ]
             if self.masks:
-                targets = Targets(content, {}, self._regions(shape), temporal)
+                targets = Targets(content, {}, self._regions(shape, sides), temporal)
             else:
-                targets = Targets(content, self.style_targets(max(shape)), (), temporal)
-        sides = self.outline.sides
-        smaller = [each for each in sides[sides.index(side) + 1 :] if each and each < max(shape)]
-        return Evaluate(network, targets, settings, [side, *smaller])
+                targets = Targets(content, self.style_targets(max(shape), sides), (), temporal)
+        return Evaluate(network, targets, settings, sides)
 
-    def _regions(self, shape: tuple[int, int]) -> list[Region]:
+    def _regions(self, shape: tuple[int, int], sides: list[int | None]) -> list[Region]:
         """Where each style is painted in pictures of `shape`."""
-        styles, blends, regions = self.style_statistics(max(shape)), self._blends(), []
+        styles, blends, regions = self.style_statistics(max(shape), sides), self._blends(), []
         mean = sum(blends) / len(blends)
         for mask, style, share in zip(self.masks, styles, blends, strict=True):
             resized, shrunk = resize(mask.cpu(), shape), {}
@@ -244,25 +231,30 @@ class Problem:
             regions.append(Region(shrunk, style, share / mean))
         return regions
 
-    def style_targets(self, size: int) -> dict[str, Tensor]:
-        """Style layer -> statistic that pictures whose longest side is `size` are drawn to."""
-        with torch.no_grad():
-            styles = self.style_statistics(size)
-            return {
-                layer: blend([style[layer] for style in styles], self._blends())
-                for layer in styles[0]
-            }
+    def style_targets(self, size: int, sides: list[int | None] | None = None) -> dict[str, Tensor]:
+        """Style layer -> statistic that pictures whose longest side is `size` are drawn to.
+
+        `sides` are those of `Evaluate`; None: what memory has room for.
+        """
+        styles = self.style_statistics(size, sides)
+        return {
+            layer: blend([style[layer] for style in styles], self._blends()) for layer in styles[0]
+        }
 
     def _blends(self) -> tuple[float, ...]:
         return self.settings.style_blend_weights or (1.0,) * len(self.styles)
 
-    def style_statistics(self, size: int) -> list[dict[str, Tensor]]:
+    def style_statistics(
+        self, size: int, sides: list[int | None] | None = None
+    ) -> list[dict[str, Tensor]]:
         """As `style_targets`, of each style on its own."""
         outline, kind = self.outline, self.settings.style_loss
         layers = self.settings.compared_layers()
+        shapes = [outline.style_shape(shape_of(style), size) for style in self.styles]
+        sides = self.sides(fit(shape_of(self.content), size)) if sides is None else sides
         return [
-            self._targets(style, outline.style_shape(shape_of(style), size), layers, kind)
-            for style in self.styles
+            self._targets(style, shape, layers, sides, kind)
+            for style, shape in zip(self.styles, shapes, strict=True)
         ]
 
     def _targets(
@@ -270,6 +262,7 @@ class Problem:
         picture: Tensor,
         shape: tuple[int, int],
         layers: Mapping[str, tuple[str, ...]],
+        sides: list[int | None],
         style_loss: str | None = None,
     ) -> dict[str, Tensor]:
         """Layer -> activation, or style statistic, of a picture at `shape`; kept while it lives."""
@@ -286,21 +279,16 @@ class Problem:
         )
         targets = dict(kept.pop(key, {}))
         missing = [looked_at for looked_at in layers.values() if looked_at not in targets]
-        side = self.tile(shape) if missing else None
-        if side is not None:
-            tiled, pixels = Tiled(self.network, side), self.pixels(picture, shape)
-            for looked_at in missing:
-                if style_loss:
-                    targets[looked_at] = tiled.statistic(pixels, looked_at, style_loss)
-                else:
-                    targets |= {looked_at: tiled(pixels, looked_at)[looked_at[0]]}
-        elif missing:
-            new = self.network(
-                self.pixels(picture, shape), tuple(dict.fromkeys(itertools.chain(*missing)))
-            )
-            for looked_at in missing:
-                own = [new[layer] for layer in looked_at]
-                targets[looked_at] = style_statistic(own, style_loss) if style_loss else own[0]
+
+        def look() -> Seen:
+            tiled, pixels = Tiled(self.network, sides[0] or max(shape)), self.pixels(picture, shape)
+            if style_loss:
+                return tiled.statistics(pixels, missing, style_loss)
+            new = tiled(pixels, [layer for (layer,) in missing])
+            return {(layer,): activation for layer, activation in new.items()}
+
+        if missing:
+            targets |= in_smaller_tiles(look, sides)
         kept[key] = targets
         if len(kept) > TARGETS_KEPT:
             del kept[next(iter(kept))]  # the one that was not asked for the longest

@@ -10,19 +10,24 @@ activations depend on, and lies on the grid on which the whole picture would be 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+import math
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
+from workbench.devices import ran_out_of_memory
 from workbench.features import Network
 from workbench.losses import Targets, means_over_places, of_pixels, style_statistic, weigh
 from workbench.settings import Settings
 from workbench.weights import block_of
 
+Result = TypeVar("Result")
 Span = tuple[int, int]  # from the first pixel to behind the last
 
 
@@ -46,7 +51,8 @@ class Tile:
         )
         height, width = activation.shape[-2:]
         # Padding less than nothing: unlike that of a slice, its gradient keeps the memory layout.
-        return F.pad(activation, (-columns[0], columns[1] - width, -rows[0], rows[1] - height))
+        around = (-columns[0], columns[1] - width, -rows[0], rows[1] - height)
+        return F.pad(activation, around) if any(around) else activation
 
     def of_whole(self, values: Tensor, layer: str) -> Tensor:
         """The inner part of the whole picture's activation, or mask."""
@@ -91,6 +97,21 @@ def tiles(shape: tuple[int, int], side: int, margin: int, grid: int) -> list[Til
     ]
 
 
+def in_smaller_tiles(look: Callable[[], Result], sides: list[int | None]) -> Result:
+    """What `look` gives, which looks in tiles of the first of `sides`.
+
+    Where memory runs out, that is taken off, which is said, and the next is tried.
+    """
+    while True:
+        try:
+            return look()
+        except (MemoryError, RuntimeError) as error:
+            if len(sides) == 1 or not ran_out_of_memory(error):
+                raise
+        del sides[0]  # out here, because that error holds on to all the memory
+        warnings.warn(f"Memory ran out; on in tiles of {sides[0]} pixels.", stacklevel=2)
+
+
 @dataclass(frozen=True, eq=False)
 class Tiled:
     """A network that looks at a picture tile by tile."""
@@ -107,7 +128,10 @@ class Tiled:
     def __call__(self, pixels: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
         """Activations of the whole picture, without a gradient; as `Network` gives them."""
         whole: dict[str, Tensor] = {}
-        for tile in self.tiles(pixels):
+        cut = self.tiles(pixels)
+        if len(cut) == 1:
+            return self._look(cut[0], pixels, layers)
+        for tile in cut:
             for layer, own in self._look(tile, pixels, layers).items():
                 if layer not in whole:
                     height, width = (length // _cell(layer) for length in pixels.shape[-2:])
@@ -115,15 +139,20 @@ class Tiled:
                 tile.of_whole(whole[layer], layer).copy_(own)
         return whole
 
-    def statistic(self, pixels: Tensor, looked_at: Sequence[str], kind: str) -> Tensor:
-        """The `style_statistic` of a whole picture at the last of the layers."""
-        total, places = torch.zeros((), device=pixels.device), 0
+    def statistics(
+        self, pixels: Tensor, looked_at: Sequence[tuple[str, ...]], kind: str
+    ) -> dict[tuple[str, ...], Tensor]:
+        """The `style_statistic` of a whole picture at the last of each of these layers."""
+        layers = tuple(dict.fromkeys(itertools.chain(*looked_at)))
+        means: dict[tuple[str, ...], Tensor] = {}
         for tile in self.tiles(pixels):
-            own = self._look(tile, pixels, looked_at)
-            count = own[looked_at[-1]][0, 0].numel()
-            total = total + count * style_statistic([own[each] for each in looked_at], kind)
-            places += count
-        return total / places
+            seen = self._look(tile, pixels, layers)
+            for each in looked_at:
+                own = [seen[layer] for layer in each]
+                places = math.prod(length // _cell(each[-1]) for length in pixels.shape[-2:])
+                share = own[-1][0, 0].numel() / places
+                means[each] = means.get(each, 0) + share * style_statistic(own, kind)
+        return means
 
     def weighted_losses(
         self, pixels: Tensor, targets: Targets, settings: Settings
