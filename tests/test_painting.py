@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from torch import Tensor
 
+from workbench import descent
 from workbench import painting as painting_module
 from workbench.descent import measure, optimize, stylize
 from workbench.errors import InputError, OptimizationError
@@ -287,6 +288,38 @@ def test_a_change_after_the_end_goes_on(tiny: Settings, photo: Tensor, painting:
     assert work.step() is None
     assert work.change(style_weight=400.0)
     assert [iterate.step for iterate in work] == list(range(13, 25))
+
+
+@pytest.mark.parametrize("colors", ["off", "luma"])
+def test_the_picture_of_a_step_is_there_before_its_losses(
+    tiny: Settings,
+    photo: Tensor,
+    painting: Tensor,
+    colors: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told: list[Any] = []
+    look = descent._look
+
+    def note(*options: Any) -> Any:
+        told.append("look")
+        return look(*options)
+
+    monkeypatch.setattr("workbench.descent._look", note)
+    still = Still(photo, [painting], tiny, original_colors=colors)
+    work = Painting(still, on_picture=told.append)
+    work.step()
+    assert told == ["look"]  # at the photograph, which is there already
+    for step in range(1, 10):
+        if step == 6:
+            work.change(style_weight=400.0)
+        del told[:]
+        work.step()
+        looks = [each for each in told if isinstance(each, str)]
+        assert len(looks) == 1 + (step == 6)  # a move is a look more, at the picture before it
+        *_, shown, _ = told
+        assert torch.equal(shown, work.shown.image)  # type: ignore[union-attr]
+    assert torch.equal(picture(work), picture(paint(Painting(still, moves=work.log), 9)))
 
 
 def test_an_explosion_is_raised_and_a_change_goes_on(

@@ -22,6 +22,7 @@ from PIL import Image
 from torch import Tensor
 
 from workbench import session
+from workbench.chooser import small_jpeg
 from workbench.descent import stylize
 from workbench.errors import InputError
 from workbench.images import from_array, load_image, resize, save_image
@@ -699,6 +700,30 @@ def test_two_panels_take_turns(make: Callable[..., Tuner]) -> None:
     assert not one.buttons["start"].disabled
     assert said(other) == ""
     assert other.session.painting.iterate.step == 3  # type: ignore[union-attr]
+
+
+def test_a_move_is_seen_before_its_losses_are_known(
+    make: Callable[..., Tuner], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    panel = make(steps=(40,))
+    seen: list[tuple[int, float]] = []
+    monkeypatch.setattr(panel._backpressure, "free", lambda: True)  # a browser that is quick
+
+    def note(change: dict[str, bytes]) -> None:
+        painting = panel.session.painting
+        assert painting is not None
+        assert painting.iterate is not None
+        seen.append((painting.iterate.step, painting.settings.style_weight))
+
+    run_until(panel, 5)
+    panel.picture.observe(note, "value")
+    panel.sliders["style_weight"].value = 800.0
+    at(panel, 8, panel.session.pause)
+    run(panel)
+    # Each is seen while the step before it is still the newest; at the end, the one there is.
+    assert seen == [(5, 800.0), (6, 800.0), (7, 800.0)]
+    newest = panel.session.painting.iterate.image  # type: ignore[union-attr]
+    assert panel.picture.value == small_jpeg(newest, PICTURE_SIDE)
 
 
 def test_pictures_do_not_pile_up_before_a_closed_tab(make: Callable[..., Tuner]) -> None:

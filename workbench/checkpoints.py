@@ -51,7 +51,7 @@ class Moment:
     calm: int = 0  # steps since the last one
     unit: float = 1.0  # in which the optimiser is handed gradients; another after moves
     tile: int | None = None  # side in pixels of the tiles that it was seen in; None: as a whole
-    # The `state_dict` of torch's optimiser; empty before its first step, or if nobody asked.
+    # The `state_dict` of torch's optimiser; empty before its first step.
     optimizer: Mapping[str, Any] = field(default_factory=dict)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -124,18 +124,18 @@ def paint(
     checkpoints: Checkpoints | None = None,
     begin: Moment | None = None,
     before: Settings | None = None,
-    remember: bool = False,
+    glimpse: Callable[[Tensor], object] | None = None,
 ) -> Generator[tuple[Iterate, Moment]]:
     """As `optimize`, with the moment that each iterate is of.
 
     Given a moment to `begin` with, the painting goes on from there; `before` is what it was painted
-    with, if the settings have changed. `remember` says whether moments are to hold what the
-    optimiser remembers, so that a painting can begin with them.
+    with, if the settings have changed. `glimpse` is handed the picture of each step as soon as it
+    is taken, a look at it before its losses are known; a step that explodes is taken anew.
     """
     last: Iterate | None = None
     try:
         problem = Problem.of(content, styles, settings, masks, temporal)
-        painted = _paint(problem, start, checkpoints, begin, before, remember)
+        painted = _paint(problem, start, checkpoints, begin, before, glimpse)
         del problem
         with contextlib.closing(painted):
             for last, moment in painted:
@@ -192,15 +192,15 @@ def _paint(
     checkpoints: Checkpoints | None,
     begin: Moment | None,
     before: Settings | None,
-    remember: bool,
+    glimpse: Callable[[Tensor], object] | None,
 ) -> Generator[tuple[Iterate, Moment]]:
     """As `paint`, but memory that runs out is torch's error."""
     problem.check_memory()
-    if checkpoints is None:
-        moments = _moments(problem, start, begin, before=before, remember=remember)
-    else:
+    if checkpoints is not None:
         begin = checkpoints.find(problem.identity(start))
-        moments = checkpoints.keep(_moments(problem, start, begin, remember=True))
+    moments = _moments(problem, start, begin, before, glimpse)
+    if checkpoints is not None:
+        moments = checkpoints.keep(moments)
     with contextlib.closing(moments):
         for moment in moments:
             yield _iterate(problem, moment), moment
@@ -210,9 +210,8 @@ def _moments(
     problem: Problem,
     start: Tensor | None,
     begin: Moment | None,
-    *,
-    before: Settings | None = None,
-    remember: bool = False,
+    before: Settings | None,
+    glimpse: Callable[[Tensor], object] | None,
 ) -> Generator[Moment]:
     """Every moment from the start picture, or from `begin`, to the end of the last scale."""
     # A picture that comes from a coarser scale is near enough for L-BFGS to start at once.
@@ -249,7 +248,7 @@ def _moments(
             end=end,
             warmup=warmup,
             first_step=ENLARGED_FIRST_STEP if enlarged else FIRST_STEP,
-            remember=remember,
+            glimpse=glimpse,
         ):
             yield moment
         begin = moment
@@ -297,7 +296,7 @@ def _descend(
     end: int,
     warmup: int,
     first_step: float,
-    remember: bool,
+    glimpse: Callable[[Tensor], object] | None,
 ) -> Generator[Moment]:
     """Minimise at one scale from a moment up to the step `end`, up to step `warmup` with Adam.
 
@@ -325,6 +324,8 @@ def _descend(
             optimizer.param_groups[0]["lr"] = rate * (settings.learning_rate if adam else 1.0)
         # Loss and gradient at `pixels` are known; the optimiser only has to take its step.
         optimizer.step(lambda loss=good.losses.total: loss)  # type: ignore[misc]
+        if glimpse:
+            glimpse(problem.picture(pixels.detach()))
         losses, gradient = _loss_and_gradient(pixels, evaluate, settings.white)
         # Adam climbs out of a perfect start, and may do so.
         if not math.isfinite(losses.total) or (not adam and losses.total > EXPLOSION * lowest):
@@ -350,7 +351,7 @@ def _descend(
             calm=calm,
             unit=good.unit,
             tile=evaluate.sides[0],
-            optimizer=_memory(optimizer.state_dict()) if remember else {},
+            optimizer=_memory(optimizer.state_dict()),
         )
         yield good
 

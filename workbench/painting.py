@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from typing import Any
@@ -99,9 +99,18 @@ class Painting:
     Given `moves`, the `log` of an earlier painting, it makes them again at their steps: the same
     picture comes about. One that makes no sense, or comes too late, is refused. To change a
     setting, or to go elsewhere, drops those yet to come.
+
+    `on_picture` is handed the picture of each step as soon as it is taken, in the colours that the
+    still is to have; its losses are known a look at it later, when `step` returns.
     """
 
-    def __init__(self, still: Still, *, moves: Sequence[Move] = ()) -> None:
+    def __init__(
+        self,
+        still: Still,
+        *,
+        moves: Sequence[Move] = (),
+        on_picture: Callable[[Tensor], object] = lambda picture: None,
+    ) -> None:
         self.still = still  # whose settings are the first
         self.settings = settings = still.settings  # of the next step
         self.first_settings = settings
@@ -110,6 +119,7 @@ class Painting:
         self.to_come = effective(moves)  # what is left of them
         self.recorder = progress.Recorder()  # of the way here
         self.seconds = 0.0  # that all steps took
+        self._on_picture = on_picture
         self._moment: Moment | None = None  # that the newest iterate is of
         self._painted: Iterator[tuple[Iterate, Moment]] | None = None
         self._made_at = 0.0  # when the last move was made, in seconds
@@ -126,6 +136,11 @@ class Painting:
     def shown(self) -> Iterate | None:
         """The newest iterate, in the colours that the still is to have."""
         return _in_colors(self.iterate, self.still) if self.iterate else None
+
+    def _glimpse(self, picture: Tensor) -> None:
+        assert self.iterate is not None
+        seen = replace(self.iterate, image=picture)
+        self._on_picture(_in_colors(seen, self.still).image)
 
     def __iter__(self) -> Iterator[Iterate]:
         while (iterate := self.step()) is not None:
@@ -279,7 +294,7 @@ class Painting:
             masks=self.still.masks,
             begin=now,
             before=None if before == self.settings else before,
-            remember=True,
+            glimpse=self._glimpse,
         )
         return painted if now is None else islice(painted, 1, None)  # without where it is
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Concatenate, Literal, ParamSpec
 
 import yaml
+from torch import Tensor
 
 from workbench import runs, samples, stills
 from workbench.errors import InputError, WorkbenchError
@@ -79,6 +80,9 @@ class Session:
     on_settings
         Called likewise when `settings` were set by other means than `change`: by going back, or by
         a replay.
+    on_picture
+        Called likewise with the picture of every step, `(1, 3, H, W)`, sRGB in [0, 1], as soon as
+        the step is taken; `on_update` follows when its losses are known.
     """
 
     _now_running: ClassVar[weakref.ref[Session] | None] = None
@@ -91,12 +95,14 @@ class Session:
         *,
         on_update: Callable[[], None] = lambda: None,
         on_settings: Callable[[], None] = lambda: None,
+        on_picture: Callable[[Tensor], object] = lambda picture: None,
     ) -> None:
         self.still, self.settings = still, settings
         self.state: State = "ready"
         self.message = ""
         self.painting: Painting | None = None
         self._on_update, self._on_settings = on_update, on_settings
+        self._on_picture = on_picture
         self._pause_at: int | None = None
         self._paces: deque[float] = deque(maxlen=9)  # of the last steps, pixels a second
         self._taken = 0  # times that `settings` were set by other means than `change`
@@ -279,7 +285,8 @@ class Session:
     def _begin(self, settings: Settings, moves: Sequence[Move] = ()) -> None:
         assert self.still is not None
         self._take(settings)
-        self.painting = Painting(replace(self.still, settings=settings), moves=moves)
+        still = replace(self.still, settings=settings)
+        self.painting = Painting(still, moves=moves, on_picture=self._on_picture)
         self._pause_at = None
 
     def _take(self, settings: Settings) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 import ipywidgets as widgets
 from PIL import Image
+from torch import Tensor
 
 from workbench import runs, samples, sheets
 from workbench.captions import WEIGHTS, Backpressure, ahead, caption, curves, moves
@@ -46,7 +47,7 @@ from workbench.weights import BACKBONES
 
 PICTURE_SIDE = 640  # px; longest side of the live picture that goes to the browser
 STRIP_PICTURES, STRIP_HEIGHT = 6, 120
-CURVES_SHARE = 0.03  # of the session's time that may go into drawing curves
+STRIP_SECONDS, CURVES_SECONDS = 3.0, 20.0  # between two drawings while it paints
 _FRONT = (*WEIGHTS, "style_scale", "size", "steps")  # knobs that are always in sight
 _OF_THE_MACHINE = ("backbone", "device", "precision")
 _FITTED = {
@@ -112,7 +113,11 @@ class Tuner:
         self.styles = StylesChooser(samples.find_pictures(style), masks, self.output_dir)
         self.original_colors = choice("original colours", ORIGINAL_COLORS, original_colors)
         self.session = Session(
-            None, settings, on_update=self._update, on_settings=self._show_settings
+            None,
+            settings,
+            on_update=self._update,
+            on_settings=self._show_settings,
+            on_picture=self._glimpse,
         )
         self._missing, self._names = "", self._names_chosen()
         try:
@@ -121,7 +126,7 @@ class Tuner:
             self._missing = str(error)
         self._backpressure = Backpressure()
         self._thread = threading.local()  # `sets_widgets`, which is no person then
-        self._shown_state = ("", "")
+        self._shown_state, self._glimpsed = ("", ""), False
         self._next_curves = self._next_strip = 0.0
         self._make_buttons()
         self._make_pictures()
@@ -389,16 +394,20 @@ class Tuner:
             self._shown_state = session.state, session.message
             self._enable_buttons()
             self._say(session.message, bad=session.state == "failed")
+            self._next_strip, self._next_curves = now + STRIP_SECONDS, now + CURVES_SECONDS
         painting, still = session.painting, session.state != "running"
         if painting is None:
             self._show_choice()
             return
-        if painting.iterate is None or not (turned or still or self._backpressure.free()):
+        glimpsed, self._glimpsed = self._glimpsed, False
+        if painting.iterate is None or not (turned or still or glimpsed):
             return
-        self._show_picture()
+        if turned or still:
+            self._show_picture()
+            self._backpressure.sent()
         self.caption.value = caption(painting, session.state, session.pace)
         if still or now >= self._next_strip:
-            self._next_strip = now + 3.0
+            self._next_strip = now + STRIP_SECONDS
             self._show_forecast()
             strip = sheets.progress_strip(
                 painting.recorder, count=STRIP_PICTURES, height=STRIP_HEIGHT
@@ -406,15 +415,21 @@ class Tuner:
             show_picture(self.strip, encode(Image.fromarray(strip), "JPEG", quality=85))
             self.moves.value = moves(painting)
         if still or now >= self._next_curves:
-            began = time.monotonic()
+            self._next_curves = now + CURVES_SECONDS
             show_picture(self.curves, curves(painting))
-            self._next_curves = began + (time.monotonic() - began) / CURVES_SHARE
-        self._backpressure.sent()
 
-    def _show_picture(self) -> None:
+    def _glimpse(self, picture: Tensor) -> None:
+        """Show the picture of a step before its losses are known, unless the browser is behind."""
+        if self._backpressure.free():
+            self._glimpsed = True
+            self._show_picture(picture)
+            self._backpressure.sent()
+
+    def _show_picture(self, picture: Tensor | None = None) -> None:
+        """Show a picture, or else the painting, or else the photograph."""
         painting = self.session.painting
-        shown = painting.shown if painting else None
-        picture = shown.image if shown else self.content.image
+        if picture is None:
+            picture = painting.shown.image if painting and painting.shown else self.content.image
         side = PICTURE_SIDE if picture is None or not self.full.value else max(picture.shape)
         show_picture(self.picture, small_jpeg(picture, side))
 
