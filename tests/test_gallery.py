@@ -319,6 +319,20 @@ def test_a_caption_claims_no_painting_that_there_is_not(
     assert exhibit.still.alt == alt
 
 
+@pytest.mark.parametrize(("answers", "judged"), [(1, "1 answer"), (12, "12 answers")])
+def test_a_judging_is_named_by_what_was_judged(tmp_path: Path, answers: int, judged: str) -> None:
+    run = make_run(tmp_path / "run", "sheet.png")
+    pictures = {"contents": ["sample:astronaut", "b/cat.png"], "styles": ["sample:swirls", "x.png"]}
+    spoil(run, settings=pictures, figures={"pictures": 8, "answers": answers})
+    (exhibit,) = build(run, site=tmp_path / "site").exhibits
+    assert exhibit.still.alt == (
+        f"8 pictures of astronaut and cat.png, judged by {judged},"
+        " painted in the style of swirls and x.png"
+    )
+    assert exhibit.content is not None
+    assert exhibit.content.alt == "astronaut"
+
+
 def test_inputs_are_no_stills(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", "inputs.png", "photograph.png", "sheet.png")
     save(noise(20, 20), run / "sheet.png")

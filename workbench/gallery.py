@@ -259,8 +259,10 @@ def _exhibit(
     """Bring a run's files into the gallery; raises InputError if one cannot be read."""
     outputs = {name: folder / output for name, output in result.outputs.items()}
     settings = result.settings
-    content = [*filter(None, texts(settings.get("content") or settings.get("clip")))][:1]
-    styles = [*filter(None, texts(settings.get("style") or settings.get("styles")))]
+    content, styles = (
+        [*filter(None, texts([settings.get(name) for name in names]))]
+        for names in (("content", "clip", "contents"), ("style", "styles"))
+    )
     stem, key = slug(folder.resolve().name), assets.key(folder)
     name = f"{stem}-{key}"
     film, gif = (_moving(outputs, suffix) for suffix in _KINDS)
@@ -278,7 +280,7 @@ def _exhibit(
 
     def contents(side: int) -> Asset | None:
         names = [str(outputs[each]) for each in _CONTENT_OUTPUTS if each in outputs]
-        found = added(names, side) or added(content, side, _crop(settings.get("crop")))
+        found = added(names, side) or added(content[:1], side, _crop(settings.get("crop")))
         return found[0] if found else None
 
     still = assets.add_still(picture, name, _alt(title, path, content, styles, result))
@@ -364,18 +366,24 @@ def _alt(
     films = any(output.endswith(".mp4") for output in result.outputs.values())
     if not (films or _PAINTED & result.outputs.keys()):
         return f"{title}: {plain(PurePath(path).stem.replace('_', ' ', 1))}" if path else title
-    what = _short(content[0]) if content else title
+    what = _listed(content) if content else title
     if "sheet" in result.outputs and "pictures" in result.figures:
         axes = [shown(result.settings.get(axis, "")) for axis in ("rows", "columns")]
         by = f" by {axes[0]} and {axes[1]}".replace("_", " ") if all(axes) else ""
+        if answers := result.figures.get("answers"):
+            by = f", judged by {answers:g} answer{'s' if answers != 1 else ''}"
         what = f"{result.figures['pictures']:g} pictures of {what}{by},"
     if isinstance(result.settings.get("steadiest"), str):
         what = f"{what} and the films made of it, side by side,"
     if styles:
-        *others, last = map(_short, styles)
-        names = f"{', '.join(others)} and {last}" if others else last
-        return f"{what} painted in the style of {names}"
+        return f"{what} painted in the style of {_listed(styles)}"
     return f"{what}, painted" if content else what
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Names of pictures as a sentence has them: "a, b and c"."""
+    *others, last = map(_short, names)
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def _crop(value: object) -> Box | None:
