@@ -18,12 +18,11 @@ from workbench.cells import expand_home
 from workbench.errors import InputError, WorkbenchError
 from workbench.files import write_bytes
 from workbench.images import load_mask, resize_down, shape_of, to_array
-from workbench.knobs import Knob, grid, image
+from workbench.knobs import Knob, button, grid, image, row
 from workbench.notebook import UPLOADS, encode
 from workbench.runs import digest
 from workbench.session import CHOOSE
 
-FLOW = {"align_items": "center", "flex_flow": "row wrap"}
 THUMBNAIL_SIDE = 160
 UPLOAD_BYTES = 10 * 2**20  # longest message that Jupyter's server takes from a browser
 
@@ -68,7 +67,7 @@ class PictureChooser:
         self.path.observe(lambda change: self.choose(change["new"]), "value")
         self._ahead.observe(lambda change: self._refuse_too_large(change["new"]), "value")
         self.upload.observe(lambda change: self._take_upload(change["new"]), "value")
-        self.box = widgets.HBox([self.path, self.upload, self.size], layout=FLOW)
+        self.box = row(self.path, self.upload, self.size)
 
     def choose(self, name: str) -> None:
         """Take the picture of that name, or say why not and keep the one there is."""
@@ -154,20 +153,12 @@ class StylesChooser:
         self.on_problem: Callable[[str], None] = lambda problem: None
         self.on_share: Callable[[], None] = lambda: None
         self.styles: list[Style] = []
-        self.more = widgets.Button(
-            description="Another style",
-            icon="plus",
-            tooltip="Paint in one more style, over all of the picture or where its mask is white",
-            layout={"width": "auto"},
-        )
-        self.more.on_click(lambda _: self.add())
-        self.fewer = widgets.Button(
-            description="Without the last", icon="minus", tooltip="Take the last style away"
-        )
-        self.fewer.on_click(lambda _: self._take_away())
-        self._rows = widgets.VBox()
-        buttons = widgets.HBox([self.more, self.fewer], layout=FLOW)
-        self.box, self.thumbnails = widgets.VBox([self._rows, buttons]), widgets.HBox(layout=FLOW)
+        tip = "Paint in one more style, over all of the picture or where its mask is white"
+        self.more = button("Another style", tip, self.add, icon="plus")
+        tip = "Take the last style away"
+        self.fewer = button("Without the last", tip, self._take_away, icon="minus")
+        self._rows, self.thumbnails = widgets.VBox(), row()
+        self.box = widgets.VBox([self._rows, row(self.more, self.fewer)])
         if len(masks) > len(names):
             raise InputError(
                 f"there are {len(masks)} masks for {len(names)} style pictures; give one for each,"

@@ -59,11 +59,7 @@ class Knob:
         """Make the widgets of a knob as it is declared, at a value to begin with."""
         title = title or words(name)
         tip = f"{title}: {_FIELDS[name].metadata['text']}"
-        back = widgets.Button(
-            description="\u21ba",
-            tooltip=f"{title}: back to {label(begin)}",
-            layout={"width": "28px", "padding": "0"},
-        )
+        back = button("\u21ba", f"{title}: back to {label(begin)}", width="28px", padding="0")
         knob = cls(name, title, begin, _slider(name, tip), _field(name, begin, tip), back)
         knob.show(begin)
         return knob
@@ -153,6 +149,28 @@ def told(changes: Mapping[str, Any]) -> str:
     return ", ".join(f"{words(name)} {shown(value) or 'none'}" for name, value in changes.items())
 
 
+def button(
+    text: str,
+    tip: str,
+    act: Callable[[], object] | None = None,
+    *,
+    icon: str = "",
+    **layout: str,
+) -> widgets.Button:
+    """A button, as wide as its text, and what it does."""
+    layout = {"width": "auto", **layout}
+    made = widgets.Button(description=text, tooltip=tip, icon=icon, layout=layout)
+    if act:
+        made.on_click(lambda _: act())
+    return made
+
+
+def row(*children: widgets.Widget, **layout: str) -> widgets.HBox:
+    """Widgets beside each other, and below where there is no room."""
+    flow = {"flex_flow": "row wrap", "align_items": "center"}
+    return widgets.HBox(children, layout={**flow, **layout})
+
+
 def choice(tip: str, options: Sequence[Any], value: Any) -> widgets.Dropdown:
     """One of some options, with what is chosen first."""
     layout = {"width": "auto", "flex": "1 1 auto", "min_width": "0"}
@@ -170,22 +188,22 @@ def checkbox(tip: str) -> widgets.Checkbox:
     return widgets.Checkbox(indent=False, tooltip=tip, layout={"width": "30px"})
 
 
+def toggle(text: str, tip: str, icon: str) -> widgets.ToggleButton:
+    """A button that stays down."""
+    return widgets.ToggleButton(description=text, tooltip=tip, icon=icon, layout={"width": "auto"})
+
+
 def section(title: str, inside: widgets.Widget) -> list[widgets.Widget]:
     """A button that shows and hides what is below it."""
-    button = widgets.ToggleButton(
-        description=title,
-        icon="caret-right",
-        tooltip=f"{title}: show or hide",
-        layout={"width": "auto"},
-    )
+    head = toggle(title, f"{title}: show or hide", "caret-right")
     inside.layout.display = "none"
 
-    def toggle(change: dict[str, bool]) -> None:
+    def show(change: dict[str, bool]) -> None:
         inside.layout.display = None if change["new"] else "none"
-        button.icon = "caret-down" if change["new"] else "caret-right"
+        head.icon = "caret-down" if change["new"] else "caret-right"
 
-    button.observe(toggle, "value")
-    return [button, inside]
+    head.observe(show, "value")
+    return [head, inside]
 
 
 def pressed(toggles: dict[str, widgets.Checkbox]) -> tuple[str, ...]:

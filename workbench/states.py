@@ -19,7 +19,7 @@ from workbench.chooser import small_jpeg
 from workbench.descent import Iterate, optimize
 from workbench.errors import InputError, OptimizationError, WorkbenchError
 from workbench.images import fit, resize_down, shape_of, to_array
-from workbench.knobs import words
+from workbench.knobs import button, row, words
 from workbench.notebook import encode
 from workbench.pages import compare_html, data_uri, shown
 from workbench.painting import Painting, Snapshot
@@ -175,7 +175,7 @@ class Card:
         stacked = {"display": "grid", "width": "max-content"}
         self.frame = widgets.Box([self.picture, self.button], layout=stacked)
         self.words, self.below = widgets.HTML(), below
-        children = [self.frame, self.words, _row(below)]
+        children = [self.frame, self.words, row(*below)]
         self.box = widgets.VBox(children, layout={"width": f"{CARD_SIDE + 8}px"})
         self.show()
 
@@ -217,31 +217,30 @@ class States:
         self._here: Kept | None = None  # the present state, if it is kept
         self._last: Painting | None = None  # at the last update
         self.buttons = {
-            text: _button(text, icon, tip, act)
-            for text, icon, tip, act in (
-                ("Keep", "thumb-tack", "Keep this state", partial(session.keep, self._keep)),
-                ("Flip A/B", "exchange", "In turn", partial(self._compare, flip_html)),
-                ("Compare A/B", "columns", "With a handle", partial(self._compare, compare_html)),
-                (
-                    "Photograph",
-                    "image",
-                    "Beside the painting",
-                    partial(self._compare, compare_html, photograph=True),
-                ),
-                ("Continue from A", "play", "", partial(self._go_on, "A")),
-                ("Continue from B", "play", "", partial(self._go_on, "B")),
-                ("Hide", "times", "No comparison", partial(self._compare, None)),
-            )
+            text: button(text, tip, partial(act, *told), icon=icon)
+            for text, icon, tip, act, *told in self._acts()
         }
         self.cards = [self._card(place) for place in range(KEPT)]
         self.stage = widgets.HTML()
-        cards = _row([card.box for card in self.cards])
-        self.box = widgets.VBox([_row([*self.buttons.values()]), cards, self.stage])
+        cards = row(*(card.box for card in self.cards))
+        self.box = widgets.VBox([row(*self.buttons.values()), cards, self.stage])
+
+    def _acts(self) -> tuple[tuple[Any, ...], ...]:
+        """Text, icon and tip of each button, what it calls and with what."""
+        return (
+            ("Keep", "thumb-tack", "Keep this state", self.session.keep, self._keep),
+            ("Flip A/B", "exchange", "In turn", self._compare, flip_html),
+            ("Compare A/B", "columns", "With a handle", self._compare, compare_html),
+            ("Photograph", "image", "Beside the painting", self._compare, compare_html, True),
+            ("Continue from A", "play", "", self._go_on, "A"),
+            ("Continue from B", "play", "", self._go_on, "B"),
+            ("Hide", "times", "No comparison", self._compare, None),
+        )
 
     def _card(self, place: int) -> Card:
         """That of the newest state (0) or of one before it."""
         marks = [
-            _button(letter, "", f"Mark as {letter}", partial(self._mark, letter, place))
+            button(letter, f"Mark as {letter}", partial(self._mark, letter, place))
             for letter in self.marked
         ]
         return Card(lambda: self._go_to(self.kept[-1 - place]), marks)
@@ -300,16 +299,16 @@ class States:
         settings = [kept.snapshot.settings for kept in self.kept]
         names = differing(settings)
         rows = reversed([*zip(self.kept, settings, [None, *settings], strict=False)])
-        for card, row in zip_longest(self.cards, rows):
-            if row is None:
+        for card, state in zip_longest(self.cards, rows):
+            if state is None:
                 card.show()
                 continue
-            kept, now, before = row
+            kept, now, before = state
             card.picture.value = kept.jpeg
             words = describe(now, names, before)
             card.show(str(kept), f"{kept}, {words}", chosen=kept is self._here)
-            for button, marked in zip(card.below, self.marked.values(), strict=True):
-                button.button_style = "primary" if marked is kept else ""
+            for mark, marked in zip(card.below, self.marked.values(), strict=True):
+                mark.button_style = "primary" if marked is kept else ""
 
     # --- what a person does ---
 
@@ -334,7 +333,7 @@ class States:
         others = [kept for kept in self.kept if kept is not self._here]
         return {**self.marked, "A": self.marked["A"] or (others[-1] if others else None)}
 
-    def _compare(self, look: Look | None, *, photograph: bool = False) -> None:
+    def _compare(self, look: Look | None, photograph: bool = False) -> None:
         """Show A and B at one place, or the photograph and the painting, or nothing."""
         still, painting = self.session.still, self.session.painting
         painted = painting.shown if painting else None
@@ -369,8 +368,10 @@ class Sketches:
         self.wanted: list[Settings] = []
         self._varied: list[str] = []  # the knobs in which they differ
         self._painting: Iterator[tuple[int, Iterate]] | None = None  # while they are painted
-        self.show = _button("Show me nine", "th", "Small ones, of other settings", self._turn)
-        self.others = _button("Nine others", "random", "Those of the next seed", self._turn_seed)
+        tip = "Small ones, of other settings"
+        self.show = button("Show me nine", tip, self._turn, icon="th")
+        tip = "Those of the next seed"
+        self.others = button("Nine others", tip, self._turn_seed, icon="random")
         self.seed = widgets.BoundedIntText(
             max=2**31 - 1,
             tooltip="Seed: the same one gives the same nine",
@@ -389,7 +390,7 @@ class Sketches:
         self.cards = [Card(partial(self._take, number)) for number in range(SKETCHES)]
         columns = {"grid_template_columns": "repeat(3, max-content)"}
         sheet = widgets.GridBox([card.box for card in self.cards], layout=columns)
-        knobs = _row([self.show, self.others, self.seed, *self.knobs.values()])
+        knobs = row(self.show, self.others, self.seed, *self.knobs.values())
         self.box = widgets.VBox([knobs, sheet])
 
     def _turn(self) -> None:
@@ -457,16 +458,3 @@ class Sketches:
         for number, (card, settings) in enumerate(zip(self.cards, self.wanted, strict=True)):
             words = describe(settings, names)
             card.show(words, f"Take these settings: {words}", chosen=number == chosen)
-
-
-# --- small pieces ------------------------------------------------------------------------
-
-
-def _row(children: Sequence[widgets.Widget]) -> widgets.HBox:
-    return widgets.HBox(children, layout={"flex_flow": "row wrap", "align_items": "center"})
-
-
-def _button(text: str, icon: str, tip: str, act: Callable[[], None]) -> widgets.Button:
-    button = widgets.Button(description=text, icon=icon, tooltip=tip, layout={"width": "auto"})
-    button.on_click(lambda _: act())
-    return button

@@ -20,19 +20,22 @@ from torch import Tensor
 
 from workbench import runs, samples, sheets
 from workbench.captions import WEIGHTS, Backpressure, ahead, caption, curves, moves
-from workbench.chooser import FLOW, PictureChooser, StylesChooser, show_picture, small_jpeg
+from workbench.chooser import PictureChooser, StylesChooser, show_picture, small_jpeg
 from workbench.colour import ORIGINAL_COLORS, check_original_colors, match_colors
 from workbench.errors import InputError, WorkbenchError
 from workbench.images import save_image
 from workbench.knobs import (
     NAMES,
     Knob,
+    button,
     checkbox,
     choice,
     grid,
     image,
     pressed,
+    row,
     section,
+    toggle,
     told,
 )
 from workbench.notebook import encode, papermill_command
@@ -149,36 +152,25 @@ class Tuner:
 
     def _make_buttons(self) -> None:
         session = self.session
-        painting = (
-            self._start,
-            session.pause,
-            session.stop,
-            session.step_back,
-            session.step_forward,
-            session.replay,
-        )
         saving = (self._save_settings, self._save_picture, self._save_gif, self._save_run)
-        actions = [*painting, *(partial(self._save, save) for save in saving)]
-        self.buttons = {}
-        for (name, text, icon, tip), act in zip(_BUTTONS, actions, strict=True):
-            button = widgets.Button(
-                description=text, icon=icon, tooltip=tip, layout={"width": "auto"}
-            )
-            button.on_click(lambda _, act=act: act())
-            self.buttons[name] = button
+        acts: tuple[Callable[[], object], ...] = (
+            *(self._start, session.pause, session.stop),
+            *(session.step_back, session.step_forward, session.replay),
+            *(partial(self._save, save) for save in saving),
+        )
+        self.buttons = {
+            name: button(text, tip, act, icon=icon)
+            for (name, text, icon, tip), act in zip(_BUTTONS, acts, strict=True)
+        }
         self.buttons["start"].button_style = "primary"
+        tip = "Show every pixel of the picture; scroll to see all of it"
+        self.full = toggle("Full size", tip, "search-plus")
 
     def _make_pictures(self) -> None:
         self.picture = image("painting", **_FITTED)
         self.curves = image("losses", "png", max_width="100%")
         self.strip = image("stages", max_width="100%")
         self.caption, self.moves = widgets.HTML(), widgets.HTML()
-        self.full = widgets.ToggleButton(
-            description="Full size",
-            icon="search-plus",
-            tooltip="Show every pixel of the picture; scroll to see all of it",
-            layout={"width": "auto"},
-        )
 
     def _make_knobs(self, settings: Settings) -> None:
         fields = dataclasses.fields(Settings)
@@ -194,18 +186,13 @@ class Tuner:
         }
         presets = [(f"{name}: {told(what)}", name) for name, what in Settings.PRESETS.items()]
         self.preset = choice("preset", [("own settings", ""), *presets], "")
-        self.reset = widgets.Button(
-            description="All back", tooltip="All knobs back to where the panel began"
-        )
+        self.reset = button("All back", "All knobs back to where the panel began", self._all_back)
         complaints = [(remedy.complaint, remedy) for remedy in REMEDIES]
         self.complaint = choice("what the picture has", [("it has …", ""), *complaints], "")
         self.advice = widgets.HTML()
-        self.try_it = widgets.Button(description="Do that", tooltip="Make this move")
+        self.try_it = button("Do that", "Make this move", self._try)
 
     def _lay_out(self) -> list[widgets.Widget]:
-        def row(*children: widgets.Widget, **layout: str) -> widgets.HBox:
-            return widgets.HBox(children, layout={**FLOW, **layout})
-
         heads = ("layer", "content", "style", "its weight", "", "")
         cells = [widgets.HTML(f"<b>{head}</b>") for head in heads]
         for layer, knob in self.layer_weights.items():
@@ -260,18 +247,16 @@ class Tuner:
     def _watch(self) -> None:
         for name, knob in self.knobs.items():
             knob.watch(partial(self._set, name))
-        for toggle in self.content_layers.values():
-            toggle.observe(lambda _: self._turn(self._content_layers()), "value")
-        for toggle in self.style_layers.values():
-            toggle.observe(lambda _: self._turn(self._style_layers()), "value")
+        for box in self.content_layers.values():
+            box.observe(lambda _: self._turn(self._content_layers()), "value")
+        for box in self.style_layers.values():
+            box.observe(lambda _: self._turn(self._style_layers()), "value")
         for layer, knob in self.layer_weights.items():
             knob.watch(partial(self._set_layer, layer))
         self.preset.observe(
             lambda change: self._turn(Settings.PRESETS.get(change["new"], {})), "value"
         )
-        self.reset.on_click(lambda _: self._turn(self._all_back()))
         self.complaint.observe(lambda _: self._advise(), "value")
-        self.try_it.on_click(lambda _: self._try())
         self.full.observe(lambda _: self._show_full(), "value")
         self.original_colors.observe(lambda change: self._recolour(**change), "value")
         self.styles.on_share = lambda: self._turn({"style_blend_weights": self.styles.shares})
@@ -311,11 +296,10 @@ class Tuner:
             "style_layer_weights": () if alike else tuple(factors.values()),
         }
 
-    def _all_back(self) -> dict[str, Any]:
-        values = {name: getattr(self._begin, name) for name in vars(self._begin)}
-        count = len(self.styles.styles)
-        same = len(self._begin.style_blend_weights) == count
-        return values if same else {**values, "style_blend_weights": ()}
+    def _all_back(self) -> None:
+        shares = self._begin.style_blend_weights
+        same = len(shares) == len(self.styles.styles)
+        self._turn({**vars(self._begin), "style_blend_weights": shares if same else ()})
 
     def _advise(self) -> None:
         """Say what can be tried, from the settings as they are."""
@@ -448,8 +432,8 @@ class Tuner:
             "stop": state in ("running", "paused", "failed"),
             "save_settings": True,
         }
-        for name, button in self.buttons.items():
-            button.disabled = not enabled.get(name, state != "ready")
+        for name, each in self.buttons.items():
+            each.disabled = not enabled.get(name, state != "ready")
         go_on = state in ("paused", "failed")
         self.buttons["start"].description = "Go on" if go_on else "Start"
 
@@ -499,7 +483,10 @@ class Tuner:
 
         def saving() -> None:
             try:
-                save(self.session.painting or Painting(self._still()))
+                painting = self.session.painting or Painting(self._still())
+                if painting.shown is None and save != self._save_settings:
+                    raise InputError(NO_PICTURE)
+                save(painting)
             except WorkbenchError as error:
                 self._say(str(error), bad=True)
 
@@ -513,8 +500,7 @@ class Tuner:
         self._say(f"{there} In a terminal in {Path.cwd()}:\n{command}")
 
     def _save_picture(self, painting: Painting) -> None:
-        if painting.shown is None:
-            raise InputError(NO_PICTURE)
+        assert painting.shown is not None
         numbered = (self.output_dir / f"picture-{number:03}.png" for number in itertools.count(1))
         path = next(path for path in numbered if not path.exists())
         save_image(painting.shown.image, path, alpha=painting.still.alpha)
@@ -523,15 +509,11 @@ class Tuner:
         self._say(f"Saved {path}.", more=link)
 
     def _save_gif(self, painting: Painting) -> None:
-        if painting.iterate is None:
-            raise InputError(NO_PICTURE)
         path = self.output_dir / "progress.gif"
         sheets.save_gif([snapshot.frame for snapshot in painting.recorder.snapshots()], path)
         self._say(f"Saved {path}")
 
     def _save_run(self, painting: Painting) -> None:
-        if painting.iterate is None:
-            raise InputError(NO_PICTURE)
         folder = runs.start_run(self.output_dir / runs.NUMBER)
         save_run(painting, self._names, folder)
         self._say(f"Saved {folder.parent}: picture.png, progress.gif and what made them")
