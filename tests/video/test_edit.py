@@ -114,7 +114,7 @@ def stopped(clip: VideoClip, seconds: float) -> VideoClip:
 
 
 def parts_written(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """Parts, of five frames each, as they are begun."""
+    """Parts, of five frames each at most, as they are begun."""
     begun: list[Path] = []
 
     def write(frames: Iterable[Frame], path: Path, *args: Any, **more: Any) -> int:
@@ -139,7 +139,7 @@ def test_a_clip_that_is_stopped_goes_on_and_is_the_same(
         with pytest.raises(KeyboardInterrupt):
             write_clip(stopped(clip, stop), tmp_path / "b.mp4")
     assert write_clip(clip, tmp_path / "b.mp4") == 22
-    assert len(begun) == 5 + len(stops) - (0.8 in stops)  # stopped where a part begins
+    assert len(begun) == 5  # each once
     assert (tmp_path / "b.mp4").read_bytes() == (tmp_path / "whole.mp4").read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.mp4", "b.mp4", "whole.mp4"]
 
@@ -155,7 +155,7 @@ def test_a_clip_that_was_changed_meanwhile_takes_over_what_is_the_same(
         write_clip(stopped(clip, 0.7), tmp_path / "b.mp4")
     begun.clear()
     write_clip(edited, tmp_path / "b.mp4")  # another frame, in the third of five parts
-    assert len(begun) == 3
+    assert len(begun) == 3  # that, and the two that are missing
     write_clip(edited, tmp_path / "whole.mp4")
     assert (tmp_path / "b.mp4").read_bytes() == (tmp_path / "whole.mp4").read_bytes()
     with pytest.raises(KeyboardInterrupt):
@@ -163,6 +163,13 @@ def test_a_clip_that_was_changed_meanwhile_takes_over_what_is_the_same(
     begun.clear()
     write_clip(clip, tmp_path / "c.mp4", quality=30)
     assert len(begun) == 5
+
+
+def test_few_large_frames_are_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = parts_written(monkeypatch)
+    monkeypatch.setattr(edit, "_HELD", 4 * 48 * 64 * 3)
+    write_clip(as_clip(film(tmp_path / "a.mp4", 22)), tmp_path / "b.mp4")
+    assert len(begun) == 6
 
 
 def test_a_folder_of_another_kind_is_left_alone(tmp_path: Path) -> None:

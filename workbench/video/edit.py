@@ -11,12 +11,10 @@ import math
 import os
 import shutil
 import warnings
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
-from functools import partial
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -63,6 +61,7 @@ _CHUNK = 4096  # samples that are put together at a time
 _PROBE = 0.02  # s between the times at which is asked whose sound it is
 _PROBES = 50  # of these times at once
 _NEARLY = 1e-6  # s
+_HELD = 2**27  # bytes of frames that are held before they are written
 _FADE = 0.5  # s in which a title gives way, at most
 _SHADE = 150  # of 255: how opaque the ground of a caption is
 
@@ -383,9 +382,9 @@ def write_clip(
     Sound that is a film's own (`as_clip`), from one time on, unchanged and without a gap, is copied
     as it is, with all its tracks, subtitles and chapters. Other sound is encoded as AAC.
 
-    Every hundred frames lie as a film of their own in a folder beside `path` until all are done.
-    Stopped anywhere, the same call makes the same film: it compares its frames with those that are
-    there, and goes on with the first hundred in which any is another.
+    Every hundred frames (fewer, where they are large) lie as a film of their own in a folder beside
+    `path` until all are done: stopped anywhere, the same call goes on, with the same film. What the
+    clip shows otherwise by then is written anew.
 
     Parameters
     ----------
@@ -412,47 +411,21 @@ def write_clip(
     if count < 1:
         raise InputError(f"{path}: the clip is shorter than a frame.")
     folder = Path(path).with_suffix(".parts")
-    digest = partial(hashlib.sha256, f"{rate} {quality}".encode())
+    at_a_time = max(4, min(PART, _HELD // (3 * clip.w * clip.h)))
     with claimed(folder):
         same_run(folder, Identity({"edit": Path(path).name}))
-        parts = _finished_parts(folder, frames_of(clip, rate), digest)
-        done = min(len(parts) * PART, count)
-        frames = bar(frames_of(clip, rate, done), "writing", "frame", total=count, done=done)
-        for frame in frames:
-            seen, beside = digest(), folder / "next.mp4"
-            some = _seen(chain([frame], islice(frames, PART - 1)), seen)
-            write_film(some, beside, rate, quality=quality)
-            parts.append(beside.replace(_part(folder, len(parts), seen)))
+        parts: list[Path] = []
+        frames = bar(frames_of(clip, rate), "writing", "frame", total=count)
+        while some := list(islice(frames, at_a_time)):
+            seen = hashlib.sha256(f"{rate} {quality}".encode())
+            for frame in some:
+                seen.update(frame.data)
+            parts.append(folder / f"{seen.hexdigest()}.mp4")
+            if not parts[-1].exists():
+                write_film(some, parts[-1], rate, quality=quality)
         join_films(parts, path, rate, sound=_sound_of(clip, count, rate))
     shutil.rmtree(folder, ignore_errors=True)
     return count
-
-
-def _finished_parts(
-    folder: Path, frames: Iterator[Frame], digest: Callable[[], hashlib._Hash]
-) -> list[Path]:
-    """Parts that are there and have these frames, from the first on."""
-    parts: list[Path] = []
-    frames = bar(frames, "comparing", "frame")
-    while any(folder.glob(_part(folder, len(parts)).name)):
-        seen = digest()
-        deque(_seen(islice(frames, PART), seen), maxlen=0)
-        part = _part(folder, len(parts), seen)
-        if not part.is_file():
-            break
-        parts.append(part)
-    return parts
-
-
-def _seen(frames: Iterable[Frame], seen: hashlib._Hash) -> Iterator[Frame]:
-    for frame in frames:
-        seen.update(frame.data)
-        yield frame
-
-
-def _part(folder: Path, number: int, seen: hashlib._Hash | None = None) -> Path:
-    """Film of up to `PART` frames, named by them; a pattern for any of that number."""
-    return folder / f"{number:06d}-{seen.hexdigest() if seen else '*'}.mp4"
 
 
 def frames_of(clip: VideoClip, fps: Fraction | float, first: int = 0) -> Iterator[Frame]:
