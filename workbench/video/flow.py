@@ -187,9 +187,16 @@ def find_motion(
     current: Tensor, earlier: Tensor, method: str = "dis", *, device: str | None = None
 ) -> Motion:
     """Find flow and occlusion between two pictures; `method` and `device` as for `flow`."""
-    backward = flow(current, earlier, method=method, device=device)
-    hidden = occlusion(flow(earlier, current, method=method, device=device), backward)
-    return Motion(backward, 1 - hidden.float())
+    return find_motions(current, earlier, method, device=device)[0]
+
+
+def find_motions(
+    a: Tensor, b: Tensor, method: str = "dis", *, device: str | None = None
+) -> tuple[Motion, Motion]:
+    """Find `find_motion` of two pictures, and that the other way round, from the same two flows."""
+    there, back = (flow(*pair, method=method, device=device) for pair in ((a, b), (b, a)))
+    hidden = occlusion(back, there), occlusion(there, back)
+    return Motion(there, 1 - hidden[0].float()), Motion(back, 1 - hidden[1].float())
 
 
 def with_likenesses(motion: Motion, current: Tensor, earlier: Tensor) -> Motion:

@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
-from itertools import chain
+from itertools import accumulate, chain, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ from workbench.runs import Result, finish_run, read_identity, same_run, start_ru
 from workbench.settings import MIN_SIZE, ClipSettings, Settings
 from workbench.video.clips import Clip, check_film, open_clip, read_frames, write_film
 from workbench.video.cuts import is_cut
-from workbench.video.flow import Motion, find_motion, with_likenesses
+from workbench.video.flow import Motion, find_motion, find_motions, with_likenesses
 from workbench.video.frames import (
     MACHINE,
     FrameFigures,
@@ -277,45 +277,40 @@ def _frames(clip: Clip, masks: Sequence[Mask], begin: int, reach: int) -> Iterat
 
 
 def _keyframes_first(
-    frames: Iterable[_Frame], every: int, find: Callable[[Frame, Frame], Motion]
+    frames: Iterable[_Frame], every: int, find: Callable[[Frame, Frame], tuple[Motion, Motion]]
 ) -> Iterator[_Frame]:
     """Frames of `_frames`, each keyframe before those that lie between it and the one before.
 
     Keyframes alone are left in their scenes; the one to come, by how many frames ahead it is, less
-    than 0. The last frame of a scene is a keyframe. Their motions are `find`'s, from frame to
-    frame, one after the other: so neighbours move alike, and little is lost on the way.
+    than 0. The last frame of a scene is a keyframe. Their motions are made of `find`'s, there and
+    back, from frame to frame: so neighbours move alike, and little is lost on the way.
     """
-    group: list[_Frame] = []
 
-    def ordered() -> Iterator[_Frame]:
-        if not group:
-            return
-        count = len(group)
-        first = group[-1].scene[count]
+    def onwards(steps: Iterable[Motion]) -> list[Motion]:
+        return [*accumulate(steps, lambda so_far, step: step.then(so_far))]
+
+    def ordered(group: Sequence[_Frame]) -> Iterator[_Frame]:
+        count, last = len(group), group[-1]
+        first = last.scene[count]
         pictures = [first, *(each.picture for each in group)]
-        back: dict[int, Motion] = {}
-        ahead: dict[int, Motion] = {}
-        for i in range(1, count + 1):
-            step = find(pictures[i], pictures[i - 1])
-            back[i] = step if i == 1 else step.then(back[i - 1])
-        for i in range(count - 1, 0, -1):
-            step = find(pictures[i], pictures[i + 1])
-            ahead[i] = step if i == count - 1 else step.then(ahead[i + 1])
-        yield replace(group[-1], scene={count: first}, motions={count: back[count]})
+        backward, forward = zip(*(find(b, a) for a, b in pairwise(pictures)), strict=True)
+        back, ahead = onwards(backward), onwards(forward[:0:-1])[::-1]
+        yield replace(last, scene={count: first}, motions={count: back[-1]})
         for i, each in enumerate(group[:-1], start=1):
-            scene, motions = {i: first, i - count: pictures[-1]}, {i: back[i], i - count: ahead[i]}
-            yield replace(each, scene=scene, motions=motions)
-        group.clear()
+            scene = {i: first, i - count: last.picture}
+            yield replace(each, scene=scene, motions={i: back[i - 1], i - count: ahead[i - 1]})
 
+    group: list[_Frame] = []
     for each in frames:
-        if not each.scene:
-            yield from ordered()
+        if group and (len(group) == every or not each.scene):
+            yield from ordered(group)
+            group = []
+        if each.scene:
+            group.append(each)
+        else:
             yield each
-            continue
-        group.append(each)
-        if len(group) == every:
-            yield from ordered()
-    yield from ordered()
+    if group:
+        yield from ordered(group)
 
 
 def film_outline(problem: Problem, clip: Clip, clip_settings: ClipSettings) -> FilmOutline:
@@ -569,9 +564,11 @@ def _as_at_first(painted: Tensor, source: Tensor, first: Tensor, first_painted: 
     return match_spread(painted, load_image(first_painted), same)
 
 
-def _find_steps(method: str, device: str, current: Frame, neighbour: Frame) -> Motion:
-    found = find_motion(from_array(current), from_array(neighbour), method, device=device)
-    return found.ignoring_edges()  # or they would add up
+def _find_steps(
+    method: str, device: str, current: Frame, neighbour: Frame
+) -> tuple[Motion, Motion]:
+    found = find_motions(from_array(current), from_array(neighbour), method, device=device)
+    return found[0].ignoring_edges(), found[1].ignoring_edges()  # or they would add up
 
 
 def _paint_frame(
