@@ -10,37 +10,22 @@ from typing import Annotated
 
 import typer
 
+from workbench import options
 from workbench.errors import InputError
-from workbench.options import (
-    OUTPUT,
-    STYLES,
-    End,
-    Fps,
-    Quality,
-    Start,
-    Steady,
-    Stride,
-    documented,
-    interrupted,
-    keyframe_pair,
-    numbers,
-    step_label,
-    with_knobs,
-)
 from workbench.settings import NOT_TRAINED, Settings, TrainingSettings
 
 # As in `cli`, what loads torch is imported inside the commands.
 
 
-@with_knobs(settings=Settings, training=TrainingSettings, leave_out=NOT_TRAINED)
-@documented
+@options.with_knobs(settings=Settings, training=TrainingSettings, leave_out=NOT_TRAINED)
+@options.documented
 def train(
     training: TrainingSettings,
     settings: Settings,
-    style: Annotated[list[str] | None, STYLES] = None,
+    style: Annotated[list[str] | None, options.STYLES] = None,
     on: list[str] | None = None,
     keyframe: list[str] | None = None,
-    output: Annotated[Path, OUTPUT] = Path("models/model"),
+    output: Annotated[Path, options.OUTPUT] = Path("models/model"),
     preview: str | None = None,
     label: list[str] | None = None,
 ) -> None:
@@ -79,8 +64,8 @@ def train(
     from workbench.files import refuse_overwriting
     from workbench.samples import find_pictures
 
-    labels = [step_label(text) for text in label or ()]
-    painted = dict(map(keyframe_pair, keyframe or ()))
+    labels = [options.step_label(text) for text in label or ()]
+    painted = dict(map(options.keyframe_pair, keyframe or ()))
     learns = bool(style or painted)
     if not learns and not labels:
         raise InputError("give at least one style picture to learn, a --keyframe or a --label.")
@@ -102,7 +87,7 @@ def train(
                 for iterate in shown:
                     step = iterate.step
         except KeyboardInterrupt:
-            interrupted(f"Interrupted after {step} steps; the same command goes on there.")
+            options.interrupted(f"Interrupted after {step} steps; the same command goes on there.")
     for step, name in labels:
         label_checkpoint(output, step, name)
     result = finish_training(output)
@@ -121,22 +106,22 @@ def train(
         print(f"  {output / path}  ({name})")
 
 
-@documented
+@options.documented
 def apply(
     model: str,
     content: list[str],
-    output: Annotated[str, OUTPUT],
+    output: Annotated[str, options.OUTPUT],
     size: int | None = None,
-    start: Start = "0",
-    end: End = None,
-    stride: Stride = 1,
-    fps: Fps = None,
+    start: options.Start = "0",
+    end: options.End = None,
+    stride: options.Stride = 1,
+    fps: options.Fps = None,
     original_colors: str = "off",
     strength: float = 1.0,
     style_blend_weights: str | None = None,
     batch: int | None = None,
-    steady: Steady = 0.0,
-    quality: Quality = 18,
+    steady: options.Steady = 0.0,
+    quality: options.Quality = 18,
     device: str = "auto",
     precision: str = "auto",
 ) -> None:
@@ -177,7 +162,7 @@ def apply(
     from workbench.fast.applying import paint
 
     text = style_blend_weights
-    shares = [] if text is None else numbers("style_blend_weights", text, float)
+    shares = [] if text is None else options.numbers("style_blend_weights", text, float)
     try:
         painted = paint(
             model,
@@ -198,7 +183,7 @@ def apply(
             fps=fps,
         )
     except KeyboardInterrupt:
-        interrupted("Interrupted; the same command goes on.")
+        options.interrupted("Interrupted; the same command goes on.")
     for fault in painted.faults:
         print(f"workbench: {fault}", file=sys.stderr)
     print(painted.summary)
@@ -206,9 +191,9 @@ def apply(
         raise typer.Exit(1)
 
 
-@documented
+@options.documented
 def export(
-    models: list[str], output: Annotated[str, OUTPUT], title: str = "", license: str = ""
+    models: list[str], output: Annotated[str, options.OUTPUT], title: str = "", license: str = ""
 ) -> None:
     """Give models away: as ONNX, or as a web page that paints the camera.
 

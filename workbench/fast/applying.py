@@ -321,11 +321,7 @@ def paint_pictures(
         targets[target] = name
     faults = []
     with claimed(folder):
-        identity = {
-            "model": model.digest,
-            "size": size,
-            "original_colors": original_colors,
-        }
+        identity = {"model": model.digest, "size": size, "original_colors": original_colors}
         same_run(folder, Identity(identity))
         for target, name in bar(targets.items(), "painting", "picture", total=len(targets)):
             if _is_up_to_date(target, Path(name)):

@@ -102,11 +102,9 @@ def draw_keyframe(keyframes: Sequence[KeyFrame], crop: int, seed: Sequence[int])
     """Draw a keyframe, and the same square of `crop` pixels of both pictures."""
     random = np.random.default_rng(seed)
     pair = keyframes[int(random.integers(len(keyframes)))]
-    height, width = (min(crop, side) for side in pair.source.shape[-2:])
-    top = int(random.integers(pair.source.shape[-2] - height + 1))
-    left = int(random.integers(pair.source.shape[-1] - width + 1))
-    part = (..., slice(top, top + height), slice(left, left + width))
-    return KeyFrame(pair.source[part], pair.painted[part])
+    both = torch.cat([pair.source, pair.painted])
+    top, left = (int(random.integers(max(0, side - crop) + 1)) for side in both.shape[-2:])
+    return KeyFrame(*both[..., top : top + crop, left : left + crop].split(1))
 
 
 def keyframe_loss(network: Network, made: Tensor, wanted: Tensor, settings: Settings) -> Tensor:

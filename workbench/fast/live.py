@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import gzip
-import hashlib
 import os
 import re
 import shutil
@@ -28,6 +26,7 @@ from workbench.fast.models import StyleModel
 from workbench.files import atomic, check_writable, locked, refuse_overwriting, write_bytes
 from workbench.images import resize_down, to_array
 from workbench.pages import read_page, slug, template, webp
+from workbench.runs import digest
 from workbench.samples import photograph
 from workbench.weights import cache_folder
 
@@ -38,7 +37,7 @@ _OURS = re.compile(r"[a-z0-9-]+-[0-9a-f]{10}\.(onnx|webp)")  # in the folder of 
 _THUMBNAIL, _SAMPLE = 160, 512  # px
 
 _PACKAGE, _VERSION = "onnxruntime-web", "1.30.0"
-_SHA512 = "q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=="
+_SHA256 = "d2228df7e4616bc3348bf504ee888f3bec43789a273f0a63f3e68d203ce3bf71"
 _RUNTIME = {  # file of the page -> file of the package
     "webgpu.js": "ort.webgpu.bundle.min.mjs",
     "webgpu.wasm.gz": "ort-wasm-simd-threaded.asyncify.wasm",
@@ -190,9 +189,7 @@ def _package() -> Path:
 
 
 def _is_whole(path: Path) -> bool:
-    if not path.is_file():
-        return False
-    return base64.b64encode(hashlib.sha512(path.read_bytes()).digest()).decode() == _SHA512
+    return path.is_file() and digest(path) == _SHA256
 
 
 def _fetch(folder: Path) -> str:
