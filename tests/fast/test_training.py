@@ -21,6 +21,7 @@ from workbench.fast import training as module
 from workbench.fast.models import Checkpoint, StyleModel, label_checkpoint, read_folder
 from workbench.fast.pictures import Pictures
 from workbench.fast.training import TrainingIterate, finish_training, train, train_model
+from workbench.files import write_bytes
 from workbench.images import from_array, load_image, resize, save_image, to_array
 from workbench.losses import Losses
 from workbench.runs import check_result
@@ -510,6 +511,8 @@ def test_what_a_finished_training_shows(
     assert result.settings["style"] == [ink]
     assert result.settings["training_steps"] == 7
     assert "held-out" in capsys.readouterr().out
+    write_bytes(tmp_path / "m" / "live" / "index.html", b"a page")
+    assert finish_training(tmp_path / "m").outputs["page"] == "live/index.html"
     axes = module.plot_training(read_folder(tmp_path / "m")).axes[0]
     lines = {line.get_label(): line.get_xydata() for line in axes.lines}
     assert lines["total"][:, 0].tolist() == [3, 6, 7]

@@ -57,7 +57,9 @@ def test_train_style_model_shows_previews_and_goes_on_where_it_was(
     kinds = shown(executed)
     assert kinds.count("image/webp") == 5  # inputs, preview, losses, stages, painted
     assert kinds.count("image/gif") == 1
-    assert (folder / "live" / "index.html").is_file()
+    result = read_result(folder)
+    assert result is not None
+    assert result.outputs["page"] == "live/index.html"
     model = read_folder(folder)
     assert [each.step for each in model.checkpoints] == [3, 6, 9]
     assert model.labels == {"weird": 3, "less good": 6}

@@ -418,7 +418,7 @@ def finish_training(
     """Draw what a training was like and write its `result.json`, with what else it was `told`.
 
     Makes `losses.png`, `previews.png` (six checkpoints side by side) and `learning.gif` (all
-    of them) from what lies in the folder.
+    of them) from what lies in the folder. A page in its folder `live` is listed, too.
     """
     folder = Path(folder)
     model = read_folder(folder)
@@ -431,7 +431,7 @@ def finish_training(
         [f"step {model.checkpoints[i].step}" for i in chosen],
         folder / "previews.png",
     )
-    best = model.best
+    best, page = model.best, folder / "live" / "index.html"
     return finish_run(
         folder,
         outputs={
@@ -440,6 +440,7 @@ def finish_training(
             "gif": folder / "learning.gif",
             "previews": folder / "previews.png",
             "losses": folder / "losses.png",
+            **({"page": page} if page.is_file() else {}),
         },
         figures={
             "steps": model.checkpoints[-1].step,
