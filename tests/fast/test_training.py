@@ -536,19 +536,34 @@ def test_all_strengths_are_learned(
     assert all(not torch.equal(scale[0], scale[1]) for scale in scales)
 
 
-def test_one_strength_in_four_is_not_the_full_one(
+def test_one_strength_in_eight_is_not_the_full_one_whatever_the_style(
     small: Settings, painting: Tensor, on: list[str]
 ) -> None:
     pictures = Pictures(on, small.size, QUICK.crop)
-    task = module.Task([painting], pictures, None, small, replace(QUICK, strengths=True))
-    drawn = [task.strength(step) for step in range(200)]
-    assert drawn[0] == 1.0  # it learns to copy
-    between = sorted(drawn[4::4])
-    assert len([each for each in drawn if each == 1.0]) == 200 - len(between)
-    assert 0 <= between[0] < 0.1
-    assert 0.9 < between[-1] < 1
-    assert task.strength(40) == drawn[40]
+    training = replace(QUICK, strengths=True, many=True, copy_steps=40)
+    task = module.Task([painting, painting], pictures, None, small, training)
+    drawn = [task.strength(step) for step in range(840)]
+    assert {*drawn[:40]} == {1.0}  # it learns to copy
+    for number in (0, 1):
+        between = [strength for strength in drawn[number::2] if strength < 1]
+        assert len(between) == pytest.approx(400 / 8, rel=0.3)
+        assert 0 <= min(between) < 0.1
+        assert 0.9 < max(between) < 1
+    assert task.strength(440) == drawn[440]
     assert module.Task([painting], pictures, None, small, QUICK).strength(2) == 1.0
+
+
+def test_all_that_is_to_be_learned_begins_with_what_copies(
+    small: Settings, painting: Tensor, on: list[str], tmp_path: Path
+) -> None:
+    training = replace(QUICK, strengths=True, many=True, copy_steps=7)
+    for _ in train([painting, painting], on, tmp_path / "m", settings=small, training=training):
+        pass
+    network = StyleModel.load(tmp_path / "m", device="cpu", precision="float32").network
+    for layer in (*network.head, *network.residual, *network.tail):
+        for sets in (layer.scale, layer.shift):
+            assert torch.equal(sets, sets[:1].expand_as(sets))
+        assert layer.shift.abs().min() > 0  # it has learned
 
 
 def test_many_styles_are_learned_each_on_its_own(

@@ -24,6 +24,7 @@ from workbench.settings import Settings, TrainingSettings
 from workbench.video.flow import Motion, warp
 
 _KEYFRAME = 2  # beside the seed of a step, that of the keyframe it looks at
+_EVERY = 8  # one step in so many is for a strength below the full one
 STRENGTH_POWER = 4  # of a strength: its share of the style's weight
 
 
@@ -78,11 +79,10 @@ class Task:
         return batch
 
     def strength(self, step: int) -> float:
-        """How strong the style is at the step after `step` others: in full, but for one in four."""
-        random = np.random.default_rng((self.settings.seed, step, 1))
-        if not self.training.strengths or step < self.training.copy_steps or step % 4:
+        """How strong the style is at the step after `step` others: mostly in full."""
+        if not self.training.strengths or step < self.training.copy_steps:
             return 1.0
-        return float(random.random())
+        return min(1.0, _EVERY * np.random.default_rng((self.settings.seed, step, 1)).random())
 
     def backward(self, network: TransformationNetwork, step: int, batch: Batch) -> Losses | None:
         """Leave the gradient of a batch's losses with the network that has taken `step` steps.
@@ -91,10 +91,12 @@ class Task:
         """
         pictures = batch.pictures.to(self.problem.device)
         number, strength = step % len(self.styles), self.strength(step)
-        mix = network.mix(strength, self._only(number))
+        mix, copies = network.mix(strength, self._only(number)), step < self.training.copy_steps
+        if copies:  # which all sets are to know when they part
+            mix = torch.full_like(mix, 1 / len(mix))
         painted = network(pictures, self.problem.network.dtype, mix)
         network.zero_grad()
-        if step < self.training.copy_steps:
+        if copies:
             (painted - pictures).square().mean().backward()
             return None
         # As in `optimize`, what will be saved is what is looked at.
