@@ -117,11 +117,12 @@ def test_runs_are_found_at_any_depth_and_once(tmp_path: Path) -> None:
 
 
 def test_titles_tell_runs_apart(tmp_path: Path) -> None:
-    for name in ("x/one/film", "y/one/film", "y/two/film", "y/portrait"):
+    for name in ("tuned/001", "x/one/film", "y/one/film", "y/two/film", "y/portrait"):
         make_run(tmp_path / name, "picture.png")
     gallery = build(tmp_path, site=tmp_path / "site")
     titles = [exhibit.title for exhibit in gallery.exhibits]
-    assert titles == ["x / one / film", "y / one / film", "portrait", "two / film"]
+    others = ["x / one / film", "y / one / film", "portrait", "two / film"]
+    assert titles == ["tuned / 001", *others]
 
 
 @pytest.mark.parametrize(

@@ -12,12 +12,12 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from torch import Tensor
 
-from workbench import descent
 from workbench import painting as painting_module
 from workbench.descent import measure, optimize, stylize
 from workbench.errors import InputError, OptimizationError
 from workbench.images import resize
 from workbench.painting import Move, Painting, effective
+from workbench.problem import Evaluate
 from workbench.samples import load_picture
 from workbench.settings import Settings
 from workbench.stills import Still
@@ -299,13 +299,13 @@ def test_the_picture_of_a_step_is_there_before_its_losses(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     told: list[Any] = []
-    look = descent._look
+    look = Evaluate.__call__
 
-    def note(*options: Any) -> Any:
+    def note(self: Evaluate, pixels: Tensor) -> Any:
         told.append("look")
-        return look(*options)
+        return look(self, pixels)
 
-    monkeypatch.setattr("workbench.descent._look", note)
+    monkeypatch.setattr(Evaluate, "__call__", note)
     still = Still(photo, [painting], tiny, original_colors=colors)
     work = Painting(still, on_picture=told.append)
     work.step()

@@ -220,11 +220,11 @@ def find_runs(
 
 
 def _titles(folders: Sequence[Path]) -> list[str]:
-    """Name each folder by as few of its last parts as tell it from the others."""
+    """Name each folder by as few of its last parts as tell it from the others, numbers by two."""
     paths = [folder.resolve().parts for folder in folders]
     titles = []
     for parts in paths:
-        tails = (parts[-count:] for count in range(1, len(parts) + 1))
+        tails = (parts[-count:] for count in range(1 + parts[-1].isdigit(), len(parts) + 1))
         tail = next(tail for tail in tails if [p[-len(tail) :] for p in paths].count(tail) == 1)
         titles.append(plain(" / ".join(tail)))
     return titles

@@ -267,7 +267,7 @@ class Session:
         assert self.painting is not None
         before = self.painting.seconds
         iterate = self.painting.step()
-        if iterate is not None and iterate.step > 0:
+        if iterate is not None and iterate.step > 1:  # the first one has to load much
             took = self.painting.seconds - before
             self._paces.append(math.prod(iterate.image.shape[-2:]) / max(took, 1e-6))
         if iterate is not None and iterate.step == self._pause_at:

@@ -205,8 +205,9 @@ class States:
     """The states of a painting that are kept, in a row, and two pictures at one place.
 
     Two states can be marked, as A and B, to be compared. For A stands in the newest one that is not
-    the present state, or the photograph; for B the painting. `box` is what to show, and `update` is
-    to be called whenever the session's `on_update` is. What there is to say is handed to `say`.
+    the present state, or the photograph; for B the painting. `box` is what to show, `stage` where
+    two are compared, and `update` is to be called whenever the session's `on_update` is. What there
+    is to say is handed to `say`.
     """
 
     def __init__(self, session: Session, say: Callable[[str], None]) -> None:
@@ -223,7 +224,7 @@ class States:
         self.cards = [self._card(place) for place in range(KEPT)]
         self.stage = widgets.HTML()
         cards = row(*(card.box for card in self.cards))
-        self.box = widgets.VBox([row(*self.buttons.values()), cards, self.stage])
+        self.box = widgets.VBox([row(*self.buttons.values()), cards])
 
     def _acts(self) -> tuple[tuple[Any, ...], ...]:
         """Text, icon and tip of each button, what it calls and with what."""

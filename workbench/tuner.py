@@ -224,7 +224,7 @@ class Tuner:
         scrolls = {"display": "block", "max_height": "76vh", "overflow": "auto"}
         sides = {"flex": "1 1 300px", "min_width": "290px", "max_width": "460px"}
         left = widgets.VBox([knobs], layout={**sides, **scrolls})
-        frame = widgets.VBox([self.picture], layout=scrolls)
+        frame = widgets.VBox([self.states.stage, self.picture], layout=scrolls)
         right = widgets.VBox(
             [frame, self.caption], layout={"flex": "2 1 380px", "min_width": "300px"}
         )
