@@ -307,7 +307,8 @@ def test_the_picture_of_a_step_is_there_before_its_losses(
 
     monkeypatch.setattr(Evaluate, "__call__", note)
     still = Still(photo, [painting], tiny, original_colors=colors)
-    work = Painting(still, on_picture=told.append)
+    work = Painting(still)
+    work.on_picture = told.append
     work.step()
     assert told == ["look"]  # at the photograph, which is there already
     for step in range(1, 10):

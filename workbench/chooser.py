@@ -19,7 +19,8 @@ from workbench.errors import InputError, WorkbenchError
 from workbench.files import write_bytes
 from workbench.images import load_mask, resize_down, shape_of, to_array
 from workbench.knobs import Knob, button, grid, image, row
-from workbench.notebook import UPLOADS, encode
+from workbench.notebook import UPLOADS
+from workbench.pages import encode
 from workbench.runs import digest
 from workbench.session import CHOOSE
 

@@ -19,7 +19,8 @@ _WITH_SLIDER = "104px minmax(60px, 1fr) 76px 30px"
 _WITHOUT = "140px minmax(60px, 1fr) 30px"
 
 # What ipywidgets leaves out: names of fields, sliders and pictures for those who cannot see them,
-# and a slider's value instead of the number of its stop. To be shown once in a panel.
+# and a slider's value instead of the number of its stop. To be shown once in a panel, which comes
+# into view with it, as "Run All Cells" leaves it below the window.
 NAMES = """<img hidden alt="" src="data:," onerror="
 const set = (element, name, value) =>
     element && value && element.getAttribute(name) !== value && element.setAttribute(name, value);
@@ -38,6 +39,7 @@ const names = () => {
         image, 'alt', [...image.classList].find(name => /^is-/.test(name))?.slice(3)
     ));
 };
+setTimeout(() => this.closest('.jp-OutputArea-output')?.scrollIntoView({block: 'start'}), 500);
 new MutationObserver(names).observe(document.body, {subtree: true, childList: true});
 names();
 ">"""
@@ -183,9 +185,11 @@ def image(what: str, kind: str = "jpeg", **layout: str) -> widgets.Image:
     return picture.add_class(f"is-{what}")
 
 
-def checkbox(tip: str) -> widgets.Checkbox:
-    """A small box without words."""
-    return widgets.Checkbox(indent=False, tooltip=tip, layout={"width": "30px"})
+def checkbox(tip: str, text: str = "", *, ticked: bool = False) -> widgets.Checkbox:
+    """A small box, with or without words."""
+    layout = {"width": "auto" if text else "30px"}
+    options = {"value": ticked, "description": text, "tooltip": tip}
+    return widgets.Checkbox(indent=False, layout=layout, **options)
 
 
 def toggle(text: str, tip: str, icon: str) -> widgets.ToggleButton:

@@ -37,7 +37,7 @@ from workbench.cells import (
 )
 from workbench.errors import InputError, WorkbenchError
 from workbench.files import check_writable, expanded, refuse_overwriting, replace
-from workbench.pages import compare_html, data_uri, webp
+from workbench.pages import compare_html, data_uri, encode, webp
 from workbench.runs import HEADLESS, UNFINISHED, Result
 from workbench.settings import ClipSettings, Knobs, Settings, TrainingSettings
 
@@ -397,13 +397,6 @@ def _cell(value: str | float | None) -> str:
 def short(number: float) -> str:
     """Three digits, without an exponent unless it is needed: 12,300."""
     return f"{float(f'{number:.3g}'):,.15g}"
-
-
-def encode(picture: Image.Image, kind: str, **options: Any) -> bytes:
-    """The bytes of a picture's file of a kind that Pillow writes, such as "JPEG"."""
-    buffer = io.BytesIO()
-    picture.save(buffer, kind, **options)
-    return buffer.getvalue()
 
 
 def _tag(data: bytes, kind: str, alt: str) -> str:

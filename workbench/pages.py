@@ -94,9 +94,14 @@ def webp(picture: Image.Image, most: tuple[int, int]) -> tuple[bytes, tuple[int,
     """A picture as WebP, made smaller until it is `most` wide and high, and its size then."""
     small = picture.convert("RGB")
     small.thumbnail(most, Image.Resampling.LANCZOS)
+    return encode(small, "WEBP", quality=80, method=6), small.size
+
+
+def encode(picture: Image.Image, kind: str, **options: Any) -> bytes:
+    """The bytes of a picture's file of a kind that Pillow writes, such as "JPEG"."""
     buffer = io.BytesIO()
-    small.save(buffer, "WEBP", quality=80, method=6)
-    return buffer.getvalue(), small.size
+    picture.save(buffer, kind, **options)
+    return buffer.getvalue()
 
 
 def save_thumbnail(source: Path, path: Path) -> None:
@@ -106,10 +111,9 @@ def save_thumbnail(source: Path, path: Path) -> None:
     """
     try:
         if source.suffix.lower() in _FILMS:
-            import av
+            from workbench.video.clips import open_clip, read_frames
 
-            with av.open(str(source)) as film:
-                picture = next(film.decode(video=0)).to_image()
+            picture = Image.fromarray(next(read_frames(open_clip(source))))
         else:
             picture = Image.open(source, formats=_FORMATS)
         with picture:

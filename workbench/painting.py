@@ -104,13 +104,7 @@ class Painting:
     still is to have; its losses are known a look at it later, when `step` returns.
     """
 
-    def __init__(
-        self,
-        still: Still,
-        *,
-        moves: Sequence[Move] = (),
-        on_picture: Callable[[Tensor], object] = lambda picture: None,
-    ) -> None:
+    def __init__(self, still: Still, *, moves: Sequence[Move] = ()) -> None:
         self.still = still  # whose settings are the first
         self.settings = settings = still.settings  # of the next step
         self.first_settings = settings
@@ -119,7 +113,7 @@ class Painting:
         self.to_come = effective(moves)  # what is left of them
         self.recorder = progress.Recorder()  # of the way here
         self.seconds = 0.0  # that all steps took
-        self._on_picture = on_picture
+        self.on_picture: Callable[[Tensor], object] = lambda picture: None
         self._moment: Moment | None = None  # that the newest iterate is of
         self._painted: Iterator[tuple[Iterate, Moment]] | None = None
         self._made_at = 0.0  # when the last move was made, in seconds
@@ -140,7 +134,7 @@ class Painting:
     def _glimpse(self, picture: Tensor) -> None:
         assert self.iterate is not None
         seen = replace(self.iterate, image=picture)
-        self._on_picture(_in_colors(seen, self.still).image)
+        self.on_picture(_in_colors(seen, self.still).image)
 
     def __iter__(self) -> Iterator[Iterate]:
         while (iterate := self.step()) is not None:

@@ -159,18 +159,18 @@ class Session:
     @_between_steps
     def step_back(self) -> None:
         """Undo the last move or some steps, and pause there."""
-        if self.painting is None or not self.painting.step_back():
-            self._set(self.state, "There is no earlier picture to go back to.")
-        else:
-            self._arrive(self.painting)
+        self._travel(Painting.step_back, "There is no earlier picture to go back to.")
 
     @_between_steps
     def step_forward(self) -> None:
         """Redo what was undone, and pause there."""
-        if self.painting is None or not self.painting.step_forward():
-            self._set(self.state, "There is no later picture to go forward to.")
-        else:
+        self._travel(Painting.step_forward, "There is no later picture to go forward to.")
+
+    def _travel(self, way: Callable[[Painting], bool], no_way: str) -> None:
+        if self.painting and way(self.painting):
             self._arrive(self.painting)
+        else:
+            self._set(self.state, no_way)
 
     @_between_steps
     def keep(self, callback: Callable[[Snapshot], None]) -> None:
@@ -285,8 +285,8 @@ class Session:
     def _begin(self, settings: Settings, moves: Sequence[Move] = ()) -> None:
         assert self.still is not None
         self._take(settings)
-        still = replace(self.still, settings=settings)
-        self.painting = Painting(still, moves=moves, on_picture=self._on_picture)
+        self.painting = Painting(replace(self.still, settings=settings), moves=moves)
+        self.painting.on_picture = self._on_picture
         self._pause_at = None
 
     def _take(self, settings: Settings) -> None:

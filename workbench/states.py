@@ -19,9 +19,8 @@ from workbench.chooser import small_jpeg
 from workbench.descent import Iterate, optimize
 from workbench.errors import InputError, OptimizationError, WorkbenchError
 from workbench.images import fit, resize_down, shape_of, to_array
-from workbench.knobs import button, row, words
-from workbench.notebook import encode
-from workbench.pages import compare_html, data_uri, shown
+from workbench.knobs import button, checkbox, row, words
+from workbench.pages import compare_html, data_uri, encode, shown
 from workbench.painting import Painting, Snapshot
 from workbench.progress import keep_colors
 from workbench.session import CHOOSE, NO_PICTURE, Session
@@ -217,12 +216,12 @@ class States:
         self._count = 0  # of all that were ever kept
         self._here: Kept | None = None  # the present state, if it is kept
         self._last: Painting | None = None  # at the last update
+        self.stage = widgets.HTML()
         self.buttons = {
             text: button(text, tip, partial(act, *told), icon=icon)
             for text, icon, tip, act, *told in self._acts()
         }
         self.cards = [self._card(place) for place in range(KEPT)]
-        self.stage = widgets.HTML()
         cards = row(*(card.box for card in self.cards))
         self.box = widgets.VBox([row(*self.buttons.values()), cards])
 
@@ -235,7 +234,7 @@ class States:
             ("Photograph", "image", "Beside the painting", self._compare, compare_html, True),
             ("Continue from A", "play", "", self._go_on, "A"),
             ("Continue from B", "play", "", self._go_on, "B"),
-            ("Hide", "times", "No comparison", self._compare, None),
+            ("Hide", "times", "No comparison", setattr, self.stage, "value", ""),
         )
 
     def _card(self, place: int) -> Card:
@@ -334,8 +333,8 @@ class States:
         others = [kept for kept in self.kept if kept is not self._here]
         return {**self.marked, "A": self.marked["A"] or (others[-1] if others else None)}
 
-    def _compare(self, look: Look | None, photograph: bool = False) -> None:
-        """Show A and B at one place, or the photograph and the painting, or nothing."""
+    def _compare(self, look: Look, photograph: bool = False) -> None:
+        """Show A and B at one place, or the photograph and the painting."""
         still, painting = self.session.still, self.session.painting
         painted = painting.shown if painting else None
         pictures = {
@@ -349,9 +348,7 @@ class States:
                 for (letter, kept), other in pairs
             )
         there = [each for each in pictures.values() if each is not None]
-        if look is None:
-            self.stage.value = ""
-        elif len(there) < 2:
+        if len(there) < 2:
             self.say(NO_PICTURE)
         else:
             first, second = _fitted(there)
@@ -379,12 +376,8 @@ class Sketches:
             layout={"width": "80px"},
         )
         self.knobs = {
-            name: widgets.Checkbox(
-                value=name in USUAL,
-                description=words(name),
-                tooltip="Whether it is another in each of the nine",
-                indent=False,
-                layout={"width": "auto"},
+            name: checkbox(
+                "Whether it is another in each of the nine", words(name), ticked=name in USUAL
             )
             for name in FACTORS
         }

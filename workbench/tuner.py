@@ -38,8 +38,8 @@ from workbench.knobs import (
     toggle,
     told,
 )
-from workbench.notebook import encode, papermill_command
-from workbench.pages import data_uri, shown
+from workbench.notebook import papermill_command
+from workbench.pages import data_uri, encode, shown
 from workbench.painting import Painting
 from workbench.remedies import REMEDIES
 from workbench.session import CHOOSE, NO_PICTURE, Session, save_run, save_settings
@@ -222,11 +222,11 @@ class Tuner:
         )
         # What is longer than the window scrolls by itself, so that the picture stays in sight.
         scrolls = {"display": "block", "max_height": "76vh", "overflow": "auto"}
-        sides = {"flex": "1 1 300px", "min_width": "290px", "max_width": "460px"}
+        sides = {"flex": "1 1 300px", "min_width": "min(290px, 100%)", "max_width": "460px"}
         left = widgets.VBox([knobs], layout={**sides, **scrolls})
         frame = widgets.VBox([self.states.stage, self.picture], layout=scrolls)
         right = widgets.VBox(
-            [frame, self.caption], layout={"flex": "2 1 380px", "min_width": "300px"}
+            [frame, self.caption], layout={"flex": "2 1 380px", "min_width": "min(300px, 100%)"}
         )
         buttons = [*self.buttons.values()]
         return [
@@ -363,8 +363,7 @@ class Tuner:
             self.session.start()
 
     def _show_full(self) -> None:
-        for name, value in (_FULL if self.full.value else _FITTED).items():
-            setattr(self.picture.layout, name, value)
+        self.picture.layout = _FULL if self.full.value else _FITTED
         self.session.between_steps(self._show_picture)
 
     # --- what the session shows ----------------------------------------------------------

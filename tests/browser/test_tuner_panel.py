@@ -365,6 +365,8 @@ def test_a_first_time_user_finds_the_way_with_the_mouse(
     with tab(context, console=True) as page:
         notebook = Notebook(page, project.url("first"))
         notebook.run_all()
+        expect(notebook.button("Start")).to_be_in_viewport()
+        expect(page.locator("img.is-painting").last).to_be_in_viewport(ratio=0.9)
         expect(page.get_by_text("128×96 px · 50000 steps")).to_be_visible()
         notebook.start()
         field = notebook.field("style weight")
