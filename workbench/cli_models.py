@@ -164,7 +164,7 @@ def apply(
     text = style_blend_weights
     shares = [] if text is None else options.numbers("style_blend_weights", text, float)
     try:
-        painted = paint(
+        made, faults = paint(
             model,
             content,
             output,
@@ -184,10 +184,10 @@ def apply(
         )
     except KeyboardInterrupt:
         options.interrupted("Interrupted; the same command goes on.")
-    for fault in painted.faults:
+    for fault in faults:
         print(f"workbench: {fault}", file=sys.stderr)
-    print(painted.summary)
-    if painted.faults:
+    print(made)
+    if faults:
         raise typer.Exit(1)
 
 

@@ -6,7 +6,6 @@ import os
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -35,15 +34,6 @@ _GPU_BATCH = 8
 _FINE = 8  # quality of a film that will be encoded again
 
 
-@dataclass(frozen=True)
-class Painted:
-    """What `paint` has made."""
-
-    output: Path  # film, picture or folder of pictures
-    summary: str  # in a line or two, for people
-    faults: Sequence[str] = ()  # a sentence about each picture that cannot be painted
-
-
 def paint(
     model: str,
     content: Sequence[str],
@@ -59,12 +49,13 @@ def paint(
     steady: float = 0.0,
     quality: int = 18,
     **part: Any,
-) -> Painted:
+) -> tuple[str, Sequence[str]]:
     """Paint a clip into a film, a picture into a picture, or pictures into a folder.
 
-    Stopped anywhere, the same call goes on. `part` is `start`, `end`, `stride` and `fps` of a clip,
-    as for `clips.open_clip`; what is not said here is as for `StyleModel.load`, `StyleModel.mixed`
-    and `paint_film`.
+    Returns what was made, in a line or two, and a sentence about each picture that cannot be
+    painted. Stopped anywhere, the same call goes on. `part` is `start`, `end`, `stride` and `fps`
+    of a clip, as for `clips.open_clip`; what is not said here is as for `StyleModel.load`,
+    `StyleModel.mixed` and `paint_film`.
 
     Parameters
     ----------
@@ -95,10 +86,10 @@ def paint(
     if kind == "folder":
         faults = paint_pictures(painter, names, target, size=size, original_colors=original_colors)
         done = len(names) - len(faults)
-        return Painted(target, f"{done} of {len(names)} pictures painted: {target}", faults)
+        return f"{done} of {len(names)} pictures painted: {target}", faults
     if kind == "picture":
         save_image(paint_picture(painter, names[0], size, original_colors), target)
-        return Painted(target, f"  {target}")
+        return f"  {target}", ()
     began = time.monotonic()
     clip = clips.open_clip(samples.find_clip(names[0]), size=size, **part)
     frames = paint_film(
@@ -111,11 +102,9 @@ def paint(
         quality=quality,
     )
     seconds = time.monotonic() - began
-    return Painted(
-        target,
-        f"{frames} frames of {clip.shape[1]}x{clip.shape[0]} px in {seconds:.0f} s"
-        f" ({frames / seconds:.1f} a second), {'with' if clip.sound else 'no'} sound\n  {target}",
-    )
+    made = f"{frames} frames of {clip.shape[1]}x{clip.shape[0]} px in {seconds:.0f} s"
+    sound = "with sound" if clip.sound else "no sound"
+    return f"{made} ({frames / seconds:.1f} a second), {sound}\n  {target}", ()
 
 
 def _what_to_paint(content: Sequence[str], output: str) -> tuple[str, Sequence[str]]:

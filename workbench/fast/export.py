@@ -170,10 +170,8 @@ class _Graph:
         bias = self.network.bias.view(3, 1, 1)
         if isinstance(self.network, ExamplesNetwork):
             return self("Div", self("Add", x, bias), np.float32(255))
-        x = self(
-            "Tanh",
-            self("Add", self("Mul", x, np.float32(LAST_LAYER_SCALE[self.network.kind])), bias),
-        )
+        x = self("Mul", x, np.float32(LAST_LAYER_SCALE[self.network.kind]))
+        x = self("Tanh", self("Add", x, bias))
         return self("Add", self("Mul", x, np.float32(150 / 255)), np.float32(0.5))
 
     def keep(self, x: str) -> str:

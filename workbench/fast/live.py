@@ -142,15 +142,9 @@ def _write_model(model: StyleModel, name: str, folder: Path, license: str) -> li
         alone = model.mixed(1.0, [float(i == k) for k in range(len(names))])
         thumbnail = folder / f"{slug(name)}-{alone.digest[:10]}.webp"
         write_bytes(thumbnail, webp(_picture(alone(face)), (_THUMBNAIL, _THUMBNAIL))[0])
-        styles.append(
-            LiveStyle(
-                name if len(names) == 1 else short_name(style),
-                f"{folder.name}/{file.name}",
-                f"{folder.name}/{thumbnail.name}",
-                strengths=names != model.network.sets,
-                blends=len(names) > 1,
-            )
-        )
+        addresses = f"{folder.name}/{file.name}", f"{folder.name}/{thumbnail.name}"
+        label = short_name(style) if len(names) > 1 else name
+        styles.append(LiveStyle(label, *addresses, names != model.network.sets, len(names) > 1))
     return styles
 
 

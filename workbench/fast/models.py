@@ -105,19 +105,15 @@ class StyleModel:
                 f" {tuple(pictures.shape)}; load_image makes one."
             )
         wide = pictures.to(self.device, torch.float32)
-        height, width = wide.shape[-2:]
+        (height, width), how = wide.shape[-2:], (self.dtype, self.mix, self.layout)
         with torch.inference_mode():
             if height * width <= STRIP_PIXELS:
-                painted: Tensor = self.network(wide, self.dtype, self.mix, self.layout)
+                painted: Tensor = self.network(wide, *how)
             else:
                 rows = max(16, STRIP_PIXELS // 4 // width // 4 * 4)
-                strips = [
-                    self.network.in_strips(each, rows, self.dtype, self.mix, self.layout)
-                    for each in wide.split(1)
-                ]
+                strips = [self.network.in_strips(each, rows, *how) for each in wide.split(1)]
                 painted = torch.cat(strips)
-            painted = painted.clamp(0, 1)
-        return painted.to(pictures.device)
+            return painted.clamp(0, 1).to(pictures.device)
 
 
 def _fastest_layout(

@@ -360,12 +360,13 @@ def _in_strips(
 ) -> Tensor:
     """Activation behind layers and a last one, made in strips."""
     known: list[_Statistics] = []
-    for i, layer in enumerate(layers):  # one after the other, as each builds on those before
 
-        def convolved(strip: Tensor, i: int = i, layer: Layer = layer) -> Tensor:
-            made: Tensor = layer.convolve(_through(layers[:i], strip, mix, known))
-            return made
+    def convolved(strip: Tensor) -> Tensor:
+        before = _through(layers[: len(known)], strip, mix, known)
+        made: Tensor = layers[len(known)].convolve(before)
+        return made
 
+    while len(known) < len(layers):  # one after the other, as each builds on those before
         known.append(_joined(_strips(convolved, whole, rows, reach)))
     made = _strips(lambda strip: last(_through(layers, strip, mix, known)), whole, rows, reach)
     return torch.cat(list(made), dim=2)

@@ -48,9 +48,7 @@ class Section:
 
     start: float  # seconds from the clip's beginning
     end: float
-    models: tuple[
-        str, ...
-    ]  # names (of finished films, too); one that is there twice is drawn twice as often
+    models: tuple[str, ...]  # or finished films; one that is there twice is drawn twice as often
     key: str = field(default="", compare=False)  # what the schedule calls it
 
 

@@ -116,10 +116,8 @@ class Task:
             change = self._change(own, companions[0], batch.motions)
             terms["temporal"] = self.training.temporal_weight * change
         if batch.keyframe:
-            source, wanted = (
-                each.to(self.problem.device)
-                for each in (batch.keyframe.source, batch.keyframe.painted)
-            )
+            both = batch.keyframe.source, batch.keyframe.painted
+            source, wanted = (each.to(self.problem.device) for each in both)
             made = network(source, self.problem.network.dtype)
             distance = keyframe_loss(self.problem.network, made, wanted, settings)
             terms["keyframe"] = self.training.keyframe_weight * distance
