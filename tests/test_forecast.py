@@ -15,13 +15,14 @@ from workbench.errors import InputError
 from workbench.forecast import (
     MOST_EFFORT,
     Countdown,
+    Expected,
     FilmOutline,
     Outline,
     Pace,
+    SeriesOutline,
     about,
-    fitted,
+    expect,
     schedule,
-    sentence,
     time_steps,
 )
 from workbench.problem import Problem
@@ -157,9 +158,9 @@ def test_a_budget_is_used_and_kept(minutes: float, size: int, speed: int) -> Non
 
     if seconds(1) > 60 * minutes:
         with pytest.raises(InputError, match="a step at each scale takes"):
-            fitted(normal, pace, minutes)
+            Expected(normal, pace).fitted(minutes)
         return
-    settings = fitted(normal, pace, minutes).settings
+    settings = Expected(normal, pace).fitted(minutes).settings
     assert replace(settings, steps=(1,)) == replace(normal.settings, steps=(1,))
     chosen = [each for each in range(1, MOST_EFFORT + 1) if schedule(each, size) == settings.steps]
     assert seconds(chosen[0]) <= 60 * minutes
@@ -178,15 +179,44 @@ def test_a_film_is_its_first_frame_and_later_ones() -> None:
     alone = replace(whole, film=film.changed(mode="per-frame"))
     assert alone.seconds(STEADY, after=1) == pytest.approx(4 * first)
     assert whole.megabytes(whole.shape) == one.megabytes(one.shape)
-    told = fitted(whole, STEADY, 30)
+    told = Expected(whole, STEADY).fitted(30)
     assert told.seconds(STEADY) <= 1800
     assert told.film.later_steps == round(told.settings.steps[-1] / 2)
+
+
+def test_a_series_is_its_paintings_one_after_the_other() -> None:
+    small, large = (outline(Settings(size=size, steps=(10,))) for size in (128, 256))
+    one, other = small.seconds(STEADY), large.seconds(STEADY)
+    series = SeriesOutline(**vars(large), each=(small, large, small))
+    assert series.seconds(STEADY) == pytest.approx(2 * one + other)
+    assert series.seconds(STEADY, after=1.25) == pytest.approx(0.75 * other + one)
+    assert series.seconds(STEADY, after=3) == 0
+    assert series.changed(size=128).seconds(STEADY) == pytest.approx(3 * one)
+    assert series.megabytes(series.shape) == large.megabytes(large.shape)
+
+
+def test_what_was_just_timed_is_not_timed_again(
+    tiny: Settings, photo: Tensor, painting: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, paces = 1000.0, [Pace(((1.0, seconds),)) for seconds in (1.0, 2.0, 3.0)]
+    monkeypatch.setattr(forecast, "_newest", [])
+    monkeypatch.setattr(forecast.time, "monotonic", lambda: now)
+    monkeypatch.setattr(forecast, "time_steps", lambda problem: paces.pop(0))
+
+    def seconds(settings: Settings) -> float:
+        problem = Problem.of(photo, [painting], settings)
+        return expect(problem, problem.outline).pace.seconds(1.0)
+
+    assert [seconds(tiny), seconds(tiny.changed(steps=(3,)))] == [1.0, 1.0]
+    assert seconds(tiny.changed(style_layers=("relu1_1",))) == 2.0
+    now += forecast._KNOWN
+    assert seconds(tiny.changed(style_layers=("relu1_1",))) == 3.0
 
 
 @pytest.mark.parametrize("minutes", [0.0, -1.0, float("inf"), float("nan")])
 def test_what_is_no_time_is_refused(minutes: float) -> None:
     with pytest.raises(InputError, match=r"minutes = .*: give a number above 0"):
-        fitted(outline(Settings()), STEADY, minutes)
+        Expected(outline(Settings()), STEADY).fitted(minutes)
 
 
 def test_a_countdown_is_set_right_by_the_clock() -> None:
@@ -208,15 +238,17 @@ def test_a_countdown_is_set_right_by_the_clock() -> None:
 
 def test_what_is_said() -> None:
     fast, normal = Pace(((1e6, 1.0),)), outline(Settings(size=512, steps=(60, 120)))
-    assert sentence(normal, fast) == (
+    assert Expected(normal, fast).sentence() == (
         "About 31 s on this machine, 0.7 GB of memory; size 384 would take 18 s."
     )
-    assert sentence(normal, fast, after=100) == "About 18 s on this machine, 0.7 GB of memory."
-    assert sentence(normal.changed(size=128), fast) == (
+    assert Expected(normal, fast).sentence(after=100) == (
+        "About 18 s on this machine, 0.7 GB of memory."
+    )
+    assert Expected(normal.changed(size=128), fast).sentence() == (
         "About 2 s on this machine, 0.3 GB of memory."
     )
-    assert " GB of memory in tiles of 1024 px; size 1024 would take 2 min." in sentence(
-        normal.changed(size=4096), fast, free=8000.0
+    assert " GB of memory in tiles of 1024 px; size 1024 would take 2 min." in (
+        Expected(normal.changed(size=4096), fast, free=8000.0).sentence()
     )
 
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from workbench import notebook, series
+from workbench import forecast, notebook, series
 from workbench.colour import match_colors
 from workbench.descent import Iterate, measure, optimize
 from workbench.errors import InputError, OutputError
@@ -263,7 +263,8 @@ def test_a_series_says_what_is_left_of_it_takes(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     pace = Pace(((48.0 * 64, 1.0),))  # a second a step, of which there are twelve
-    monkeypatch.setattr(series, "time_steps", lambda problem: pace)
+    monkeypatch.setattr(forecast, "time_steps", lambda problem: pace)
+    monkeypatch.setattr(forecast, "_newest", [])
     variations = grid(content, [style], tiny, *WEIGHTS)
     paint(variations, tmp_path / "out", tiny)
     assert "About 63 s on this machine, 0.3 GB of memory." in capsys.readouterr().out

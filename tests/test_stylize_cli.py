@@ -16,7 +16,7 @@ import yaml
 from PIL import Image
 from torch import Tensor
 
-from workbench import cli, dialects, images, progress, stills, weights
+from workbench import cli, dialects, forecast, images, progress, weights
 from workbench.colour import luminance
 from workbench.descent import Iterate
 from workbench.errors import WeightsError
@@ -229,7 +229,8 @@ def test_a_budget_is_that_of_the_steps_that_it_names(
 ) -> None:
     def paint(seconds: float, *options: str) -> Said:
         pace = Pace(((48.0 * 64, seconds),))
-        monkeypatch.setattr(stills, "time_steps", lambda problem: pace)
+        monkeypatch.setattr(forecast, "time_steps", lambda problem: pace)
+        monkeypatch.setattr(forecast, "_newest", [])
         return stylize("photo.png", "style.png", "-o", "a.png", *options)
 
     assert "These are few" not in paint(0.01, "--minutes", "0.01").out

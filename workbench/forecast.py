@@ -1,6 +1,6 @@
 """What a painting takes, known before it begins: its scales, time and memory.
 
-Functions of sizes, settings and a few timings; only `time_steps` looks at the clock.
+Functions of sizes, settings and a few timings; only `expect` and `time_steps` look at the clock.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 import numpy as np
 import torch
@@ -50,6 +50,8 @@ _TRUSTED = 3.0  # seconds for which a forecast stands before the clock has a say
 _OF_LATER = 0.5  # times the steps of the last scale: those of a film's later frames
 _COARSE = (20, 60)  # steps of coarse scales, at least and at most
 _TIMED_SECONDS = 1.0  # that timing is to take, or little more
+_KNOWN = 60.0  # seconds for which it is not done again
+_newest: list[Any] = []  # what was timed, when, and its pace
 
 
 # --- scales ------------------------------------------------------------------------------
@@ -249,6 +251,24 @@ class FilmOutline(Outline):
         return replace(outline, film=self.film.changed(later_steps=later))
 
 
+@dataclass(frozen=True, kw_only=True)
+class SeriesOutline(Outline):
+    """All that several paintings depend on; the rest is that of one that takes the most memory."""
+
+    each: tuple[Outline, ...]
+
+    def changed(self, **changes: Any) -> Self:
+        """The same with some settings of each changed."""
+        each = tuple(outline.changed(**changes) for outline in self.each)
+        return replace(super().changed(**changes), each=each)
+
+    def seconds(self, pace: Pace, *, after: float = 0, free: float | None = None) -> float:
+        """How long the paintings take that come after so many."""
+        times = {each: each.seconds(pace, free=free) for each in {*self.each}}  # of most, alike
+        shares = (max(0.0, min(1.0, number - after)) for number in range(1, len(self.each) + 1))
+        return sum(share * times[each] for share, each in zip(shares, self.each, strict=True))
+
+
 @dataclass(frozen=True)
 class Forecast:
     """What a painting takes."""
@@ -296,7 +316,7 @@ def time_steps(problem: Problem) -> Pace:
     return Pace((*timings,))
 
 
-# --- a budget ----------------------------------------------------------------------------
+# --- ahead of a painting -----------------------------------------------------------------
 
 
 def schedule(effort: int, size: int) -> tuple[int, ...]:
@@ -310,26 +330,6 @@ def schedule(effort: int, size: int) -> tuple[int, ...]:
     last = max(1, effort - 15)
     coarse = min(effort, max(least, min(most, last)))
     return (*[coarse] * max(0, int(math.log2(size / COARSEST))), last)
-
-
-def fitted(outline: Whole, pace: Pace, minutes: float, *, free: float | None = None) -> Whole:
-    """The outline with the steps that give the best picture within so many minutes.
-
-    An `InputError` says that they are too few for a step at each scale.
-    """
-
-    def seconds(effort: int) -> float:
-        return outline.scheduled(effort).seconds(pace, free=free)
-
-    check_minutes(minutes)
-    efforts = range(1, MOST_EFFORT + 1)
-    effort = bisect.bisect(efforts, 60 * minutes, key=seconds)
-    if effort == 0:
-        raise InputError(
-            f"minutes = {minutes:g}: a step at each scale takes {about(seconds(1))}; give more"
-            " time, or a smaller size."
-        )
-    return outline.scheduled(effort)
 
 
 def check_minutes(minutes: float) -> None:
@@ -354,22 +354,67 @@ class Countdown:
         return ahead * (spent + _TRUSTED) / (expected + _TRUSTED)
 
 
-# --- in words ----------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Expected(Generic[Whole]):
+    """What is to be painted, how fast that goes here, and the memory that there is for it."""
+
+    outline: Whole
+    pace: Pace
+    free: float | None = None  # megabytes; None: nobody knows
+
+    def seconds(self, after: float = 0) -> float:
+        """How long all takes that comes behind so many steps, frames or pictures."""
+        return self.outline.seconds(self.pace, after=after, free=self.free)
+
+    def fitted(self, minutes: float) -> Whole:
+        """The outline with the steps that give the best picture within so many minutes.
+
+        An `InputError` says that they are too few for a step at each scale.
+        """
+
+        def seconds(effort: int) -> float:
+            return replace(self, outline=self.outline.scheduled(effort)).seconds()
+
+        check_minutes(minutes)
+        effort = bisect.bisect(range(1, MOST_EFFORT + 1), 60 * minutes, key=seconds)
+        if effort == 0:
+            raise InputError(
+                f"minutes = {minutes:g}: a step at each scale takes {about(seconds(1))}; give more"
+                " time, or a smaller size."
+            )
+        return self.outline.scheduled(effort)
+
+    def sentence(self, after: float = 0) -> str:
+        """Say what is to come behind so many steps, frames or pictures."""
+        ahead = forecast(self.outline, self.pace, after=after, free=self.free)
+        assert ahead.seconds is not None
+        told = f"About {about(ahead.seconds)} on this machine"
+        told += f", {ahead.megabytes / 1024:.1f} GB of memory"
+        if ahead.tile:
+            told += f" in tiles of {ahead.tile} px"
+        smaller = [each for each in SIZES if each <= 0.8 * self.outline.settings.size]
+        if ahead.seconds > _LONG and smaller and not after:
+            other = replace(self, outline=self.outline.changed(size=smaller[-1]))
+            told += f"; size {smaller[-1]} would take {about(other.seconds())}"
+        return f"{told}."
+
+    def say(self, after: float = 0) -> Countdown:
+        """Print that sentence; returns what counts the time down."""
+        print(self.sentence(after), flush=True)
+        return Countdown(self.seconds)
 
 
-def sentence(outline: Outline, pace: Pace, *, free: float | None = None, after: float = 0) -> str:
-    """Say what a painting takes, behind so many steps, where `free` megabytes are there."""
-    ahead = forecast(outline, pace, after=after, free=free)
-    assert ahead.seconds is not None
-    told = f"About {about(ahead.seconds)} on this machine"
-    told += f", {ahead.megabytes / 1024:.1f} GB of memory"
-    if ahead.tile:
-        told += f" in tiles of {ahead.tile} px"
-    smaller = [each for each in SIZES if each <= 0.8 * outline.settings.size]
-    if ahead.seconds > _LONG and smaller and not after:
-        other = outline.changed(size=smaller[-1]).seconds(pace, free=free)
-        told += f"; size {smaller[-1]} would take {about(other)}"
-    return f"{told}."
+def expect(problem: Problem, outline: Whole) -> Expected[Whole]:
+    """Look ahead to an outline of a problem, or of many like it, by timing steps of this one.
+
+    Refused is what takes more memory than there is. What was timed within the last minute is not
+    timed again.
+    """
+    problem.check_memory()
+    timed, now = problem.outline.changed(steps=(1,)), time.monotonic()
+    if not (_newest and _newest[0] == timed and now - _newest[1] < _KNOWN):
+        _newest[:] = timed, now, time_steps(problem)
+    return Expected(outline, _newest[2], problem.free())
 
 
 def about(seconds: float) -> str:

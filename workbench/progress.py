@@ -22,7 +22,7 @@ from tqdm import tqdm
 from workbench.colour import transfer_luma
 from workbench.descent import Iterate
 from workbench.errors import InputError, OutputError
-from workbench.forecast import Countdown, about
+from workbench.forecast import Expected, about
 from workbench.images import Frame, resize, save_image, shape_of, to_array
 from workbench.losses import Losses
 from workbench.runs import HEADLESS
@@ -107,15 +107,18 @@ def bar(
 def show_progress(
     iterates: Iterable[Iterate],
     title: str = "painting",
-    left: Callable[[float], float] | None = None,
+    expected: Expected[Any] | None = None,
 ) -> Iterator[Iterate]:
     """Pass iterates on and draw a progress bar with the size and the loss.
 
-    `left` forecasts the seconds behind so many steps; it is set right as the painting goes.
+    What is `expected` of the painting is said before the first, and counted down.
     """
-    countdown = Countdown(left) if left else None
-    return bar(
-        iterates,
+    iterates = iter(iterates)
+    if (first := next(iterates, None)) is None:
+        return
+    countdown = expected.say(first.step) if expected else None
+    yield from bar(
+        itertools.chain([first], iterates),
         title,
         "step",
         where=lambda now: (now.step, now.steps, f"{now.size} px, loss {now.losses.total:.3g}"),

@@ -34,7 +34,7 @@ from workbench.colour import check_original_colors, match_colors
 from workbench.descent import measure, optimize
 from workbench.errors import InputError, OptimizationError
 from workbench.files import PICTURE_SUFFIXES, claimed, pictures_in, portable_name, write_bytes
-from workbench.forecast import Countdown, about, forecast, time_steps
+from workbench.forecast import Countdown, Outline, SeriesOutline, expect
 from workbench.images import Box, Frame, crop_image, from_array, load_image, save_image, to_array
 from workbench.problem import Problem
 from workbench.progress import bar, keep_colors
@@ -319,16 +319,9 @@ def _say_ahead(
 ) -> Countdown:
     """Print what those take that come behind so many, by steps of the first; counts it down."""
     problem = Problem.of(content, styles, variations[done].settings)
-    problem.check_memory()
-    pace, free = time_steps(problem), problem.free()
-    told = [
-        forecast(replace(problem.outline, settings=each.settings), pace, free=free)
-        for each in variations
-    ]
-    behind = [sum(each.seconds or 0.0 for each in told[n:]) for n in range(len(told) + 1)]
-    most = max(each.megabytes for each in told[done:]) / 1024
-    print(f"About {about(behind[done])} on this machine, {most:.1f} GB of memory.", flush=True)
-    return Countdown(lambda after: float(np.interp(after, range(len(behind)), behind)))
+    each = tuple(replace(problem.outline, settings=v.settings) for v in variations)
+    largest = max(each[done:], key=Outline.least_megabytes)
+    return expect(problem, SeriesOutline(**vars(largest), each=each)).say(done)
 
 
 def _photograph(

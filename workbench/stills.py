@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,15 +28,7 @@ from workbench.colour import check_original_colors, match_colors
 from workbench.descent import Iterate, measure, optimize
 from workbench.errors import OptimizationError, OutputError
 from workbench.files import check_writable, refuse_overwriting
-from workbench.forecast import (
-    FEW_STEPS,
-    MOST_EFFORT,
-    Outline,
-    check_minutes,
-    fitted,
-    sentence,
-    time_steps,
-)
+from workbench.forecast import FEW_STEPS, MOST_EFFORT, Outline, check_minutes, expect
 from workbench.images import Box, Frame, from_array, save_image, to_array
 from workbench.problem import Problem
 from workbench.settings import Settings
@@ -65,6 +57,10 @@ class Still:
         content = images.shape_of(self.content)
         return Outline(content, styles, self.settings, len(self.masks), precision)
 
+    def problem(self) -> Problem:
+        """The loss that is minimised; raises as `optimize` does."""
+        return Problem.of(self.content, self.styles, self.settings, self.masks)
+
     def inputs(self) -> dict[str, Tensor]:
         """What went in: "content", "style 1", "style 2" and so on."""
         styles = {f"style {number}": each for number, each in enumerate(self.styles, start=1)}
@@ -82,6 +78,7 @@ def load(
 ) -> Still:
     """Load pictures no larger than they are needed, and recolour the styles if that is asked for.
 
+    Where a style, or the picture to start from, is too small for the size, it says what helps.
     Pictures are files, or samples by their names. Masks are white where a style belongs, one for
     each style; none: everywhere. `crop` is a part of the photograph, and of the masks: left, top,
     right, bottom from 0 to 1. `original_colors` is one of `colour.ORIGINAL_COLORS`.
@@ -158,13 +155,12 @@ def within(still: Still, minutes: float, checkpoints: Checkpoints) -> Still:
     Where one of `checkpoints` is of this still, but for its steps, these are kept.
     """
     check_minutes(minutes)
-    problem = Problem.of(still.content, still.styles, still.settings, still.masks)
-    problem.check_memory()
+    problem = still.problem()
     steps = checkpoints.kept(problem.identity(None), "steps")
     settings = (
         still.settings.changed(steps=steps)
         if steps is not None
-        else fitted(problem.outline, time_steps(problem), minutes, free=problem.free()).settings
+        else expect(problem, problem.outline).fitted(minutes).settings
     )
     chosen = ",".join(map(str, settings.steps))
     print(f"In {minutes:g} min: --size {settings.size} --steps {chosen}", flush=True)
@@ -197,18 +193,14 @@ def paint(
         Steps between two snapshots; None: no snapshots.
     """
     newest = newest or picture
-    problem = Problem.of(still.content, still.styles, still.settings, still.masks)
-    problem.check_memory()
+    problem = still.problem()
     _check_disk(problem.outline, picture, checkpoints.folder)
-    outline, pace, free = problem.outline, time_steps(problem), problem.free()
+    expected = expect(problem, problem.outline)
     del problem
     iterates = optimize(
         still.content, still.styles, still.settings, masks=still.masks, checkpoints=checkpoints
     )
-    iterates = _saying(iterates, lambda now: sentence(outline, pace, free=free, after=now.step))
-    iterates = progress.show_progress(
-        iterates, left=lambda step: outline.seconds(pace, free=free, after=step)
-    )
+    iterates = progress.show_progress(iterates, expected=expected)
     iterates = progress.keep_colors(iterates, still.content, still.original_colors)
     if save_every is not None:
         iterates = progress.save_every(iterates, picture, save_every)
@@ -241,14 +233,6 @@ def _check_disk(outline: Outline, picture: Path, checkpoints: Path) -> None:
             f" stop takes {needed:.1f} GB; stopped at full size, the painting would begin anew.",
             flush=True,
         )
-
-
-def _saying(iterates: Iterator[Iterate], told: Callable[[Iterate], str]) -> Iterator[Iterate]:
-    """Pass iterates on, and print before the first what the painting takes."""
-    for first in iterates:
-        print(told(first), flush=True)
-        yield first
-        yield from iterates
 
 
 def save(
@@ -389,6 +373,6 @@ def finish(
         figures={**losses.figures(), **figures},
         settings=told,
         weights=load_weights(still.settings.backbone).as_dict(),
-        machine=Problem.of(still.content, still.styles, still.settings, still.masks).machine(),
+        machine=still.problem().machine(),
         seconds=seconds,
     )

@@ -24,7 +24,7 @@ from PIL import Image
 from sound import Sound
 from test_cli import interrupt, workbench
 
-from workbench import cli, weights
+from workbench import cli, forecast, weights
 from workbench.colour import transfer_luma
 from workbench.forecast import Pace
 from workbench.images import from_array, load_image, to_array
@@ -226,7 +226,8 @@ def test_a_budget_is_that_of_the_steps_that_it_names(
 ) -> None:
     def paint(seconds: float, *arguments: str) -> Said:
         pace = Pace(((48.0 * 64, seconds),))
-        monkeypatch.setattr(modes, "time_steps", lambda problem: pace)
+        monkeypatch.setattr(forecast, "time_steps", lambda problem: pace)
+        monkeypatch.setattr(forecast, "_newest", [])
         return video(*RUN, "--end", "0.6", *arguments)
 
     said = paint(4.0, "--minutes", "0.1")

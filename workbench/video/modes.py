@@ -28,7 +28,7 @@ from workbench.descent import Iterate, optimize
 from workbench.devices import choose_device, ran_out_of_memory, reset_peak_megabytes
 from workbench.errors import InputError, MemoryExceeded, OptimizationError
 from workbench.files import claimed
-from workbench.forecast import Countdown, FilmOutline, check_minutes, fitted, sentence, time_steps
+from workbench.forecast import Countdown, FilmOutline, check_minutes, expect
 from workbench.images import Frame, from_array, load_image
 from workbench.losses import TemporalTarget
 from workbench.problem import Problem
@@ -243,7 +243,8 @@ def paint_clip(
                 paint = partial(optimize, frame, paintings, masks=each.masks)
                 if left is None:
                     problem = Problem.of(frame, paintings, settings, each.masks)
-                    left = _say_ahead(film_outline(problem, clip, clip_settings), problem, count)
+                    film = film_outline(problem, clip, clip_settings)
+                    left = expect(problem, film).say(count)
                     del problem
                 with _saying_what_stays(folder):
                     for iterate in _paint_frame(
@@ -318,14 +319,6 @@ def film_outline(problem: Problem, clip: Clip, clip_settings: ClipSettings) -> F
     return FilmOutline(**vars(problem.outline), frames=clip.frames, film=clip_settings)
 
 
-def _say_ahead(film: FilmOutline, problem: Problem, done: int) -> Countdown:
-    """Print what a film takes behind so many frames; returns what counts that down."""
-    problem.check_memory()
-    pace, free = time_steps(problem), problem.free()
-    print(sentence(film, pace, free=free, after=done), flush=True)
-    return Countdown(lambda after: film.seconds(pace, free=free, after=after))
-
-
 def within(
     clip: Clip,
     styles: Sequence[Tensor],
@@ -350,9 +343,7 @@ def within(
         settings = replace(settings, size=max(clip.shape))
         frame, regions = from_array(next(read_frames(clip))), next(read_masks(masks))
         problem = Problem.of(frame, styles, settings, regions)
-        problem.check_memory()
-        film = film_outline(problem, clip, clip_settings)
-        film = fitted(film, time_steps(problem), minutes, free=problem.free())
+        film = expect(problem, film_outline(problem, clip, clip_settings)).fitted(minutes)
         settings, clip_settings = film.settings, film.film
     steps = ",".join(map(str, settings.steps))
     print(f"In {minutes:g} min: --steps {steps} --later-steps {clip_settings.later_steps}")
