@@ -5,6 +5,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -53,6 +54,50 @@ def test_what_is_saved_is_what_was_asked_for(still: stills.Still, tmp_path: Path
     assert result.figures == {**measured.figures(), "steps": 6}
     with Image.open(home / "progress.gif") as gif:
         assert gif.info["duration"] == 100
+
+
+def test_a_style_of_too_few_pixels_is_named(
+    still: stills.Still, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_image(torch.rand(1, 3, 120, 160), tmp_path / "small.png")
+
+    def said(**changes: float) -> str:
+        settings = still.settings.changed(**changes)
+        stills.load(str(tmp_path / "photo.png"), [str(tmp_path / "small.png")], settings)
+        return capsys.readouterr().out
+
+    assert said(size=480) == said(size=512, style_scale=0.5) == ""
+    assert said(size=512) == (
+        "Style 1 (160x120 pixels) is enlarged 3.2 times, which makes strokes large and soft;"
+        " --style-scale 0.93 gives sharp ones.\n"
+    )
+    assert said(size=512, style_scale=0.93) == ""
+
+
+@pytest.mark.parametrize(
+    ("size", "steps", "told"),
+    [(320, "30", ""), (336, "30", "30,30"), (672, "20,30", "20,20,30"), (1296, "9", "9,9,9,9")],
+)
+def test_a_start_picture_of_too_few_pixels_is_given_scales(
+    size: int,
+    steps: str,
+    told: str,
+    still: stills.Still,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    init = str(tmp_path / "photo.png")  # of 80x60 pixels
+
+    def said(steps: str) -> str:
+        outline = still.outline.changed(size=size, steps=[*map(int, steps.split(","))], init=init)
+        stills._say_enlarged(replace(outline, styles=()))
+        return capsys.readouterr().out
+
+    before = said(steps)
+    if told:
+        assert f"photo.png is enlarged {size / 80 / 2 ** steps.count(','):.1f} times in" in before
+        assert f"--steps {told} goes there" in before
+    assert said(told or steps) == ""
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import shutil
 from collections.abc import Generator, Iterable, Mapping, Sequence
@@ -35,6 +36,7 @@ from workbench.settings import Settings
 from workbench.video import clips
 from workbench.weights import load_weights
 
+ENLARGED_STYLE, ENLARGED_START = 3, 4  # times, beyond which there are strokes without edges
 INPUT_SIDE = 640  # px; longest side of the small pictures of what went in
 
 
@@ -87,7 +89,7 @@ def load(
     size = settings.largest
     photo, alpha = samples.load_with_alpha(content, for_size=size, crop=crop)
     loaded = [samples.load_picture(name, for_size=size) for name in styles]
-    return Still(
+    still = Still(
         photo,
         [match_colors(style, photo, original_colors) for style in loaded],
         settings,
@@ -95,6 +97,31 @@ def load(
         alpha,
         original_colors,
     )
+    _say_enlarged(still.outline)
+    return still
+
+
+def _say_enlarged(outline: Outline) -> None:
+    """Print which pictures have so few pixels that the painting would be soft, and what helps."""
+    settings, size = outline.settings, max(outline.shape)
+    for number, style in enumerate(outline.styles, start=1):
+        times = max(outline.style_shape(style, size)) / max(style)
+        scale = math.floor(100 * ENLARGED_STYLE * max(style) / size) / 100
+        if times > ENLARGED_STYLE and 0 < scale < settings.style_scale:
+            print(
+                f"Style {number} ({style[1]}x{style[0]} pixels) is enlarged {times:.1f} times,"
+                f" which makes strokes large and soft; --style-scale {scale} gives sharp ones."
+            )
+    if settings.init not in ("content", "random"):
+        side = max(images.shape_of(images.load_image(settings.init, for_size=size)))
+        times = max(outline.scales[0][0]) / side
+        if times > ENLARGED_START:
+            missing = math.ceil(math.log2(times / ENLARGED_START))
+            steps = ",".join(map(str, [*settings.steps[:1] * missing, *settings.steps]))
+            print(
+                f"{settings.init} is enlarged {times:.1f} times in one move, which leaves the grid"
+                f" of its pixels; --steps {steps} goes there by way of smaller sizes."
+            )
 
 
 def say_masks(masks: Sequence[Tensor], shape: Sequence[int], what: str) -> None:
