@@ -199,6 +199,7 @@ def _paint(
     if checkpoints is not None:
         begin = checkpoints.find(problem.identity(start))
     moments = _moments(problem, start, begin, before, glimpse)
+    del begin
     if checkpoints is not None:
         moments = checkpoints.keep(moments)
     with contextlib.closing(moments):
@@ -232,16 +233,17 @@ def _moments(
         if begin is None:
             picture = problem.start() if start is None else start
             check_image(picture, "start")
-            pixels = problem.pixels(picture.detach(), shape)
-            yield (begin := _begin(problem, evaluate, pixels))
+            begin = _begin(problem, evaluate, problem.pixels(picture.detach(), shape))
+            yield begin
         elif shape_of(begin.pixels) != shape:
             pixels = problem.pixels(problem.picture(begin.pixels), shape)
             begin = _begin(problem, evaluate, pixels, begin.step)
+            del pixels
         elif before is not None:
             begin = _moved(problem, evaluate, begin, before)
         before = None
         enlarged = number > 0 and begin.step == end - steps
-        for moment in _descend(
+        moments = _descend(
             problem,
             evaluate,
             begin,
@@ -249,9 +251,9 @@ def _moments(
             warmup=warmup,
             first_step=ENLARGED_FIRST_STEP if enlarged else FIRST_STEP,
             glimpse=glimpse,
-        ):
-            yield moment
-        begin = moment
+        )
+        for begin in moments:  # which is not held any longer than the others
+            yield begin
 
 
 def _begin(problem: Problem, evaluate: Evaluate, pixels: Tensor, step: int = 0) -> Moment:
@@ -283,8 +285,9 @@ def _moved(problem: Problem, evaluate: Evaluate, begin: Moment, before: Settings
     memory = _memory(begin.optimizer)
     if _is_of_lbfgs(memory):
         # L-BFGS will take the change of the gradient for what its last step has done.
-        then = memory["state"][0]["prev_flat_grad"]
-        then += (now.grad / unit - old / begin.unit).flatten().to(then.device)
+        state = memory["state"][0]
+        then = state["prev_flat_grad"]
+        state["prev_flat_grad"] = then + (now.grad / unit - old / begin.unit).flatten().to(then)
     return replace(now, optimizer=memory, unit=unit, rate=begin.rate, calm=begin.calm)
 
 
@@ -323,7 +326,7 @@ def _descend(
         else:
             optimizer.param_groups[0]["lr"] = rate * (settings.learning_rate if adam else 1.0)
         # Loss and gradient at `pixels` are known; the optimiser only has to take its step.
-        optimizer.step(lambda loss=good.losses.total: loss)  # type: ignore[misc]
+        _step(optimizer, pixels, good.losses.total)
         if glimpse:
             glimpse(problem.picture(pixels.detach()))
         losses, gradient = _loss_and_gradient(pixels, evaluate, settings.white)
@@ -395,11 +398,26 @@ def _optimizer(
     return torch.optim.LBFGS([pixels], lr=first, max_iter=1, history_size=history(shape_of(pixels)))
 
 
+def _step(optimizer: torch.optim.Optimizer, pixels: Tensor, loss: float) -> None:
+    """Take a step; what L-BFGS then remembers is in memory once, and what it did unchanged."""
+    state = optimizer.state[pixels]
+    before, direction = state.get("prev_flat_grad"), state.get("d")
+    if before is not None:
+        state["prev_flat_grad"] = before.clone()  # which torch writes over
+    optimizer.step(lambda: loss)
+    if "prev_flat_grad" in state:
+        assert pixels.grad is not None
+        state["prev_flat_grad"] = pixels.grad.flatten()  # a view
+    steps = state.get("old_stps")
+    if steps and direction is not None and torch.equal(steps[-1], direction):
+        steps[-1] = direction
+
+
 def _memory(tree: Mapping[str, Any]) -> dict[str, Any]:
     """A `state_dict` with copies of what the next step will change."""
     state = {
-        # L-BFGS adds to its lists, but leaves the tensors in them and its direction as they are.
-        name: value.clone() if isinstance(value, Tensor) and name != "d" else copy.copy(value)
+        # L-BFGS adds to its lists, but leaves the tensors in them as they are; see `_step`.
+        name: value.clone() if name in ("exp_avg", "exp_avg_sq", "step") else copy.copy(value)
         for name, value in tree["state"][0].items()
     }
     return {**tree, "state": {0: state}}

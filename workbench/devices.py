@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import math
 import platform
@@ -25,6 +26,7 @@ from workbench.weights import cache_folder
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 # float32 is kept unless bfloat16 is clearly faster, so that the answer does not hang on noise.
 _CLEARLY_FASTER = 0.9
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
 _measured: dict[tuple[Path, str], str] = {}  # by this process, wherever that could be kept
 
 
@@ -234,6 +236,17 @@ def _free_in_the_address_space() -> Iterator[float]:
     if limit != resource.RLIM_INFINITY:
         # What is reserved and never used counts there too: up to 380 MB were measured.
         yield float(limit - psutil.Process().memory_info().vms - 350 * 2**20)
+
+
+def give_memory_back() -> None:
+    """Have memory of large tensors given back to the system as soon as it is free.
+
+    glibc learns to keep blocks of up to 32 MB for later use, and what comes to lie between them.
+    """
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # of other systems
+        c = ctypes.CDLL(None)
+        c.mallopt(_MMAP_THRESHOLD, 16 * 2**20)
+        c.mallopt(_TRIM_THRESHOLD, 64 * 2**20)
 
 
 def ran_out_of_memory(error: BaseException) -> bool:

@@ -191,7 +191,7 @@ class Outline:
         pairs = min(history(shape), settings.steps[-1])
         held = 12.0 * (8 + (2 * pairs if settings.optimizer == "lbfgs" else 2))
         if side is not None:  # what the whole is drawn to; gradients, and what a stop would keep
-            held += each * sum(values[layer] for layer in settings.content_layers) + 120
+            held += each * sum(values[layer] for layer in settings.content_layers) + 36
 
         def at_once(picture: Shape) -> int:
             pixels = picture[0] * picture[1]

@@ -14,7 +14,13 @@ from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from workbench.convolution import fastest
-from workbench.devices import choose_device, choose_precision, free_megabytes, machine
+from workbench.devices import (
+    choose_device,
+    choose_precision,
+    free_megabytes,
+    give_memory_back,
+    machine,
+)
 from workbench.errors import InputError
 from workbench.features import Network, build_network
 from workbench.forecast import Outline
@@ -199,6 +205,8 @@ class Problem:
         Where memory runs out on the way, tiles are smaller.
         """
         settings, network, sides = self.settings, self.network, self.sides(shape, tile)
+        if sides[0] is not None:
+            give_memory_back()
         if torch.is_grad_enabled():  # one look alone is not worth timing
             network = network.planned(shape)
         with torch.no_grad():

@@ -168,6 +168,7 @@ class Tiled:
                 shares.append(_counts(own, part, settings))
                 for key, mean in means_over_places(own, part, settings).items():
                     means[key] = means.get(key, 0) + shares[-1][key] * mean
+            del own
             whole = {key: sum(share[key] for share in shares) for key in means}
             means = {key: total / max(whole[key], 1e-6) for key, total in means.items()}
         if not torch.is_grad_enabled():
@@ -191,6 +192,7 @@ class Tiled:
             torch.stack(weighted).sum().backward()
             assert crop.grad is not None
             tile.crop(gradient).add_(crop.grad)
+            del own, sums, weighted  # before the next tile is looked at
         return total.detach() + _Known.apply(pixels, gradient), terms
 
     def _look(self, tile: Tile, pixels: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
