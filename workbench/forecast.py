@@ -294,6 +294,7 @@ def time_steps(problem: Problem) -> Pace:
 
     Each is the best of three, so that a busy moment does not count.
     """
+    torch.optim.Adam([torch.zeros(1)])  # the first one in a process loads modules for a second
     sizes = [problem.settings.size // 2**halvings for halvings in (4, 3, 2, 1, 0)]
     shapes = [fit(problem.outline.content, size) for size in sizes]
     able = [each for each in shapes if min(each) >= MIN_COARSE_SIDE]
