@@ -30,11 +30,11 @@ from torch import Tensor
 
 import workbench
 from workbench import checkpoints as module
-from workbench.checkpoints import Checkpoints, load_tree
+from workbench.checkpoints import Checkpoints, Moment, load_tree
 from workbench.descent import WARMUP_STEPS, Iterate, optimize
 from workbench.errors import InputError, OptimizationError, OutputError
 from workbench.forecast import Outline
-from workbench.losses import TemporalTarget
+from workbench.losses import Losses, TemporalTarget
 from workbench.progress import Recorder, keep_latest, show_progress
 from workbench.runs import Identity
 from workbench.settings import Settings
@@ -356,6 +356,38 @@ def test_writing_takes_no_more_than_its_share_of_the_time(long: Painter) -> None
                 assert long.steps_kept() == [1]
                 break
     assert long.steps_kept() == [12]  # a stop is worth it
+
+
+@pytest.mark.parametrize(
+    ("step", "write", "kept"),
+    [
+        (90.0, 8.0, [4, 9, 14, 19]),  # a large picture: a stop costs seven minutes, not 75
+        (90.0, 30.0, [4, 21]),  # on a slow disk
+        (5.0, 0.1, [10, 20]),  # by the number of steps
+        (0.5, 0.2, [10]),  # small, and slow to write
+    ],
+)
+def test_slow_steps_are_kept_sooner_and_writing_stays_within_its_share(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, step: float, write: float, kept: list[int]
+) -> None:
+    now, written = [1000.0], list[int]()
+
+    def save_tree(path: Path, tree: dict[str, Any]) -> None:
+        written.append(tree["moment"]["step"])
+        now[0] += write
+
+    def moments() -> Iterator[Moment]:
+        for number in range(24):
+            yield Moment(number, torch.zeros(1), torch.zeros(1), Losses(1.0, {}, {}, 0.0), 1.0)
+            now[0] += step
+
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(module, "save_tree", save_tree)
+    checkpoints = Checkpoints(tmp_path, every=10)
+    assert checkpoints.find(Identity({})) is None
+    assert len(list(checkpoints.keep(moments()))) == 24
+    assert written == kept
+    assert write * len(written[1:]) <= 0.02 * (now[0] - 1000.0)
 
 
 def test_a_run_that_is_closed_late_takes_nothing_back(long: Painter) -> None:

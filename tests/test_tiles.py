@@ -4,13 +4,16 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import HealthCheck, example, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 from tiny_backbone import tiny_tensors
 from torch import Tensor
 
 from workbench import tiles
+from workbench.checkpoints import Moment
+from workbench.convolution import has_winograd
+from workbench.descent import _begin
 from workbench.features import Network, build_network
 from workbench.forecast import Outline
 from workbench.losses import Region, Targets, TemporalTarget, style_statistic, weighted_losses
@@ -18,7 +21,7 @@ from workbench.problem import Problem, kept_targets
 from workbench.samples import load_picture
 from workbench.settings import Settings
 from workbench.tiles import Tiled, reach
-from workbench.weights import Weights
+from workbench.weights import BACKBONES, Weights
 
 SETTINGS = Settings(
     content_layers=("relu2_2", "relu3_1"),
@@ -94,6 +97,8 @@ def assert_alike(results: list[tuple[dict[str, Tensor], Tensor]]) -> None:
 
 @examples(max_examples=20, deadline=None)
 @given(st.integers(4, 70), st.integers(4, 70), st.integers(1, 12))
+@example(9, 93, 2)
+@example(93, 9, 2)
 def test_tiles_come_to_the_whole(height: int, width: int, cells: int) -> None:
     shape = height, width
     assert_alike(both(shape, GRID * cells, targets(shape)))
@@ -169,31 +174,69 @@ def test_what_is_seen_at_once_is_a_tile(monkeypatch: pytest.MonkeyPatch) -> None
     assert max(seen) == 16 + 2 * MARGIN
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("precision", [torch.float32, torch.float64], ids=["float32", "float64"])
-def test_true_weights_in_tiles_come_to_the_whole(
-    precision: torch.dtype, monkeypatch: pytest.MonkeyPatch
+def seen_both_ways(problem: Problem, side: int, start: Tensor) -> list[Moment]:
+    """The moment before the first step, of a picture seen as a whole and in tiles."""
+    moments = []
+    with pytest.MonkeyPatch.context() as patch:
+        for seen_in in (None, side):
+            patch.setattr(Outline, "sides", (seen_in,))
+            kept_targets.clear()
+            shape, _ = problem.scales[-1]
+            evaluate = problem.at(shape)
+            moments.append(_begin(problem, evaluate, problem.pixels(start, shape)))
+    return moments
+
+
+@examples(
+    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    st.integers(64, 130),
+    st.sampled_from([0.1, 9 / 16, 1.0, 10.0]),
+    st.sampled_from([16, 48]),
+    st.booleans(),
+)
+def test_a_frame_of_a_film_in_tiles_comes_to_the_whole(
+    tiny: Settings, longest: int, ratio: float, side: int, masked: bool
 ) -> None:
-    photo, style = load_picture("sample:coffee"), load_picture("sample:swirls")
-    settings = Settings(size=192, precision="float32", device="cpu")
-    problem = Problem.of(photo, [style], settings)
-    network = problem.network
-    layers = ((k, w.to(precision), b.to(precision)) for k, w, b in network.convolutions)
-    problem = replace(problem, network=replace(network, convolutions=tuple(layers)))
-    shape, _ = problem.scales[-1]
-    monkeypatch.setattr(Problem, "free", lambda self: None)  # there is no forecast for float64
-    looks = []
-    for side in (None, 64):
-        monkeypatch.setattr(Outline, "sides", (side,))
-        kept_targets.clear()
-        pixels = problem.pixels(photo, shape).to(precision, copy=True).requires_grad_()
-        total, _ = problem.at(shape)(pixels)
-        total.backward()
-        assert pixels.grad is not None
-        looks.append((float(total.detach()), pixels.grad))
-    (whole, gradient), (tiled, other) = looks
-    assert tiled == pytest.approx(whole, rel=1e-6)
-    # In float32, rounding turns single activations on and off.
-    if precision == torch.float64:
-        assert (gradient - other).abs().max() < 1e-4 * gradient.abs().max()
-    assert (gradient - other).norm() < 1e-3 * gradient.norm()
+    shape = max(1, round(longest * min(1, ratio))), max(1, round(longest / max(1, ratio)))
+    frame, style = random(1, 3, *shape, seed=1), random(1, 3, 40, 30, seed=2)
+    before = [TemporalTarget(random(1, 3, *shape), random(1, 1, *shape, seed=4), w) for w in (3, 9)]
+    masks = [random(1, 1, *shape, seed=6), random(1, 1, *shape, seed=7)] if masked else []
+    layers = {"style_layers": ("relu1_1", "relu2_1"), "content_layers": ("relu2_2",)}
+    settings = replace(tiny, size=longest, **layers)  # type: ignore[arg-type]
+    problem = Problem.of(frame, [style] * max(1, len(masks)), settings, masks, before)
+    whole, tiled = seen_both_ways(problem, side, random(1, 3, *shape, seed=3))
+    assert tiled.tile == side
+    assert tiled.losses.by_kind() == pytest.approx(whole.losses.by_kind(), rel=1e-5)
+    assert (tiled.grad - whole.grad).abs().max() <= 1e-5 * whole.grad.abs().max()
+
+
+def true_weights_both_ways(size: int, side: int, noise: float) -> tuple[Tensor, Tensor]:
+    """The gradient before the first step, and how far that in tiles is from it."""
+    photo, style = load_picture("sample:astronaut")[..., :384, :], load_picture("sample:swirls")
+    settings = Settings(size=size, precision="float32", device="cpu")
+    start = (photo + noise * (random(*photo.shape) - 0.5)).clamp(0, 1)
+    whole, tiled = seen_both_ways(Problem.of(photo, [style], settings), side, start)
+    assert tiled.losses.total == pytest.approx(whole.losses.total, rel=1e-6)
+    return whole.grad, tiled.grad - whole.grad
+
+
+@pytest.mark.slow
+def test_true_weights_in_tiles_come_to_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workbench.features.fastest", lambda convolutions, shape: ())
+    gradient, away = true_weights_both_ways(512, 128, noise=0)
+    assert away.abs().max() < 1e-5 * gradient.abs().max()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not has_winograd(torch.device("cpu"), torch.float32), reason="this torch lacks NNPACK"
+)
+def test_winograds_rounding_turns_few_activations_on_and_off(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    every = BACKBONES["vgg16"].layers
+    monkeypatch.setattr("workbench.features.fastest", lambda convolutions, shape: every)
+    gradient, away = true_weights_both_ways(256, 64, noise=0.2)
+    assert away.norm() < 2e-3 * gradient.norm()

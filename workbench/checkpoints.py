@@ -76,19 +76,21 @@ class Checkpoints:
 
     With L-BFGS a checkpoint is as large as 44 pictures in float32, and as 10 of the largest (100 MB
     at 512x384 pixels, 1.5 GB at 4096x3072), with Adam as 4, and the recorder's pictures come on
-    top.
+    top. It is written every so many steps, sooner if they are slow, and not before the time since
+    the last one makes up for that.
     """
 
     folder: Path  # for checkpoints of one picture alone; made when the first is written
     every: int = 50  # steps between two
+    seconds: float = 300.0  # from one, after which the next need not wait for `every` steps
     recorder: Restorable | None = None  # is kept with the run, and brought back with it
     resume: bool = True  # else what is there is removed, and the run begins anew
     told: Mapping[str, Any] = field(default_factory=dict)  # what else `recorder` depends on
-    share: float = 0.01  # of the time, at most, for writing; if that is slow, it is done less often
+    share: float = 0.02  # of the time, at most, for writing; if that is slow, it is done less often
     say: Callable[[str], None] = print  # is told what was found, or could not be written
     _run: Identity = field(default_factory=lambda: Identity({}), repr=False)
     _saved_at: float = field(default=0.0, repr=False)
-    _seconds: float = field(default=0.0, repr=False)  # that the last one took
+    _took: float = field(default=0.0, repr=False)  # seconds to write the last one
     _full: bool = field(default=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -142,7 +144,8 @@ class Checkpoints:
             for moment in moments:
                 yield moment
                 waited = time.monotonic() - self._saved_at
-                if moment.step % self.every == 0 and waited * self.share >= self._seconds:
+                due = moment.step % self.every == 0 or waited >= self.seconds
+                if due and waited * self.share >= self._took:
                     self._save(moment)
         except (KeyboardInterrupt, GeneratorExit):
             if moment is not None:
@@ -170,7 +173,7 @@ class Checkpoints:
             self._delete([])
             self.say(f"No more checkpoints: {error}")
         self._saved_at = time.monotonic()
-        self._seconds = self._saved_at - began
+        self._took = self._saved_at - began
 
     def remove(self) -> None:
         """Delete all checkpoints, of other runs too, and the folder if nothing else is in it.
