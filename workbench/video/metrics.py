@@ -211,16 +211,12 @@ def steadiest(figures: Mapping[str, FilmFigures], reference: str = "per-frame") 
     They are held against `reference`, which always stands for choice. Beside the film's name
     comes a sentence that says why.
     """
-
-    def error(name: str) -> float:
-        found = figures[name].warping_error
-        return math.inf if found is None else found
-
     base = figures[reference]
-    losers = []
-    best = reference
+    best, least = reference, math.inf if base.warping_error is None else base.warping_error
+    told = [f"No mode flickers less than {reference} without a loss"]
     for name, film in figures.items():
-        if name in ("source", reference) or film.warping_error is None:
+        error = film.warping_error
+        if name in ("source", reference) or error is None:
             continue
         lost = {
             "the style": film.style_loss > MOST_STYLE_LOSS * base.style_loss,
@@ -228,15 +224,13 @@ def steadiest(figures: Mapping[str, FilmFigures], reference: str = "per-frame") 
             "sharpness": film.sharpness < LEAST_SHARPNESS * base.sharpness,
         }
         if any(lost.values()):
-            losers.append(f"{name} lost {' and '.join(what for what in lost if lost[what])}")
-        elif error(name) < error(best):
-            best = name
-    if best == reference:
-        sentence = f"No mode flickers less than {reference} without a loss"
-    else:
-        share = error(best) / error(reference)
-        sentence = f"{best} flickers least: its warping error is {share:.2g} of {reference}'s"
-    return best, "; ".join([sentence, *losers]) + "."
+            told.append(f"{name} lost {' and '.join(what for what in lost if lost[what])}")
+        elif error < least:
+            best, least = name, error
+    if best != reference and base.warping_error:
+        share = least / base.warping_error
+        told[0] = f"{best} flickers least: its warping error is {share:.2g} of {reference}'s"
+    return best, "; ".join(told) + "."
 
 
 def plot_warping_errors(
