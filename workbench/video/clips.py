@@ -114,10 +114,10 @@ def open_clip(
     """
     path = Path(path)
     start = seconds(start)
-    end = None if end is None else seconds(end)
+    end = math.inf if end is None else seconds(end)
     if not (math.isfinite(start) and start >= 0):
         raise InputError(f"start = {start}: give seconds from 0 on.")
-    if end is not None and not end > start:
+    if not end > start:
         raise InputError(f"end = {end}: give seconds after the start ({start:g} s).")
     if stride < 1:
         raise InputError(f"stride = {stride}: give a number of frames from 1 on.")
@@ -133,11 +133,10 @@ def open_clip(
         raise InputError(f"start = {start:g} s: {path} ends at {float(whole.duration):.2f} s.")
     first = min(nearest(Fraction(start) * whole.fps), whole.frames - 1)
     last = whole.frames
-    if end is not None and end < whole.duration:
+    if end < whole.duration:
         last = max(first + 1, nearest(Fraction(end) * whole.fps))
-    height, width = whole.shape
-    if size is not None and max(whole.shape) > size:
-        height, width = fit(whole.shape, size)
+    longest = max(whole.shape)
+    height, width = fit(whole.shape, min(size or longest, longest))
     return replace(
         whole,
         shape=(max(2, height // 2 * 2), max(2, width // 2 * 2)),
@@ -172,11 +171,8 @@ def read_frames(clip: Clip, first: int = 0, *, masks: bool = False) -> Iterator[
     due = start + first * clip.stride  # number of the source's frame to yield next
     if is_series(clip.path):
         for path in numbered_pictures(clip.path)[due : end : clip.stride]:
-            if masks:
-                image = load_mask(path, may_be_empty=True).expand(1, 3, -1, -1)
-            else:
-                image = load_image(path)
-            yield _fitted(image, clip.shape)
+            image = load_mask(path, may_be_empty=True) if masks else load_image(path)
+            yield _fitted(image.expand(1, 3, -1, -1), clip.shape)
         return
     reformatter = VideoReformatter()
     held: VideoFrame | None = None

@@ -114,8 +114,8 @@ def _film_of(path: Path) -> Path:
         if path.is_dir() and not pictures_in(path, PICTURE_SUFFIXES):
             raise InputError(f"{path} is no finished run; run it to its end, or name a film.")
         return path
-    films = [path / each for each in check_result(path).outputs.values()]
-    films = [film for film in films if film.suffix in FORMATS]
+    outputs = map(Path, check_result(path).outputs.values())
+    films = [path / each for each in outputs if each.suffix in FORMATS]
     if len(films) != 1:
         names = ", ".join(map(str, films)) or "none"
         raise InputError(f"{path} is no run with one film (there is {names}); name a film.")

@@ -217,8 +217,8 @@ def with_likenesses(motion: Motion, current: Tensor, earlier: Tensor) -> Motion:
         cv2.copyMakeBorder(to_array(resize(picture, small)), *around, cv2.BORDER_REPLICATE)
         for picture in (current, earlier)
     )
-    at_small_size = F.adaptive_max_pool2d(new.float(), small)
-    wanted = F.max_pool2d(at_small_size, _SQUARE, ceil_mode=True)[0, 0]
+    seen = F.adaptive_max_pool2d(new.float(), small)
+    wanted = F.max_pool2d(seen, _SQUARE, ceil_mode=True)[0, 0]
     vectors = torch.zeros(2, *wanted.shape)
     for row, column in wanted.nonzero().tolist():
         top, left = row * _SQUARE, column * _SQUARE

@@ -183,17 +183,15 @@ def compare_films(
         frames = scene[-1]
         if len(scene) == 1:
             paintings = [match_colors(style, frames[0], original_colors) for style in styles]
-        if number >= 1:
-            near.append(_errors(scene, 1))
-        if number >= FAR:
-            far.append(_errors(scene, FAR))
+        near.append(_errors(scene, 1))
+        far.append(_errors(scene, FAR))
         sharp.append([sharpness(frame) for frame in frames])
         if number in chosen:
             look = partial(measure, masks=regions)
             losses.append([look(frame, frames[0], paintings, settings) for frame in frames])
     figures = {}
     for column, name in enumerate(("source", *films)):
-        by_frame = [errors[column] for errors in near]
+        by_frame = [errors[column] for errors in near[1:]]
         figures[name] = FilmFigures(
             warping_error=_mean(by_frame),
             far_warping_error=_mean([errors[column] for errors in far]),

@@ -15,7 +15,6 @@ from workbench.video.cuts import is_cut
 
 WEIGHT = 8.0  # of the frame before at strength 1, beside that of the painting's own edges
 _ALIKE = 0.05  # difference of colours in the source from which on nothing is taken over
-_SWEEPS = 2
 _LEAST = 16  # px; shorter sides are too short for the search, and what they show is held still
 _FLOW_SIDE = 640  # px; longest side of the pictures that motion is searched in
 _NEIGHBOURS = np.array([[0, 1, 0], [1, 0, 1], [0, 1, 0]], dtype=np.float32)
@@ -80,11 +79,8 @@ def _drawn(painted: Frame, source: Frame, before: Frame, source_before: Frame, s
     wide = painted.astype(np.float32)
     drawn = weight * cv2.subtract(moved, painted, dtype=cv2.CV_32F)
     weight += 4
-    correction = drawn / weight
-    for _ in range(_SWEEPS - 1):
-        around = cv2.filter2D(correction, -1, _NEIGHBOURS, borderType=cv2.BORDER_REPLICATE)
-        correction = (around + drawn) / weight
-    steady = wide + correction
+    around = cv2.filter2D(drawn / weight, -1, _NEIGHBOURS, borderType=cv2.BORDER_REPLICATE)
+    steady = wide + (around + drawn) / weight
     fine = _fine(steady)
     lost = cv2.norm(_fine(wide)) / max(cv2.norm(fine), 1e-6)
     sharp = cv2.addWeighted(steady, 1, fine, max(lost - 1, 0), 0, dtype=cv2.CV_8U)  # rounds, clips
