@@ -11,7 +11,7 @@ import torch
 from tiny_backbone import tiny_backbone
 from torch import Tensor
 
-from workbench import convolution, weights
+from workbench import convolution, forecast, weights
 from workbench.features import Network
 from workbench.settings import Settings
 
@@ -37,6 +37,12 @@ def no_waiting_for_the_disk() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: None)
         yield
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_timed_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test goes by what another one has timed."""
+    monkeypatch.setattr(forecast, "_newest", [])
 
 
 @pytest.fixture

@@ -199,7 +199,6 @@ def test_what_was_just_timed_is_not_timed_again(
     tiny: Settings, photo: Tensor, painting: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now, paces = 1000.0, [Pace(((1.0, seconds),)) for seconds in (1.0, 2.0, 3.0)]
-    monkeypatch.setattr(forecast, "_newest", [])
     monkeypatch.setattr(forecast.time, "monotonic", lambda: now)
     monkeypatch.setattr(forecast, "time_steps", lambda problem: paces.pop(0))
 
