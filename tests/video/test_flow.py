@@ -308,7 +308,7 @@ def test_squares_give_way_to_each_other_and_to_what_is_around_them() -> None:
     assert shares[28, 56:60].tolist() == pytest.approx([0.4, 0.2, 0, 0])
     assert not shares[:, 60:].any()
     columns = torch.stack([share for share, _ in found.likenesses])[:, 0, 0, 28, 28:36]
-    assert columns.diff(dim=-1).abs().max() == pytest.approx(1 / 8)  # from middle to middle
+    assert columns.diff(dim=-1).abs().max() <= 1 / 8  # from middle to middle
 
 
 @pytest.mark.parametrize(
