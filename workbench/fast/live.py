@@ -139,7 +139,7 @@ def _write_model(model: StyleModel, name: str, folder: Path, license: str) -> li
     export_onnx(model, file, name=name, license=license)
     face, names, styles = resize_down(photograph(), _THUMBNAIL), model.network.styles, []
     for i, style in enumerate(names):
-        alone = model.mixed(1.0, [float(i == k) for k in range(len(names))])
+        alone = model.mixed(1.0, model.network.alone(i))
         thumbnail = folder / f"{slug(name)}-{alone.digest[:10]}.webp"
         write_bytes(thumbnail, webp(_picture(alone(face)), (_THUMBNAIL, _THUMBNAIL))[0])
         addresses = f"{folder.name}/{file.name}", f"{folder.name}/{thumbnail.name}"

@@ -104,6 +104,10 @@ class TransformationNetwork(nn.Module):
         """Names of the styles."""
         return self.sets[self.sets[0] == SOURCE :]
 
+    def alone(self, number: int) -> list[float]:
+        """Shares of the styles of which one, counted from 0, is all."""
+        return [float(i == number) for i in range(len(self.styles))]
+
     def mix(self, strength: float = 1.0, style_blend_weights: Sequence[float] = ()) -> Tensor:
         """Shares of the sets, `(K,)`, which add up to 1.
 

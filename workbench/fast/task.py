@@ -91,7 +91,7 @@ class Task:
         """
         pictures = batch.pictures.to(self.problem.device)
         number, strength = step % len(self.styles), self.strength(step)
-        mix, copies = network.mix(strength, self._only(number)), step < self.training.copy_steps
+        mix, copies = network.mix(strength, network.alone(number)), step < self.training.copy_steps
         if copies:  # which all sets are to know when they part
             mix = torch.full_like(mix, 1 / len(mix))
         painted = network(pictures, self.problem.network.dtype, mix)
@@ -167,7 +167,7 @@ class Task:
         """
 
         def paint(picture: Tensor, number: int) -> Tensor:
-            mix = network.mix(1.0, self._only(number))
+            mix = network.mix(1.0, network.alone(number))
             painted: Tensor = network(picture, self.problem.network.dtype, mix)
             return painted.clamp(0, 1)
 
@@ -178,10 +178,6 @@ class Task:
         ]
         previews = [paint(self.preview, number).cpu() for number in numbers]
         return means(losses), torch.cat(previews, dim=3)
-
-    def _only(self, number: int) -> list[float]:
-        """Shares of the styles of which one is all."""
-        return [float(i == number) for i in range(len(self.styles))]
 
     def _losses(
         self, painted: Tensor, pictures: Tensor, number: int, settings: Settings
