@@ -27,7 +27,7 @@ from workbench.fast import applying
 from workbench.fast.applying import PART
 from workbench.fast.models import MODEL, StyleModel
 from workbench.fast.schedule import Schedule, Section, choose_models
-from workbench.files import PICTURE_SUFFIXES, claimed, pictures_in
+from workbench.files import claimed, expanded, pictures_in
 from workbench.images import Frame, to_array
 from workbench.progress import bar
 from workbench.runs import Identity, check_result, read_identity, same_run
@@ -111,7 +111,7 @@ def _has_words(film: Path) -> bool:
 def _film_of(path: Path) -> Path:
     """The film that a run made; any other path is one of a film itself."""
     if not (path / "result.json").exists():
-        if path.is_dir() and not pictures_in(path, PICTURE_SUFFIXES):
+        if path.is_dir() and not pictures_in(path):
             raise InputError(f"{path} is no finished run; run it to its end, or name a film.")
         return path
     outputs = map(Path, check_result(path).outputs.values())
@@ -410,7 +410,7 @@ def write_clip(
     count = round(Fraction(clip.duration) * rate)
     if count < 1:
         raise InputError(f"{path}: the clip is shorter than a frame.")
-    folder = Path(path).with_suffix(".parts")
+    folder = expanded(path).with_suffix(".parts")
     at_a_time = max(4, min(PART, _HELD // (3 * clip.w * clip.h)))
     with claimed(folder):
         same_run(folder, Identity({"edit": Path(path).name}))
