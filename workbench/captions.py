@@ -13,7 +13,7 @@ import ipywidgets as widgets
 
 from workbench import sheets
 from workbench.devices import choose_device, free_megabytes
-from workbench.forecast import Pace, about, forecast
+from workbench.forecast import Pace, about
 from workbench.knobs import label, told, words
 from workbench.notebook import short
 from workbench.painting import Painting
@@ -32,10 +32,9 @@ def caption(painting: Painting, state: str, pace: Pace | None) -> str:
     left = iterate.steps - iterate.step
     outline = replace(painting.still, settings=settings).outline
     taken = sum(steps for _, steps in outline.scales) - left
-    ahead = forecast(outline, pace, after=taken)
     to_go = f", {left} to go" if left else ""
-    if left and ahead.seconds is not None:
-        to_go += f", about {about(ahead.seconds)}"
+    if left and pace:
+        to_go += f", about {about(outline.seconds(pace, after=taken))}"
     weights = (f"{words(name)} {label(getattr(settings, name))}" for name in WEIGHTS)
     return (
         '<div style="line-height: 1.5">'
@@ -79,14 +78,13 @@ def moves(painting: Painting) -> str:
 def ahead(still: Still, pace: Pace | None) -> str:
     """What a painting will be, and take."""
     free = free_megabytes(choose_device(still.settings.device))
-    expected = forecast(still.outline, pace, free=free)
-    height, width = expected.shape
-    known = "how long is known after the first steps"
-    time = known if expected.seconds is None else f"about {about(expected.seconds)}"
+    outline = still.outline
+    height, width = outline.shape
+    time = "how long is known after the first steps"
+    if pace:
+        time = f"about {about(outline.seconds(pace, free=free))}"
     steps = " + ".join(map(str, still.settings.steps))
-    memory = f"at most {expected.megabytes / 1024:.1f} GB"
-    memory += f" in tiles of {expected.tile} px" if expected.tile else ""
-    line = f"{width}×{height} px · {steps} steps · {time} · {memory}"
+    line = f"{width}×{height} px · {steps} steps · {time} · at most {outline.memory(free)}"
     return f'<div style="line-height: 1.4">{line}</div>'
 
 

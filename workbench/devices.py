@@ -238,7 +238,7 @@ def _free_in_the_address_space() -> Iterator[float]:
         yield float(limit - psutil.Process().memory_info().vms - 350 * 2**20)
 
 
-def give_memory_back() -> None:
+def trim_memory() -> None:
     """Have memory of large tensors given back to the system as soon as it is free.
 
     glibc learns to keep blocks of up to 32 MB for later use, and what comes to lie between them.

@@ -166,6 +166,12 @@ class Outline:
                 break
         return side
 
+    def memory(self, free: float | None) -> str:
+        """In words, what the result takes at most where `free` megabytes are there."""
+        tile = self.tile(self.shape, free)
+        told = f"{self.megabytes(self.shape, tile) / 1024:.1f} GB of memory"
+        return f"{told} in tiles of {tile} px" if tile else told
+
     def least_megabytes(self) -> float:
         """What the result takes in whichever tiles take least."""
         return min(self.megabytes(self.shape, side) for side in self.sides)
@@ -269,26 +275,6 @@ class SeriesOutline(Outline):
         return sum(share * times[each] for share, each in zip(shares, self.each, strict=True))
 
 
-@dataclass(frozen=True)
-class Forecast:
-    """What a painting takes."""
-
-    shape: Shape  # of the picture
-    seconds: float | None  # for the steps that are left; None: nothing is known of the pace
-    megabytes: float  # on top of the program and its weights, at most
-    tile: int | None = None  # side of tiles in pixels that it is seen in; None: as a whole
-
-
-def forecast(
-    outline: Outline, pace: Pace | None = None, *, after: float = 0, free: float | None = None
-) -> Forecast:
-    """Forecast what a painting takes from a step on, where `free` megabytes are there."""
-    shape = outline.shape
-    tile = outline.tile(shape, free)
-    seconds = outline.seconds(pace, after=after, free=free) if pace else None
-    return Forecast(shape, seconds, outline.megabytes(shape, tile), tile)
-
-
 def time_steps(problem: Problem) -> Pace:
     """Time steps of this very problem at growing sizes, for a second or so in all.
 
@@ -387,14 +373,10 @@ class Expected(Generic[Whole]):
 
     def sentence(self, after: float = 0) -> str:
         """Say what is to come behind so many steps, frames or pictures."""
-        ahead = forecast(self.outline, self.pace, after=after, free=self.free)
-        assert ahead.seconds is not None
-        told = f"About {about(ahead.seconds)} on this machine"
-        told += f", {ahead.megabytes / 1024:.1f} GB of memory"
-        if ahead.tile:
-            told += f" in tiles of {ahead.tile} px"
+        seconds = self.seconds(after)
+        told = f"About {about(seconds)} on this machine, {self.outline.memory(self.free)}"
         smaller = [each for each in SIZES if each <= 0.8 * self.outline.settings.size]
-        if ahead.seconds > _LONG and smaller and not after:
+        if seconds > _LONG and smaller and not after:
             other = replace(self, outline=self.outline.changed(size=smaller[-1]))
             told += f"; size {smaller[-1]} would take {about(other.seconds())}"
         return f"{told}."

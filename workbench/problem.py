@@ -14,13 +14,7 @@ from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from workbench.convolution import fastest
-from workbench.devices import (
-    choose_device,
-    choose_precision,
-    free_megabytes,
-    give_memory_back,
-    machine,
-)
+from workbench.devices import choose_device, choose_precision, free_megabytes, machine, trim_memory
 from workbench.errors import InputError
 from workbench.features import Network, build_network
 from workbench.forecast import Outline
@@ -206,7 +200,7 @@ class Problem:
         """
         settings, network, sides = self.settings, self.network, self.sides(shape, tile)
         if sides[0] is not None:
-            give_memory_back()
+            trim_memory()
         if torch.is_grad_enabled():  # one look alone is not worth timing
             network = network.planned(shape)
         with torch.no_grad():

@@ -11,7 +11,6 @@ for many. Memory is on top of the program and its weights.
 from __future__ import annotations
 
 import argparse
-import math
 import multiprocessing
 import tempfile
 import time
@@ -22,7 +21,7 @@ import torch
 
 from workbench.descent import optimize
 from workbench.devices import peak_megabytes, reset_peak_megabytes
-from workbench.forecast import forecast, time_steps
+from workbench.forecast import Expected, time_steps
 from workbench.images import from_array
 from workbench.problem import Problem
 from workbench.progress import Recorder
@@ -53,14 +52,16 @@ def measure(
     before = psutil.Process().memory_info().rss / 2**20
     outline = problem.outline if clip is None else modes.film_outline(problem, clip, FILM)
     time_steps(problem)  # convolutions are chosen, once on a machine
-    told = forecast(outline, time_steps(problem), free=problem.free())
+    free = problem.free()
+    told = Expected(outline, time_steps(problem), free).seconds()
+    megabytes = outline.megabytes(outline.shape, outline.tile(outline.shape, free))
     del problem
     reset_peak_megabytes()
     began = time.perf_counter()
     for _ in painted(photo, style, settings, clip):
         pass
     seconds, taken = time.perf_counter() - began, peak_megabytes() - before
-    return told.seconds or math.nan, seconds, told.megabytes, taken
+    return told, seconds, megabytes, taken
 
 
 def painted(
