@@ -289,6 +289,15 @@ def test_film_strip_is_no_still_for_a_film(tmp_path: Path) -> None:
     assert (exhibit.still.width, exhibit.still.height) == (48, 32)
 
 
+def test_a_film_that_begins_with_a_title_is_shown_in_its_middle(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", "film.mp4")
+    title, red = (np.full((32, 48, 3), pixel, np.uint8) for pixel in (0, (200, 30, 30)))
+    save_mp4([title] * 9 + [red] * 11, run / "film.mp4")
+    (exhibit,) = build(run, site=tmp_path / "site").exhibits
+    with Image.open(tmp_path / "site" / exhibit.still.address) as still:
+        assert np.abs(np.asarray(still.convert("RGB")) - np.array([200.0, 30, 30])).max() < 12
+
+
 def test_a_gif_that_begins_with_noise_is_shown_as_it_ends(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", "strip.png", "texture.gif")
     save(noise(300, 32), run / "strip.png")  # of another shape

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
+from itertools import chain
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -315,11 +316,11 @@ def _moving(outputs: Mapping[str, Path], suffix: str) -> Path | None:
 
 
 def _still(whole: Path | None, moving: Path | None) -> Image.Image | None:
-    """The picture that stands for a run; of a film its first frame.
+    """The picture that stands for a run; of a film the frame in its middle.
 
     Of a GIF it is the last one, as it may begin with noise.
     """
-    still = _first_frame(moving) if moving else None  # finds out if it can be read, too
+    still = _one_frame(moving) if moving else None  # finds out if it can be read, too
     if whole:
         return Image.fromarray(to_array(load_image(whole)))
     if moving is not None and moving.suffix.lower() == ".gif":
@@ -332,9 +333,12 @@ def _still(whole: Path | None, moving: Path | None) -> Image.Image | None:
     return still
 
 
-def _first_frame(moving: Path) -> Image.Image:
+def _one_frame(moving: Path) -> Image.Image:
     if moving.suffix.lower() == ".mp4":
-        return Image.fromarray(next(read_frames(open_clip(moving))))
+        clip = open_clip(moving)
+        # A film that is cut short may have no middle.
+        frames = chain(read_frames(clip, clip.frames // 2), read_frames(clip))
+        return Image.fromarray(next(frames))
     return Image.fromarray(to_array(load_image(moving)))
 
 

@@ -12,6 +12,7 @@ import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +25,7 @@ from matplotlib.figure import Figure
 from workbench.chooser import THUMBNAIL_SIDE, show_picture, small_jpeg
 from workbench.errors import InputError, WorkbenchError
 from workbench.files import reading, write_bytes
+from workbench.knobs import button, row
 from workbench.notebook import short, table
 from workbench.samples import PREFIX, load_picture
 from workbench.series import Painted, Variation, same_making, vary
@@ -368,10 +370,8 @@ def panel(sitting: Sitting, painted: Sequence[Painted]) -> widgets.VBox:
         except (WorkbenchError, OSError) as error:  # which nobody would see otherwise
             head.value = escape(str(error))
 
-    buttons = [widgets.Button(description=text) for text, _ in _BUTTONS.values()]
-    for what, button in zip(_BUTTONS, buttons, strict=True):
-        button.on_click(lambda _, what=what: press(what))
+    buttons = [button(text, "", partial(press, what)) for what, (text, _) in _BUTTONS.items()]
     show()
     keys = widgets.HTML(f"{_KEYS}<i>To answer by these keys, click here, or come with Tab.</i>")
-    parts = [head, widgets.HBox(inputs), widgets.HBox(pair), widgets.HBox(buttons), keys]
+    parts = [head, row(*inputs), widgets.HBox(pair), row(*buttons), keys]
     return widgets.VBox(parts).add_class("judging")
