@@ -27,7 +27,7 @@ from workbench.features import Network, build_network
 from workbench.forecast import HISTORY, Outline, scales
 from workbench.images import from_array, resize, save_image, to_array
 from workbench.losses import Losses, TemporalTarget, content_loss, gram_matrix, style_loss, tv_loss
-from workbench.problem import TARGETS_KEPT, Problem
+from workbench.problem import TARGETS_KEPT, Problem, kept_targets
 from workbench.settings import STYLE_LOSSES, Settings
 from workbench.weights import load_weights
 
@@ -874,6 +874,17 @@ def test_what_is_kept_is_bounded(tiny: Settings, photo: Tensor, painting: Tensor
         if count in (1, TARGETS_KEPT, 2 * TARGETS_KEPT):
             kept.append(tensors())
     assert kept[0] < kept[1] == kept[2]
+
+
+def test_large_targets_are_not_kept(
+    tiny: Settings, photo: Tensor, painting: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    problem = Problem.of(photo, [painting], tiny)
+    (activation,) = problem.at((48, 64)).targets.content.values()
+    monkeypatch.setattr("workbench.problem.LARGEST_KEPT", activation.nbytes)
+    for size, kept in ((64, 1), (96, 1), (48, 2)):
+        next(optimize(photo, [painting], tiny.changed(size=size)))
+        assert len(kept_targets[photo]) == kept
 
 
 # --- masks -------------------------------------------------------------------------------

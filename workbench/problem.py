@@ -26,6 +26,7 @@ from workbench.tiles import Tiled, in_smaller_tiles
 from workbench.weights import BACKBONES, block_of, cache_folder, load_weights
 
 TARGETS_KEPT = 8  # of each picture: sizes, networks
+LARGEST_KEPT = 64 * 2**20  # bytes; larger ones take no time beside their steps
 
 Seen = dict[tuple[str, ...], Tensor]  # layers that were looked at -> activation or style statistic
 
@@ -291,7 +292,8 @@ class Problem:
 
         if missing:
             targets |= in_smaller_tiles(look, sides)
-        kept[key] = targets
+        if sum(each.nbytes for each in targets.values()) <= LARGEST_KEPT:
+            kept[key] = targets
         if len(kept) > TARGETS_KEPT:
             del kept[next(iter(kept))]  # the one that was not asked for the longest
         return {layer: targets[looked_at] for layer, looked_at in layers.items()}
