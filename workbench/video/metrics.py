@@ -68,12 +68,10 @@ def warping_error(
     InputError
         If the two differ in length or size, or no pair is left.
     """
-    errors = [
-        error for (error,) in warping_errors([frames], source_frames, gap) if error is not None
-    ]
-    if not errors:
+    error = _mean([error for (error,) in warping_errors([frames], source_frames, gap)])
+    if error is None:
         raise InputError(f"the film has no two frames {gap} apart within a scene.")
-    return fmean(errors)
+    return error
 
 
 def warping_errors(
@@ -113,18 +111,13 @@ def _scenes(
 
 def _errors(scene: Sequence[tuple[Tensor, ...]], gap: int) -> list[float | None]:
     """Warping errors of the source and of its films between the newest frame and an earlier one."""
-    nothing: list[float | None] = [None] * len(scene[-1])
-    if len(scene) <= gap:
-        return nothing
-    now, later = scene[-1 - gap], scene[-1]
-    motion = find_motion(now[0], later[0])
-    seen = motion.visible.sum()
-    if seen == 0:
-        return nothing
-    return [
-        float((motion.visible * (a - motion.warp(b)).square()).sum() / seen)
-        for a, b in zip(now, later, strict=True)
-    ]
+    if len(scene) > gap:
+        now, later = scene[-1 - gap], scene[-1]
+        motion = find_motion(now[0], later[0])
+        if seen := motion.visible.sum():
+            changes = (a - motion.warp(b) for a, b in zip(now, later, strict=True))
+            return [float((motion.visible * each.square()).sum() / seen) for each in changes]
+    return [None] * len(scene[-1])
 
 
 def sharpness(image: Tensor) -> float:

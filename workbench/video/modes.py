@@ -243,8 +243,7 @@ def paint_clip(
                 paint = partial(optimize, frame, paintings, masks=each.masks)
                 if left is None:
                     problem = Problem.of(frame, paintings, settings, each.masks)
-                    film = film_outline(problem, clip, clip_settings)
-                    left = expect(problem, film).say(count)
+                    left = expect(problem, film_outline(problem, clip, clip_settings)).say(count)
                     del problem
                 with _saying_what_stays(folder):
                     for iterate in _paint_frame(
@@ -383,10 +382,8 @@ def _left(now: ClipIterate) -> float:
 
 
 def _where(now: ClipIterate) -> tuple[int, int, str]:
-    text = ""
-    if now.iterate is not None:
-        step, steps, loss = now.iterate.step, now.iterate.steps, now.iterate.losses.total
-        text = f"step {step}/{steps}, loss {loss:.3g}"
+    at = now.iterate
+    text = f"step {at.step}/{at.steps}, loss {at.losses.total:.3g}" if at else ""
     return now.finished, max(now.frames, now.frame + 1), text
 
 

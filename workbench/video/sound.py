@@ -66,8 +66,7 @@ def write_together(
     with ExitStack() as stack:
         tracks: list[Iterator[Piece]] = []
         if isinstance(sound, Samples):
-            track = _aac(film, sound.rate, "stereo")
-            tracks = [_encodable(sound.chunks, track)]
+            tracks = [_encodable(sound.chunks, _aac(film, sound.rate, "stereo"))]
         elif sound is not None and sound.path.is_file():
             tracks = _clip_tracks(film, sound, path, stack)
         pieces = merge(*tracks, key=itemgetter(0))
