@@ -180,13 +180,9 @@ def _end(source: InputContainer, stream: VideoStream, rate: Fraction) -> Fractio
 
 def _square(frame: VideoFrame, stream: VideoStream) -> tuple[int, int]:
     """`(H, W)` with square pixels, before turning."""
-    height, width = frame.height, frame.width
-    aspect = stream.sample_aspect_ratio or Fraction(1)
-    if aspect > 1:
-        width = round(width * aspect)
-    else:
-        height = round(height / aspect)
-    return height, width
+    one = Fraction(1)
+    aspect = stream.sample_aspect_ratio or one
+    return round(frame.height / min(aspect, one)), round(frame.width * max(aspect, one))
 
 
 def _turned(frame: VideoFrame) -> tuple[bool, bool, bool]:

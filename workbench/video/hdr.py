@@ -51,11 +51,7 @@ def _tone(nits: Tensor) -> Tensor:
     knee = 1.5 * most - 0.5
     signal = _pq_signal(nits) / peak
     t = (signal - knee).clamp(min=0) / (1 - knee)
-    bent = (
-        (2 * t**3 - 3 * t**2 + 1) * knee
-        + (t**3 - 2 * t**2 + t) * (1 - knee)
-        + (-2 * t**3 + 3 * t**2) * most
-    )
+    bent = torch.lerp(knee, most, 3 * t**2 - 2 * t**3) + t * (1 - t) ** 2 * (1 - knee)
     return _pq_light(torch.where(signal < knee, signal, bent) * peak)
 
 

@@ -225,8 +225,8 @@ def paint_clip(
         reset_peak_megabytes(device)
         frames = _frames(clip, masks, begin, reach)
         if clip_settings.mode == "keyframes":
-            find = partial(_find_steps, clip_settings.flow_method, settings.device)
-            frames = _keyframes_first(frames, clip_settings.keyframe_every, find)
+            method, every = clip_settings.flow_method, clip_settings.keyframe_every
+            frames = _keyframes_first(frames, every, method, settings.device)
         for count, each in enumerate(frames, start=begin):
             number, scene = each.number, each.scene
             if not scene:
@@ -277,13 +277,13 @@ def _frames(clip: Clip, masks: Sequence[Mask], begin: int, reach: int) -> Iterat
 
 
 def _keyframes_first(
-    frames: Iterable[_Frame], every: int, find: Callable[[Frame, Frame], tuple[Motion, Motion]]
+    frames: Iterable[_Frame], every: int, method: str, device: str
 ) -> Iterator[_Frame]:
     """Frames of `_frames`, each keyframe before those that lie between it and the one before.
 
     Keyframes alone are left in their scenes; the one to come, by how many frames ahead it is, less
-    than 0. The last frame of a scene is a keyframe. Their motions are made of `find`'s, there and
-    back, from frame to frame: so neighbours move alike, and little is lost on the way.
+    than 0. The last frame of a scene is a keyframe. Their motions are found from frame to frame
+    and follow each other: so neighbours move alike, and little is lost on the way.
     """
 
     def onwards(steps: Iterable[Motion]) -> list[Motion]:
@@ -292,8 +292,11 @@ def _keyframes_first(
     def ordered(group: Sequence[_Frame]) -> Iterator[_Frame]:
         count, last = len(group), group[-1]
         first = last.scene[count]
-        pictures = [first, *(each.picture for each in group)]
-        backward, forward = zip(*(find(b, a) for a, b in pairwise(pictures)), strict=True)
+        pairs = pairwise([first, *(each.picture for each in group)])
+        find = partial(find_motions, method=method, device=device)
+        found = (find(from_array(b), from_array(a)) for a, b in pairs)
+        steps = [[motion.ignoring_edges() for motion in both] for both in found]  # or they add up
+        backward, forward = zip(*steps, strict=True)
         back, ahead = onwards(backward), onwards(forward[:0:-1])[::-1]
         yield replace(last, scene={count: first}, motions={count: back[-1]})
         for i, each in enumerate(group[:-1], start=1):
@@ -550,13 +553,6 @@ def _as_at_first(painted: Tensor, source: Tensor, first: Tensor, first_painted: 
     if same.mean() < MUCH:
         return painted
     return match_spread(painted, load_image(first_painted), same)
-
-
-def _find_steps(
-    method: str, device: str, current: Frame, neighbour: Frame
-) -> tuple[Motion, Motion]:
-    found = find_motions(from_array(current), from_array(neighbour), method, device=device)
-    return found[0].ignoring_edges(), found[1].ignoring_edges()  # or they would add up
 
 
 def _paint_frame(
