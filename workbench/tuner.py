@@ -418,10 +418,8 @@ class Tuner:
 
     def _show_forecast(self) -> None:
         still, settings = self.session.still, self.session.settings
-        if still is None:
-            self.forecast.value = ""
-            return
-        self.forecast.value = ahead(replace(still, settings=settings), self.session.pace)
+        text = ahead(replace(still, settings=settings), self.session.pace) if still else ""
+        self.forecast.value = text
 
     def _enable_buttons(self) -> None:
         state = self.session.state
