@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import platform
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -166,3 +169,22 @@ def test_a_system_that_does_not_tell_what_is_free(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(torch.cuda, "memory_reserved", refuse)
     assert free_megabytes(torch.device("cuda")) is None
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of that library alone")
+@pytest.mark.parametrize("trimmed", [False, True])
+def test_memory_is_given_back_once_it_is_free(trimmed: bool) -> None:
+    program = f"""
+import psutil, torch
+from workbench.devices import trim_memory
+torch.ones(30 * 2**18)  # from which glibc learns to keep blocks of up to 30 MB
+if {trimmed}:
+    trim_memory()
+held = [torch.ones(2**21) for _ in range(20)]  # of 8 MB
+before, last = psutil.Process().memory_info().rss, torch.ones(2**18)
+del held
+print((before - psutil.Process().memory_info().rss) / 2**20)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+    assert (float(done.stdout) > 150) == trimmed

@@ -245,7 +245,7 @@ def trim_memory() -> None:
     """
     with contextlib.suppress(AttributeError, OSError, TypeError):  # of other systems
         c = ctypes.CDLL(None)
-        c.mallopt(_MMAP_THRESHOLD, 16 * 2**20)
+        c.mallopt(_MMAP_THRESHOLD, 4 * 2**20)
         c.mallopt(_TRIM_THRESHOLD, 64 * 2**20)
 
 
