@@ -17,7 +17,6 @@ from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from itertools import accumulate, chain, pairwise
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -438,16 +437,13 @@ def stylize_clip(
         steady=steady,
         quality=quality,
     )
-    told: dict[str, Any] = {"clip": str(clip.path)}
-    if original_colors != "off":
-        told["original_colors"] = original_colors
-    if steady > 0:
-        told["steady"] = steady
+    told = {"original_colors": original_colors, "steady": steady}
+    told = {name: value for name, value in told.items() if value not in ("off", 0)}
     return finish_run(
         folder,
         outputs={"film": film},
         figures=figures,
-        settings={**told, **settings.as_dict(), **clip_settings.as_dict()},
+        settings={"clip": str(clip.path), **told, **settings.as_dict(), **clip_settings.as_dict()},
         weights=load_weights(settings.backbone).as_dict(),
     )
 
