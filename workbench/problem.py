@@ -304,7 +304,7 @@ class Problem:
 
     def picture(self, pixels: Tensor) -> Tensor:
         """The picture that pixels stand for, `(1, 3, H, W)`, sRGB in [0, 1]."""
-        return pixels.clamp(0, self.settings.white) / self.settings.white
+        return pixels.clamp(0, self.settings.white).div_(self.settings.white)
 
     def identity(self, start: Tensor | None) -> Identity:
         """Everything that the painting depends on; `start` is not what `settings.init` says."""
