@@ -253,11 +253,10 @@ class Problem:
         """As `style_targets`, of each style on its own."""
         outline, kind = self.outline, self.settings.style_loss
         layers = self.settings.compared_layers()
-        shapes = [outline.style_shape(shape_of(style), size) for style in self.styles]
-        sides = self.sides(fit(shape_of(self.content), size)) if sides is None else sides
+        sides = sides or self.sides(fit(shape_of(self.content), size))
         return [
-            self._targets(style, shape, layers, sides, kind)
-            for style, shape in zip(self.styles, shapes, strict=True)
+            self._targets(style, outline.style_shape(shape_of(style), size), layers, sides, kind)
+            for style in self.styles
         ]
 
     def _targets(

@@ -173,8 +173,7 @@ class Tiled:
             means = {key: total / max(whole[key], 1e-6) for key, total in means.items()}
         if not torch.is_grad_enabled():
             return weigh(pixels, means, targets, settings)
-        for mean in means.values():
-            mean.requires_grad_()
+        means = {key: mean.requires_grad_() for key, mean in means.items()}
         total, terms = weigh(pixels.detach(), means, targets, settings)
         back = torch.autograd.grad(total, list(means.values()))
         seen = pixels.detach().requires_grad_()
