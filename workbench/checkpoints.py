@@ -47,7 +47,6 @@ class Moment:
     losses: Losses  # at `pixels`
     lowest: float  # loss since the optimiser began anew
     rate: float = 1.0  # share of their full length that steps have after explosions
-    rescues: int = 0  # explosions in a row
     calm: int = 0  # steps since the last one
     unit: float = 1.0  # in which the optimiser is handed gradients; another after moves
     tile: int | None = None  # side in pixels of the tiles that it was seen in; None: as a whole
