@@ -13,8 +13,8 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 MODULES = sorted((ROOT / "workbench").rglob("*.py"))
 
-CODE = 14_950  # lines that are neither blank, nor comment, nor docstring
-DOCSTRINGS = 3_350
+CODE = 14_910  # lines that are neither blank, nor comment, nor docstring
+DOCSTRINGS = 3_400
 OF_A_MODULE = 450
 OF_A_FUNCTION = 70
 TEMPLATES = 770

@@ -87,16 +87,12 @@ def read_parameters(source: str) -> dict[str, Parameter]:
         raise InputError("the parameters cell is not plain Python.") from None
     parameters = {}
     for statement in statements:
-        targets: list[ast.expr]
-        if isinstance(statement, ast.AnnAssign):
-            targets, annotation = [statement.target], ast.unparse(statement.annotation)
-        elif isinstance(statement, ast.Assign):
-            targets, annotation = statement.targets, ""
-        else:
-            continue
-        for target in targets:
-            if isinstance(target, ast.Name):
-                parameters[target.id] = _parameter(annotation, statement.value)
+        match statement:
+            case ast.AnnAssign(target=ast.Name(id=name), annotation=annotation, value=value):
+                parameters[name] = _parameter(ast.unparse(annotation), value)
+            case ast.Assign(targets=targets, value=value):
+                names = [target.id for target in targets if isinstance(target, ast.Name)]
+                parameters.update(dict.fromkeys(names, _parameter("", value)))
     return parameters
 
 

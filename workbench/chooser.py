@@ -16,11 +16,10 @@ from torch import Tensor
 from workbench import samples
 from workbench.cells import expand_home
 from workbench.errors import InputError, WorkbenchError
-from workbench.files import write_bytes
+from workbench.files import encode, write_bytes
 from workbench.images import load_mask, resize_down, shape_of, to_array
 from workbench.knobs import Knob, button, grid, image, row
 from workbench.notebook import UPLOADS
-from workbench.pages import encode
 from workbench.runs import digest
 from workbench.session import CHOOSE
 

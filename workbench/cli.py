@@ -13,23 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import workbench
+from workbench import options
 from workbench.cli_models import apply, export, train
 from workbench.errors import InputError, WorkbenchError
-from workbench.options import (
-    ARGUMENT,
-    OUTPUT,
-    STYLES,
-    End,
-    Fps,
-    Quality,
-    Start,
-    Steady,
-    Stride,
-    box,
-    documented,
-    interrupted,
-    with_knobs,
-)
 from workbench.settings import ClipSettings, Settings
 
 if TYPE_CHECKING:
@@ -123,7 +109,7 @@ def _options(
 
 
 @app.command()
-@documented
+@options.documented
 def demo(
     output_dir: Annotated[Path, typer.Option("--output-dir", "-o")] = Path("runs/demo"),
 ) -> None:
@@ -143,11 +129,11 @@ def demo(
     try:
         demo.paint_photograph(output_dir)
     except KeyboardInterrupt:
-        interrupted("Interrupted", output_dir / "unfinished" / "picture.png")
+        options.interrupted("Interrupted", output_dir / "unfinished" / "picture.png")
     try:
         demo.paint_clip(output_dir)
     except KeyboardInterrupt:
-        interrupted(
+        options.interrupted(
             f"Interrupted: {output_dir} has the picture; the same command goes on with the clip."
         )
     print(f"\nDone in {time.monotonic() - began:.0f} s. Look at:")
@@ -159,13 +145,13 @@ _TABLE_ROWS = 40
 
 
 @app.command()
-@with_knobs(settings=Settings)
-@documented
+@options.with_knobs(settings=Settings)
+@options.documented
 def stylize(
     settings: Settings,
-    content: Annotated[str | None, ARGUMENT] = None,
-    style: Annotated[list[str] | None, STYLES] = None,
-    output: Annotated[Path | None, OUTPUT] = None,
+    content: Annotated[str | None, options.ARGUMENT] = None,
+    style: Annotated[list[str] | None, options.STYLES] = None,
+    output: Annotated[Path | None, options.OUTPUT] = None,
     like: str | None = None,
     mask: list[str] | None = None,
     original_colors: str | None = None,
@@ -269,7 +255,7 @@ def stylize(
             paths,
             settings,
             masks=mask or [],
-            crop=None if crop is None else box(crop),
+            crop=None if crop is None else options.box(crop),
             original_colors=original_colors or "off",
             save_every=save_every,
             gif_megabytes=gif_megabytes,
@@ -278,7 +264,7 @@ def stylize(
             minutes=minutes,
         )
     except KeyboardInterrupt as stopped:
-        interrupted(str(stopped) or "Interrupted", stills.unfinished(output))
+        options.interrupted(str(stopped) or "Interrupted", stills.unfinished(output))
     height, width = iterate.image.shape[-2:]
     print(f"{width}x{height} px in {time.monotonic() - began:.0f} s; {iterate.losses}")
     for path in filter(None, paths.values()):
@@ -294,23 +280,23 @@ def _missing(content: str | None, style: list[str] | None) -> InputError:
 
 
 @app.command()
-@with_knobs(settings=Settings, clip_settings=ClipSettings)
-@documented
+@options.with_knobs(settings=Settings, clip_settings=ClipSettings)
+@options.documented
 def video(
     clip: str,
-    style: Annotated[list[str], STYLES],
-    output: Annotated[Path, OUTPUT],
+    style: Annotated[list[str], options.STYLES],
+    output: Annotated[Path, options.OUTPUT],
     settings: Settings,
     clip_settings: ClipSettings,
     mask: list[str] | None = None,
     follow: bool = False,
     original_colors: str = "off",
-    start: Start = "0",
-    end: End = None,
-    stride: Stride = 1,
-    fps: Fps = None,
-    steady: Steady = 0.0,
-    quality: Quality = 18,
+    start: options.Start = "0",
+    end: options.End = None,
+    stride: options.Stride = 1,
+    fps: options.Fps = None,
+    steady: options.Steady = 0.0,
+    quality: options.Quality = 18,
     minutes: float | None = None,
 ) -> None:
     """Paint a clip in the style of pictures, with its own sound.
@@ -382,7 +368,7 @@ def video(
         )
     except KeyboardInterrupt:
         done = sum(number < source.frames for number in finished_frames(folder))
-        interrupted(
+        options.interrupted(
             f"Interrupted after {done} of {source.frames} frames; the same command goes on there."
         )
     height, width = source.shape
@@ -399,10 +385,10 @@ for each in (train, apply, export):
 
 
 @app.command()
-@documented
+@options.documented
 def gallery(
     folders: list[Path],
-    output: Annotated[Path, OUTPUT] = Path("site"),
+    output: Annotated[Path, options.OUTPUT] = Path("site"),
     title: str = "Gallery",
     url: str = "",
 ) -> None:
@@ -430,7 +416,9 @@ def gallery(
     try:
         made = build_gallery(folders, output, title=title, url=url)
     except KeyboardInterrupt:
-        interrupted(f"Interrupted: the page in {output} is as it was; the same command goes on.")
+        options.interrupted(
+            f"Interrupted: the page in {output} is as it was; the same command goes on."
+        )
     for problem in made.problems:
         print(f"workbench: {problem}", file=sys.stderr)
     if made.page is None:
@@ -441,7 +429,7 @@ def gallery(
 
 
 @app.command()
-@documented
+@options.documented
 def batch(
     words: Annotated[list[str], typer.Argument(metavar="[status] FILE")],
     scheduler: str | None = None,
@@ -508,14 +496,16 @@ def batch(
         for run in schedule.choose(planned, only):
             print(f"{states[run.name].kind:8}  {run.name}")
         return
-    options = schedule.Options(scheduler, workers, retries, keep_going, only, dask_log)
+    how = schedule.Options(scheduler, workers, retries, keep_going, only, dask_log)
     chosen = [run.name for run in schedule.choose(planned, only)]
     try:
-        states = schedule.run_batch(planned, options)
+        states = schedule.run_batch(planned, how)
     except KeyboardInterrupt:
         states = schedule.read_states(planned)
         done = sum(states[name].kind == "done" for name in chosen)
-        interrupted(f"Interrupted: {done} of {len(chosen)} are done; the same command goes on.")
+        options.interrupted(
+            f"Interrupted: {done} of {len(chosen)} are done; the same command goes on."
+        )
     _say_how_it_stands(planned, {name: states[name] for name in chosen})
     if any(states[name].kind != "done" for name in chosen):
         raise typer.Exit(1)
@@ -554,8 +544,8 @@ def weights(context: typer.Context) -> None:
 
 
 @weights_app.command()
-@documented
-def fetch(name: Annotated[str, ARGUMENT] = "vgg16") -> None:
+@options.documented
+def fetch(name: Annotated[str, options.ARGUMENT] = "vgg16") -> None:
     """Fetch weights now, so that this machine can be offline later.
 
     Parameters

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import re
 import secrets
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from filelock import FileLock, Timeout
 
 from workbench.errors import InputError, OutputError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 PICTURE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jfif", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif"),
@@ -69,6 +73,13 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
     """Write `data` to `path` atomically; see `atomic`."""
     with atomic(path) as beside:
         beside.write_bytes(data)
+
+
+def encode(picture: Image, kind: str, **options: Any) -> bytes:
+    """The bytes of a picture's file of a kind that Pillow writes, such as "JPEG"."""
+    buffer = io.BytesIO()
+    picture.save(buffer, kind, **options)
+    return buffer.getvalue()
 
 
 def check_writable(path: str | os.PathLike[str]) -> None:
@@ -267,16 +278,24 @@ def is_locked(path: Path) -> bool:
 
 
 @contextmanager
-def claimed(folder: Path) -> Iterator[None]:
-    """Keep a second run out of the folder; a killed run holds no claim."""
-    check_writable(folder / ".lock")
-    try:
-        with locked(folder / ".lock"):
-            yield
-    except Timeout:
-        raise InputError(
-            f"{folder} is being painted into by another run; wait for it, or use another folder."
-        ) from None
+def held(lock: Path, taken: str, seconds: float = 0) -> Iterator[None]:
+    """Hold a file's lock; `taken` is the `InputError` if another process still does after a while.
+
+    The folder of the lock is made, and nobody who is killed holds one.
+    """
+    check_writable(lock)
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(lock, seconds))
+        except Timeout:
+            raise InputError(taken) from None
+        yield
+
+
+def claimed(folder: Path) -> AbstractContextManager[None]:
+    """Keep a second run out of the folder."""
+    busy = f"{folder} is being painted into by another run; wait for it, or use another folder."
+    return held(folder / ".lock", busy)
 
 
 # --- YAML that people write, in which a mistake gets one sentence with its place ---------

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from workbench.errors import InputError, OutputError
 from workbench.files import PICTURE_SUFFIXES as PICTURE_SUFFIXES
-from workbench.files import expanded, reading, write_bytes
+from workbench.files import encode, expanded, reading, write_bytes
 
 _DAMAGE = (  # what Pillow raises where a file is damaged inside
     *(OSError, EOFError, KeyError, RuntimeError, SyntaxError, TypeError, ValueError),
@@ -311,20 +311,19 @@ def save_image(
     if bits == 16:
         write_bytes(path, _in_16_bits(image, alpha, kind))
         return
-    buffer = io.BytesIO()
     picture = Image.fromarray(to_array(image))
     if alpha is not None and kind in _TRANSPARENT:
         opaque = resize(alpha.detach().cpu().float(), (picture.height, picture.width))
         picture.putalpha(Image.fromarray((opaque[0, 0] * 255).round().to(torch.uint8).numpy()))
     try:
-        picture.save(buffer, kind, **options)
+        data = encode(picture, kind, **options)
     except (OSError, ValueError) as error:
         # Formats have their largest sizes.
         raise OutputError(
             f"{path}: a picture of {picture.width} x {picture.height} pixels cannot be written as"
             f" {kind} ({error})."
         ) from error
-    write_bytes(path, buffer.getvalue())
+    write_bytes(path, data)
 
 
 def _in_16_bits(image: Tensor, alpha: Tensor | None, kind: str) -> bytes:

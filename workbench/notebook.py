@@ -36,8 +36,8 @@ from workbench.cells import (
     texts,
 )
 from workbench.errors import InputError, WorkbenchError
-from workbench.files import check_writable, expanded, refuse_overwriting, replace
-from workbench.pages import compare_html, data_uri, encode, webp
+from workbench.files import check_writable, encode, expanded, refuse_overwriting, replace
+from workbench.pages import compare_html, data_uri, webp
 from workbench.runs import HEADLESS, UNFINISHED, Result
 from workbench.settings import ClipSettings, Knobs, Settings, TrainingSettings
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 import json
 import re
 import unicodedata
@@ -16,7 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from workbench.errors import OutputError
-from workbench.files import check_writable, reading, write_bytes
+from workbench.files import check_writable, encode, reading, write_bytes
 from workbench.runs import Result
 from workbench.settings import ClipSettings, Settings
 
@@ -95,13 +94,6 @@ def webp(picture: Image.Image, most: tuple[int, int]) -> tuple[bytes, tuple[int,
     small = picture.convert("RGB")
     small.thumbnail(most, Image.Resampling.LANCZOS)
     return encode(small, "WEBP", quality=80, method=6), small.size
-
-
-def encode(picture: Image.Image, kind: str, **options: Any) -> bytes:
-    """The bytes of a picture's file of a kind that Pillow writes, such as "JPEG"."""
-    buffer = io.BytesIO()
-    picture.save(buffer, kind, **options)
-    return buffer.getvalue()
 
 
 def save_thumbnail(source: Path, path: Path) -> None:

@@ -22,6 +22,7 @@ from tqdm import tqdm
 from workbench.colour import transfer_luma
 from workbench.descent import Iterate
 from workbench.errors import InputError, OutputError
+from workbench.files import encode
 from workbench.forecast import Expected, about
 from workbench.images import Frame, resize, save_image, shape_of, to_array
 from workbench.losses import Losses
@@ -314,9 +315,8 @@ class _Kept:
 
 
 def _jpeg(frame: Frame) -> Tensor:
-    buffer = io.BytesIO()
-    Image.fromarray(frame).save(buffer, "JPEG", quality=90)
-    return torch.frombuffer(bytearray(buffer.getvalue()), dtype=torch.uint8)
+    data = encode(Image.fromarray(frame), "JPEG", quality=90)
+    return torch.frombuffer(bytearray(data), dtype=torch.uint8)
 
 
 def _thumbnail(iterate: Iterate) -> Tensor:

@@ -106,12 +106,8 @@ class Knobs:
 
     def __post_init__(self) -> None:
         for each in dataclasses.fields(self):
-            value = getattr(self, each.name)
-            if each.type.startswith("tuple"):
-                value = _checked_tuple(each, value)
-            else:
-                value = _checked(each, value)
-            object.__setattr__(self, each.name, value)
+            check = _checked_tuple if each.type.startswith("tuple") else _checked
+            object.__setattr__(self, each.name, check(each, getattr(self, each.name)))
 
     def as_dict(self) -> dict[str, Any]:
         """Plain numbers, texts and lists, as JSON and YAML have them."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import io
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,7 +17,7 @@ from matplotlib.font_manager import findfont
 from PIL import Image, ImageDraw, ImageFont
 
 from workbench.errors import InputError
-from workbench.files import write_bytes
+from workbench.files import encode, write_bytes
 from workbench.images import Frame, from_array, save_image
 from workbench.progress import Recorder
 
@@ -129,17 +128,9 @@ def _encode_gif(
         pictures = [_in_colours_of(palette, frame) for frame in frames]
     else:
         pictures = [_in_own_colours(frame, colours) for frame in frames]
-    buffer = io.BytesIO()
-    pictures[0].save(
-        buffer,
-        "GIF",
-        save_all=True,
-        append_images=pictures[1:],
-        duration=[10 * each for each in hundredths],
-        loop=0,
-        optimize=False,
-    )
-    return buffer.getvalue()
+    milliseconds = [10 * each for each in hundredths]
+    film = {"append_images": pictures[1:], "duration": milliseconds, "loop": 0}
+    return encode(pictures[0], "GIF", save_all=True, optimize=False, **film)
 
 
 def _palette(frames: Sequence[Frame], colours: int) -> Image.Image:

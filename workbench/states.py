@@ -18,9 +18,10 @@ from torch import Tensor
 from workbench.chooser import small_jpeg
 from workbench.descent import Iterate, optimize
 from workbench.errors import InputError, OptimizationError, WorkbenchError
+from workbench.files import encode
 from workbench.images import fit, resize_down, shape_of, to_array
 from workbench.knobs import button, checkbox, row, words
-from workbench.pages import compare_html, data_uri, encode, shown
+from workbench.pages import compare_html, data_uri, shown
 from workbench.painting import Painting, Snapshot
 from workbench.progress import keep_colors
 from workbench.session import CHOOSE, NO_PICTURE, Session

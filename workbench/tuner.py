@@ -23,6 +23,7 @@ from workbench.captions import WEIGHTS, Backpressure, ahead, caption, curves, mo
 from workbench.chooser import PictureChooser, StylesChooser, show_picture, small_jpeg
 from workbench.colour import ORIGINAL_COLORS, check_original_colors, match_colors
 from workbench.errors import InputError, WorkbenchError
+from workbench.files import encode
 from workbench.images import save_image
 from workbench.knobs import (
     NAMES,
@@ -39,7 +40,7 @@ from workbench.knobs import (
     told,
 )
 from workbench.notebook import papermill_command
-from workbench.pages import data_uri, encode, shown
+from workbench.pages import data_uri, shown
 from workbench.painting import Painting
 from workbench.remedies import REMEDIES
 from workbench.session import CHOOSE, NO_PICTURE, Session, save_run, save_settings

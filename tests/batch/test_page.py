@@ -95,8 +95,8 @@ class Report(HTMLParser):
         ]
 
 
-def report(plan: Plan, states: dict[str, Record], **options: Any) -> Report:
-    write_report(plan, states, **options)
+def report(plan: Plan, states: dict[str, Record]) -> Report:
+    write_report(plan, states)
     return Report(plan)
 
 
@@ -144,9 +144,8 @@ def test_heading_says_what_ran_and_how_to_go_on(tmp_path: Path) -> None:
     hint = "1 is not done; the same command goes on with it:"
     assert f"{hint} workbench batch 'experiments/my reel.yaml'" in words
     assert "refresh" not in page.text
-    page = report(plan, {run.name: Record("done") for run in runs}, title="A night")
+    page = report(plan, {run.name: Record("done") for run in runs})
     words = " ".join("".join(page.words).split())
-    assert "<h1>A night</h1>" in page.text
     assert "and all is done" in words
     assert "workbench batch '" not in words
 
@@ -318,7 +317,7 @@ def test_odd_names_are_text_everywhere(tmp_path: Path) -> None:
     file = EVIL.replace("/", "") + ".yaml"
     plan = make_plan(tmp_path, run, other, varied=(EVIL, "style"), file=file)
     plain = report(make_plan(tmp_path, make_run(tmp_path, "a")), {"a": Record("done")})
-    page = report(plan, states, title=EVIL)
+    page = report(plan, states)
     for tag in ("script", "style"):
         assert len(page.attributes(tag)) == len(plain.attributes(tag))
     assert page.heads[2] == page.heads[4] == EVIL

@@ -15,20 +15,11 @@ from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
+from workbench import pages
 from workbench.batch.plan import Plan
 from workbench.batch.record import PAGE, SUMMARY, THUMBNAIL, Record, Run
 from workbench.errors import OutputError
 from workbench.files import check_writable, write_bytes
-from workbench.pages import (
-    duration,
-    figure_rows,
-    number,
-    plain,
-    read_page,
-    settings_rows,
-    shown,
-    template,
-)
 from workbench.runs import Result
 from workbench.runs import shown as outputs_shown
 
@@ -47,19 +38,13 @@ class Cell(NamedTuple):
     quiet: bool = False
 
 
-def write_report(plan: Plan, states: Mapping[str, Record], *, title: str | None = None) -> None:
+def write_report(plan: Plan, states: Mapping[str, Record]) -> None:
     """Write `index.html` and `summary.csv` of a batch, each in one step.
 
-    Parameters
-    ----------
-    states
-        Name of a run -> how it stands, for all runs of the plan.
-    title
-        Heading of the page; None: the batch file's name.
+    `states` says of all runs of the plan, by name, how they stand.
     """
-    page = _page(plan, states, plan.file.stem if title is None else title)
     # A name on disk need not be valid Unicode.
-    write_bytes(plan.root / PAGE, page.encode("utf-8", "replace"))
+    write_bytes(plan.root / PAGE, _page(plan, states).encode("utf-8", "replace"))
     # After the page, by which this is known to be ours.
     write_bytes(plan.root / SUMMARY, _summary(plan, states).encode("utf-8", "replace"))
 
@@ -75,29 +60,29 @@ def write_run_page(plan: Plan, run: Run, folder: Path, result: Result) -> None:
     first = outputs_shown(result.outputs)
     outputs = sorted(result.outputs.items(), key=lambda output: output[1] != first)
     pair = [_quoted(result.outputs[name]) for name in _PAIR if name in result.outputs]
-    text = template("batch/run.html.j2").render(
+    text = pages.template("batch/run.html.j2").render(
         generator=GENERATOR,
-        name=plain(run.name),
-        batch=plain(plan.file.stem),
+        name=pages.plain(run.name),
+        batch=pages.plain(plan.file.stem),
         back=_quoted(os.path.relpath(plan.root / PAGE, run.output)),
         notebook=plan.notebook.name,
         pair=pair if len(pair) == len(_PAIR) else None,
         outputs=[
-            (plain(name), _quoted(path), _KINDS.get(PurePath(path).suffix.lower()))
+            (pages.plain(name), _quoted(path), _KINDS.get(PurePath(path).suffix.lower()))
             for name, path in outputs
         ],
-        settings=settings_rows(result.settings),
-        figures=figure_rows(result),
+        settings=pages.settings_rows(result.settings),
+        figures=pages.figure_rows(result),
     )
     write_bytes(page, text.encode("utf-8", "replace"))
 
 
 def check_report(plan: Plan) -> None:
     """Raise `OutputError` before long work, if `write_report` could not write, or may not."""
-    folder = plain(plan.file.stem) + ("-2" if plan.root.name == plan.file.stem else "")
+    folder = pages.plain(plan.file.stem) + ("-2" if plan.root.name == plan.file.stem else "")
     hint = f"give this batch a folder of its own, such as `output: runs/{folder}/{{...}}`."
     page, summary = plan.root / PAGE, plan.root / SUMMARY
-    text = read_page(page, GENERATOR, hint)
+    text = pages.read_page(page, GENERATOR, hint)
     check_writable(summary)
     if text is None and summary.exists():
         raise OutputError(f"{summary} was not made by `{GENERATOR}` and is not replaced; {hint}")
@@ -106,21 +91,21 @@ def check_report(plan: Plan) -> None:
         raise OutputError(f"{page} is the page of another batch file, {other}; {hint}")
 
 
-def _page(plan: Plan, states: Mapping[str, Record], title: str) -> str:
+def _page(plan: Plan, states: Mapping[str, Record]) -> str:
     runs = sorted(plan.runs, key=lambda run: ORDER.index(states[run.name].kind))
     found = [states[run.name] for run in runs]
     kinds = [state.kind for state in found]
     columns = _columns(plan, runs, states)
     return str(
-        template("batch/page.html.j2").render(
-            title=plain(title),
+        pages.template("batch/page.html.j2").render(
+            title=pages.plain(plan.file.stem),
             generator=GENERATOR,
             file=_file(plan),
             notebook=_named(plan.notebook, plan.project),
             command=f"{GENERATOR} {shlex.quote(_file(plan))}",
             summary=SUMMARY,
             written=datetime.now().astimezone(),
-            work=duration(sum(state.seconds or 0 for state in found)),
+            work=pages.duration(sum(state.seconds or 0 for state in found)),
             counts={kind: kinds.count(kind) for kind in ORDER if kind in kinds},
             ranks={kind: rank for rank, kind in enumerate(ORDER)},
             heads=[
@@ -137,7 +122,7 @@ def _page(plan: Plan, states: Mapping[str, Record], title: str) -> str:
 
 def _head(name: str) -> str:
     """What stands above a column; losses of pictures with other weights cannot be compared."""
-    return plain(name.replace("_", " ")) + (", weighted" if name in _WEIGHTED else "")
+    return pages.plain(name.replace("_", " ")) + (", weighted" if name in _WEIGHTED else "")
 
 
 def _columns(
@@ -147,10 +132,10 @@ def _columns(
     found = [states[run.name] for run in runs]
     columns = [(name, [_parameter(name, run) for run in runs]) for name in plan.varied]
     for name in _figure_names(plan, states):
-        columns.append((name, [_number(state.figures.get(name), number) for state in found]))
-    columns.append(("time", [_number(state.seconds, duration) for state in found]))
+        columns.append((name, [_number(state.figures.get(name), pages.number) for state in found]))
+    columns.append(("time", [_number(state.seconds, pages.duration) for state in found]))
     if len({state.host for state in found if state.host}) > 1:
-        columns.append(("machine", [Cell(plain(state.host)) for state in found]))
+        columns.append(("machine", [Cell(pages.plain(state.host)) for state in found]))
     attempts = [state.attempts if state.attempts > 1 else None for state in found]
     if any(attempts):
         columns.append(("attempts", [_number(count, str) for count in attempts]))
@@ -162,7 +147,7 @@ def _parameter(name: str, run: Run) -> Cell:
         return Cell("default", quiet=True)
     value = run.parameters[name]
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return Cell(shown(value), value if is_number else None)
+    return Cell(pages.shown(value), value if is_number else None)
 
 
 def _number(value: float | None, words: Callable[[Any], str]) -> Cell:
@@ -175,9 +160,9 @@ def _row(run: Run, state: Record, root: Path) -> dict[str, str]:
     if state.kind in ("done", "changed"):  # older ones have no page of their own
         page = _address(state.file(PAGE), root) or f"{_address(run.output, root)}/"
     return {
-        "name": plain(run.name),
+        "name": pages.plain(run.name),
         "kind": state.kind,
-        "says": plain((state.stage if state.kind == "running" else "") or state.sentence),
+        "says": pages.plain((state.stage if state.kind == "running" else "") or state.sentence),
         "page": page,
         "thumbnail": _address(state.file(THUMBNAIL), root),
         "shown": _address(state.file(state.shown), root),
@@ -207,7 +192,7 @@ def _named(path: Path, project: Path) -> str:
     """A path as people in the project's folder call it, in valid Unicode."""
     path, project = path.resolve(), project.resolve()
     path = path.relative_to(project) if path.is_relative_to(project) else path
-    return plain(path.as_posix()).encode("utf-8", "replace").decode()
+    return pages.plain(path.as_posix()).encode("utf-8", "replace").decode()
 
 
 def _figure_names(plan: Plan, states: Mapping[str, Record]) -> list[str]:
@@ -233,7 +218,9 @@ def _summary(plan: Plan, states: Mapping[str, Record]) -> str:
         parameters = [_written(run.parameters.get(name, "")) for name in plan.varied]
         measured = [state.figures.get(name) for name in figures]
         ran = [state.seconds, state.attempts, state.host]
-        rows.append([run.name, state.kind, *parameters, *ran, *measured, plain(state.sentence)])
+        rows.append(
+            [run.name, state.kind, *parameters, *ran, *measured, pages.plain(state.sentence)]
+        )
     text = io.StringIO()
     csv.writer(text).writerows(map(_harmless, row) for row in rows)
     return text.getvalue()

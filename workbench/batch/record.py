@@ -12,17 +12,15 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from filelock import Timeout
-
 from workbench import files, runs
-from workbench.errors import InputError, OutputError
-from workbench.files import check_writable, is_locked, locked, reading, write_bytes
+from workbench.errors import OutputError
+from workbench.files import held, is_locked, reading, write_bytes
 from workbench.notebook import failed_notebook
 
 PAGE = "index.html"
@@ -145,15 +143,9 @@ def watch(run: Run) -> Record:
     return replace(record, seconds=None)
 
 
-@contextmanager
-def claim(run: Run, seconds: float) -> Iterator[None]:
+def claim(run: Run, seconds: float) -> AbstractContextManager[None]:
     """Be the only one who makes a run; `InputError` if another is still at it after a while."""
-    check_writable(run.lock)
-    try:
-        with locked(run.lock, seconds):
-            yield
-    except Timeout:
-        raise InputError(f"{run.output} is being made by another process.") from None
+    return held(run.lock, f"{run.output} is being made by another process.", seconds)
 
 
 def is_claimed(run: Run) -> bool:

@@ -18,7 +18,6 @@ from multiprocessing import resource_tracker
 from typing import TYPE_CHECKING, Any
 
 import psutil
-from filelock import Timeout
 from tqdm import tqdm
 
 from workbench.batch.execute import execute
@@ -37,7 +36,7 @@ from workbench.batch.record import (
     watch,
 )
 from workbench.errors import InputError, WorkbenchError
-from workbench.files import check_writable, is_locked, locked, write_bytes
+from workbench.files import held, is_locked, write_bytes
 
 if TYPE_CHECKING:
     from distributed import Client, Future, Worker
@@ -102,7 +101,6 @@ def run_batch(plan: Plan, options: Options = Options()) -> dict[str, Record]:
     """
     chosen = choose(plan, options.only)
     check_report(plan)
-    check_writable(plan.root / STATE_FOLDER / "lock")
     with _claimed(plan):
         for run in plan.runs:
             mend(run)
@@ -132,18 +130,14 @@ def _claimed(plan: Plan) -> Iterator[None]:
     """Keep a second batch out."""
     folder = plan.root / STATE_FOLDER
     owner = folder / "owner.txt"
-    try:
-        with locked(folder / "lock", seconds=1):  # `status` holds it for a moment
-            write_bytes(owner, f" by process {os.getpid()} on {socket.gethostname()}".encode())
-            yield
-    except Timeout:
-        who = ""
-        with suppress(OSError, ValueError):
-            who = owner.read_text("utf-8")
-        raise InputError(
-            f"{plan.file} is being worked on already{who}; `workbench batch status {plan.file}`"
-            " says how it stands."
-        ) from None
+    who = ""
+    with suppress(OSError, ValueError):
+        who = owner.read_text("utf-8")
+    status = f"`workbench batch status {plan.file}` says how it stands."
+    busy = f"{plan.file} is being worked on already{who}; {status}"
+    with held(folder / "lock", busy, seconds=1):  # `status` holds it for a moment
+        write_bytes(owner, f" by process {os.getpid()} on {socket.gethostname()}".encode())
+        yield
 
 
 def _work_off(
