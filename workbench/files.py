@@ -278,8 +278,8 @@ def is_locked(path: Path) -> bool:
 
 
 @contextmanager
-def held(lock: Path, taken: str, seconds: float = 0) -> Iterator[None]:
-    """Hold a file's lock; `taken` is the `InputError` if another process still does after a while.
+def held(lock: Path, taken: Callable[[], str], seconds: float = 0) -> Iterator[None]:
+    """Hold a lock; `taken` says the `InputError` if another process still does after a while.
 
     The folder of the lock is made, and nobody who is killed holds one.
     """
@@ -288,14 +288,14 @@ def held(lock: Path, taken: str, seconds: float = 0) -> Iterator[None]:
         try:
             stack.enter_context(locked(lock, seconds))
         except Timeout:
-            raise InputError(taken) from None
+            raise InputError(taken()) from None
         yield
 
 
 def claimed(folder: Path) -> AbstractContextManager[None]:
     """Keep a second run out of the folder."""
     busy = f"{folder} is being painted into by another run; wait for it, or use another folder."
-    return held(folder / ".lock", busy)
+    return held(folder / ".lock", lambda: busy)
 
 
 # --- YAML that people write, in which a mistake gets one sentence with its place ---------

@@ -51,7 +51,7 @@ _OF_LATER = 0.5  # times the steps of the last scale: those of a film's later fr
 _COARSE = (20, 60)  # steps of coarse scales, at least and at most
 _TIMED_SECONDS = 1.0  # that timing is to take, or little more
 _KNOWN = 60.0  # seconds for which it is not done again
-_newest: list[Any] = []  # what was timed, when, and its pace
+_newest: list[tuple[Outline, float, Pace]] = []  # what was timed, when, and its pace
 
 
 # --- scales ------------------------------------------------------------------------------
@@ -395,9 +395,9 @@ def expect(problem: Problem, outline: Whole) -> Expected[Whole]:
     """
     problem.check_memory()
     timed, now = problem.outline.changed(steps=(1,)), time.monotonic()
-    if not (_newest and _newest[0] == timed and now - _newest[1] < _KNOWN):
-        _newest[:] = timed, now, time_steps(problem)
-    return Expected(outline, _newest[2], problem.free())
+    if not any(each == timed and now - when < _KNOWN for each, when, _ in _newest):
+        _newest[:] = [(timed, now, time_steps(problem))]
+    return Expected(outline, _newest[0][2], problem.free())
 
 
 def about(seconds: float) -> str:

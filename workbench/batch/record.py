@@ -145,7 +145,7 @@ def watch(run: Run) -> Record:
 
 def claim(run: Run, seconds: float) -> AbstractContextManager[None]:
     """Be the only one who makes a run; `InputError` if another is still at it after a while."""
-    return held(run.lock, f"{run.output} is being made by another process.", seconds)
+    return held(run.lock, lambda: f"{run.output} is being made by another process.", seconds)
 
 
 def is_claimed(run: Run) -> bool:

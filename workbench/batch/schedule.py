@@ -130,11 +130,14 @@ def _claimed(plan: Plan) -> Iterator[None]:
     """Keep a second batch out."""
     folder = plan.root / STATE_FOLDER
     owner = folder / "owner.txt"
-    who = ""
-    with suppress(OSError, ValueError):
-        who = owner.read_text("utf-8")
-    status = f"`workbench batch status {plan.file}` says how it stands."
-    busy = f"{plan.file} is being worked on already{who}; {status}"
+
+    def busy() -> str:
+        who = ""
+        with suppress(OSError, ValueError):
+            who = owner.read_text("utf-8")
+        status = f"`workbench batch status {plan.file}` says how it stands."
+        return f"{plan.file} is being worked on already{who}; {status}"
+
     with held(folder / "lock", busy, seconds=1):  # `status` holds it for a moment
         write_bytes(owner, f" by process {os.getpid()} on {socket.gethostname()}".encode())
         yield
